@@ -1,0 +1,60 @@
+"""The batch that a language model's training step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asyncprefetch import _items
+from asyncprefetch._registry import register
+from asyncprefetch.errors import CheckpointError
+
+
+@register("asyncprefetch.Batch")
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Arrays of one training step. Any dtype will do; those named are what the library's own iterators make.
+
+    Attributes:
+        x: inputs, int64 of shape ``(batch_size, sequence_length)``.
+        y: targets, of the shape of ``x``: in language modelling ``y[:, i]`` is the token after ``x[:, i]``.
+        mask: bool of the shape of ``y``, true where a target is real; ``None`` where all are.
+        patch_lengths: int64 of shape ``(batch_size, patches)``, or ``None``.
+        ngram_ids: int64 of shape ``(sizes, batch_size, sequence_length)``, or ``None``.
+    """
+
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    mask: npt.NDArray[Any] | None = None
+    patch_lengths: npt.NDArray[Any] | None = None
+    ngram_ids: npt.NDArray[Any] | None = None
+
+    def to_python_dict(self) -> dict[str, Any]:
+        """The batch as JSON-able data, exact: each array with its dtype, its shape, and its bytes as base64.
+
+        Raises:
+            CheckpointError: an array is of a dtype that has no exact description (objects).
+        """
+        return {f.name: _items.encode(getattr(self, f.name), None, name=f.name) for f in fields(self)}
+
+    @classmethod
+    def from_python_dict(cls, data: dict[str, Any]) -> Batch:
+        """The batch that :meth:`to_python_dict` described, with arrays of its own.
+
+        Raises:
+            CheckpointError: the data is malformed, lacks ``x`` or ``y``, or has a field that a batch hasn't.
+        """
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise CheckpointError(f"a Batch has no {', '.join(map(repr, sorted(unknown)))}")
+        arrays = {name: _items.decode(structure, None) for name, structure in data.items()}
+        for name in ("x", "y"):
+            if not isinstance(arrays.get(name), np.ndarray):
+                raise CheckpointError(f"a Batch needs an array {name!r}, not {arrays.get(name)!r:.60}")
+        for name, value in arrays.items():
+            if value is not None and not isinstance(value, np.ndarray):
+                raise CheckpointError(f"{name!r} of a Batch must be an array or None, not {value!r:.60}")
+        return cls(**arrays)
