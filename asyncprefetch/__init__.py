@@ -1,4 +1,12 @@
-"""asyncprefetch: an asyncio-native prefetching data loader whose checkpoints are exact."""
+"""asyncprefetch: an asyncio-native prefetching data loader whose checkpoints are exact.
+
+The way of a batch, which is also the order in which to read the modules:
+
+``iterators`` (stateful, synchronous; run inside a worker) -> ``_producer`` (draws an item when there is credit for it)
+-> ``_pickling`` (pickles it at once) -> ``carriers`` (bring it to the loop) -> ``_receiver`` (keeps what is known of its
+shard, and puts it into an asyncio queue) -> ``_core`` (delivers in the order of ``_rotation``, takes snapshots)
+-> ``prefetcher`` (the loader and its state, for users) -> ``checkpoint`` (the state as a file).
+"""
 
 from asyncprefetch._registry import register
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
@@ -13,5 +21,26 @@ from asyncprefetch.errors import (
     ProducerStalledError,
     WorkerDiedError,
 )
+from asyncprefetch.prefetcher import AsyncPrefetcher, AsyncPrefetcherState
+from asyncprefetch.statistics import Statistics
+
+__all__ = [
+    "AsyncPrefetchError",
+    "AsyncPrefetcher",
+    "AsyncPrefetcherState",
+    "Batch",
+    "CheckpointError",
+    "CheckpointWarning",
+    "IteratorState",
+    "Position",
+    "PrefetcherBusyError",
+    "PrefetcherClosedError",
+    "ProducerError",
+    "ProducerStalledError",
+    "StatefulIterator",
+    "Statistics",
+    "WorkerDiedError",
+    "register",
+]
 
 __version__ = "0.1.0"

@@ -69,11 +69,13 @@ def register_kind(cls: type, name: object, version: object, aliases: object) -> 
         raise TypeError(f"{cls.__qualname__}: aliases must be a tuple of names, not {aliases!r}")
     aliases = tuple(_check_name(alias, f"{cls.__qualname__}: alias") for alias in aliases)
     kind = Kind(cls, name, version, aliases)
-    for key in (name, *aliases):
-        if key in _kinds:
-            _check_free(key, _kinds[key].cls, cls, "the kind or alias")
-    for key in (name, *aliases):
-        _kinds[key] = kind
+    taken = {key: _kinds[key] for key in (name, *aliases) if key in _kinds}
+    for key, older in taken.items():
+        _check_free(key, older.cls, cls, "the kind or alias")
+    for older in taken.values():
+        for key in (older.name, *older.aliases):  # also names that the newer definition has given up
+            _kinds.pop(key, None)
+    _kinds.update(dict.fromkeys((name, *aliases), kind))
     _kind_of[cls] = kind
     return kind
 

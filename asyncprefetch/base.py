@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializationInfo
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from asyncprefetch import _items, _registry
@@ -36,22 +37,27 @@ configuration differs from the pipeline's.
 def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict) and value.get("$") == "state":
         value = _items.decode(value, None)
-        if not isinstance(value, declared) and isinstance(value, BaseModel):
-            origin = declared.__pydantic_generic_metadata__["origin"]
-            if origin is None or type(value) is not origin:
-                raise ValueError(f"a {type(value).__qualname__} is no {declared.__qualname__}")
-            # The file names the generic class; the declaration says which parametrised form it is.
-            value = {name: getattr(value, name) for name in type(value).model_fields}
-    if not isinstance(value, declared) and _registry.kind_of(declared) is None:
-        raise TypeError(
-            f"{declared.__qualname__} has no kind of its own, so a checkpoint can't name it: declare "
-            f"class {declared.__name__}(..., kind='package.name')"
-        )
+    if isinstance(value, declared):
+        return handler(value)
+    if isinstance(value, IteratorState):
+        if type(value) is not declared.__pydantic_generic_metadata__["origin"]:
+            raise ValueError(f"a {type(value).__qualname__} is no {declared.__qualname__}")
+        # A file names the generic class; the declaration says which parametrised form it is.
+        value = {name: getattr(value, name) for name in type(value).model_fields}
+    elif isinstance(value, dict) and _registry.kind_of(declared) is None:
+        raise ValueError(_no_kind(declared))
     return handler(value)
 
 
-def _serialize(state: IteratorState, info: SerializationInfo) -> Any:
+def _serialize(state: IteratorState) -> Any:
     return _items.encode_state(state, None)
+
+
+def _no_kind(cls: type[IteratorState]) -> str:
+    return (
+        f"{cls.__qualname__} has no kind of its own, so a checkpoint can't name it: declare "
+        f"class {cls.__name__}(..., kind='package.name')"
+    )
 
 
 class IteratorState(BaseModel):
@@ -70,7 +76,14 @@ class IteratorState(BaseModel):
     item of the stream may (see the README), other states among it, and any type that pydantic turns into JSON and back.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    # By name: a checkpoint holds the names of fields, not their pydantic aliases.
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse an abstract class, however the instance is made: by a call, a validator, pickle, or a copy."""
+        if _registry.kind_of(cls) is None:
+            raise TypeError(_no_kind(cls))
+        return super().__new__(cls)
 
     def __init_subclass__(
         cls, *, kind: object = None, version: object = 1, aliases: object = (), **kwargs: Any
@@ -115,23 +128,42 @@ class IteratorState(BaseModel):
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        generic = self.__pydantic_generic_metadata__
-        if generic["origin"] is None:
+        if self.__pydantic_generic_metadata__["origin"] is None:
             return super().__reduce_ex__(protocol)
-        # A parametrised class is no attribute of its module, so pickle can't find it by name.
-        return _new_parametrised, (generic["origin"], generic["args"]), self.__getstate__()
+        return _new_parametrised, (_described(type(self)),), self.__getstate__()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_wrap_validator_function(
             partial(_validate, cls),
             handler(source),
-            serialization=core_schema.plain_serializer_function_ser_schema(_serialize, info_arg=True),
+            serialization=core_schema.plain_serializer_function_ser_schema(_serialize),
         )
 
 
-def _new_parametrised(origin: Any, args: tuple[Any, ...]) -> IteratorState:
-    cls: type[IteratorState] = origin[args]
+@dataclass(frozen=True, slots=True)
+class _Parametrised:
+    """A parametrised class, which is no attribute of its module, in a form that pickle can carry."""
+
+    origin: Any
+    args: tuple[Any, ...]
+
+
+def _described(argument: Any) -> Any:
+    generic = getattr(argument, "__pydantic_generic_metadata__", None)
+    if not generic or generic["origin"] is None:
+        return argument
+    return _Parametrised(generic["origin"], tuple(map(_described, generic["args"])))
+
+
+def _found(description: Any) -> Any:
+    if not isinstance(description, _Parametrised):
+        return description
+    return description.origin[tuple(map(_found, description.args))]
+
+
+def _new_parametrised(description: _Parametrised) -> IteratorState:
+    cls: type[IteratorState] = _found(description)
     return cls.__new__(cls)
 
 
@@ -153,26 +185,34 @@ class StatefulIterator(ABC, Generic[T_co]):
 
 def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
     """One line for each field, outside of positions, in which two states (or nests that hold states) differ."""
-    if isinstance(saved, IteratorState) and type(saved) is type(given):
-        return [
-            line
-            for name, field in type(saved).model_fields.items()
-            if not any(isinstance(mark, _PositionMark) for mark in field.metadata)
-            for line in compare_configuration(getattr(saved, name), getattr(given, name), f"{path}.{name}")
-        ]
-    if isinstance(saved, list | tuple) and type(saved) is type(given) and len(saved) == len(given):
-        return [
-            line
-            for i, (a, b) in enumerate(zip(saved, given, strict=True))
-            for line in compare_configuration(a, b, f"{path}[{i}]")
-        ]
-    if isinstance(saved, dict) and isinstance(given, dict) and saved.keys() == given.keys():
-        return [line for k in saved for line in compare_configuration(saved[k], given[k], f"{path}[{k!r}]")]
-    if isinstance(saved, np.ndarray) and isinstance(given, np.ndarray):
-        same = saved.dtype == given.dtype and np.array_equal(saved, given)
-    else:
-        same = type(saved) is type(given) and bool(saved == given)
-    return [] if same else [f"{path}: saved {_brief(saved)}, given {_brief(given)}"]
+    if isinstance(saved, IteratorState) and isinstance(given, IteratorState):
+        # Not by type: read from a file, a parametrised generic may be the class that it comes from.
+        if _registry.kind_of(type(saved)) is _registry.kind_of(type(given)):
+            return [
+                line
+                for name, field in type(saved).model_fields.items()
+                if not any(isinstance(mark, _PositionMark) for mark in field.metadata)
+                for line in compare_configuration(getattr(saved, name), getattr(given, name), f"{path}.{name}")
+            ]
+    elif type(saved) is type(given):
+        if isinstance(saved, list | tuple) and len(saved) == len(given):
+            pairs = enumerate(zip(saved, given, strict=True))
+            return [line for i, (a, b) in pairs for line in compare_configuration(a, b, f"{path}[{i}]")]
+        if isinstance(saved, dict) and saved.keys() == given.keys():
+            return [line for k in saved for line in compare_configuration(saved[k], given[k], f"{path}[{k!r}]")]
+        if _same(saved, given):
+            return []
+    return [f"{path}: saved {_brief(saved)}, given {_brief(given)}"]
+
+
+def _same(saved: Any, given: Any) -> bool:
+    if isinstance(saved, np.ndarray):  # of whatever memory order
+        return bool(saved.dtype == given.dtype) and saved.shape == given.shape and saved.tobytes() == given.tobytes()
+    try:
+        # To the bit: == is no help with NaN, nor with what holds arrays.
+        return _items.encode(saved, None) == _items.encode(given, None)
+    except CheckpointError:
+        return bool(saved == given)
 
 
 def _brief(value: Any) -> str:

@@ -47,9 +47,11 @@ class Batch:
         Raises:
             CheckpointError: the data is malformed, lacks ``x`` or ``y``, or has a field that a batch hasn't.
         """
-        unknown = set(data) - {f.name for f in fields(cls)}
+        if not isinstance(data, dict):
+            raise CheckpointError(f"a Batch is described by a dict, not by a {type(data).__qualname__}")
+        unknown = data.keys() - {f.name for f in fields(cls)}
         if unknown:
-            raise CheckpointError(f"a Batch has no {', '.join(map(repr, sorted(unknown)))}")
+            raise CheckpointError(f"a Batch has no {', '.join(sorted(map(repr, unknown)))}")
         arrays = {name: _items.decode(structure, None) for name, structure in data.items()}
         for name in ("x", "y"):
             if not isinstance(arrays.get(name), np.ndarray):

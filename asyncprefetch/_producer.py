@@ -1,0 +1,281 @@
+"""What runs in a worker: the iterators of its shards, driven one message at a time.
+
+Every call into the user's code is guarded: whatever it raises (``StopIteration`` and ``SystemExit`` included) leaves the
+worker as a ``Failed`` message. An item is drawn only when there is credit for it and pickled at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from asyncprefetch import _pickling, _worker_logs
+from asyncprefetch._messages import (
+    Credit,
+    EndOfShard,
+    Failed,
+    Final,
+    FromWorker,
+    Hello,
+    Item,
+    Log,
+    RemoteError,
+    Setup,
+    SetupFailed,
+    ShardStart,
+    Start,
+    State,
+    Stop,
+    ToWorker,
+)
+from asyncprefetch._recovery import fingerprint
+from asyncprefetch.base import IteratorState, StatefulIterator
+
+_LOG = logging.getLogger("asyncprefetch.producer")
+
+# A worker sends a fresh state now and then, so that a restart replays little: at most every 0.1 s, and rarely enough
+# that it costs no more than 1 % of its time.
+_MIN_STATE_INTERVAL = 0.1
+_STATE_SHARE = 0.01
+
+_MAX_PICKLED_ERROR = 1 << 20
+
+T = TypeVar("T")
+
+
+class _RaisedError(Exception):
+    """The user's code raised; carries the error as data."""
+
+    def __init__(self, error: RemoteError) -> None:
+        self.error = error
+
+
+class Producer:
+    """The worker's end of the protocol.
+
+    An executor that shares memory with the loader calls this very object. Where a call is pickled, the object arrives
+    as the one that its process keeps under the same key.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._shards: dict[int, _Shard] = {}
+        self._run = -1
+
+    def __reduce__(self) -> Any:
+        return _producer_of_this_process, (self._key,)
+
+    def handle(self, message: ToWorker) -> list[FromWorker]:
+        """Do what ``message`` asks; the answers, in order. Raises nothing of the user's."""
+        match message:
+            case Credit():
+                answers = self._credit(message)
+            case Start():
+                answers = self._start(message)
+            case Stop():
+                answers = self._stop(message)
+            case Setup():
+                answers = self._setup(message)
+        return [*map(Log, _worker_logs.drain()), *answers]
+
+    def close(self) -> list[FromWorker]:
+        """Close every iterator, so that the ``finally`` blocks of generators run. Gives the last log records."""
+        for shard in self._shards.values():
+            shard.close()
+        self._shards.clear()
+        _producers.pop(self._key, None)
+        return [*map(Log, _worker_logs.drain())]
+
+    def _setup(self, setup: Setup) -> list[FromWorker]:
+        if setup.initializer is not None:
+            try:
+                initializer = _guarded("worker_initializer", pickle.loads, setup.initializer)
+                _guarded("worker_initializer", initializer, setup.worker)
+            except _RaisedError as raised:
+                return [SetupFailed(raised.error)]
+        return [Hello(os.getpid())]
+
+    def _start(self, start: Start) -> list[FromWorker]:
+        kept = self._shards
+        self._run = start.run
+        self._shards = {}
+        for number, shard_start in start.shards.items():
+            live = kept.get(number)
+            if live is not None and live.can_serve(shard_start):
+                self._shards[number] = kept.pop(number)
+            else:
+                self._shards[number] = _Shard(number, shard_start)
+        for shard in kept.values():
+            shard.close()
+        return []
+
+    def _credit(self, credit: Credit) -> list[FromWorker]:
+        shard = self._shards.get(credit.shard)
+        answers: list[FromWorker] = []
+        while credit.run == self._run and shard is not None and shard.open and shard.position < credit.upto:
+            answers += shard.draw(credit.run)
+        return answers
+
+    def _stop(self, stop: Stop) -> list[FromWorker]:
+        if stop.run != self._run:
+            return []
+        return [*(m for shard in self._shards.values() for m in shard.final_state(stop.run)), Final(stop.run)]
+
+
+_producers: dict[str, Producer] = {}
+
+
+def _producer_of_this_process(key: str) -> Producer:
+    return _producers.setdefault(key, Producer(key))
+
+
+class _Shard:
+    """One shard's iterator. It is built at the first draw, so that starting a run waits for nothing."""
+
+    def __init__(self, number: int, start: ShardStart) -> None:
+        self.position = start.position
+        self.open = True
+        self._number = number
+        self._start = start
+        self._iterator: StatefulIterator[Any] | None = None
+        self._items: Iterator[Any] | None = None
+        self._next_state_at = time.monotonic() + _MIN_STATE_INTERVAL
+
+    def can_serve(self, start: ShardStart) -> bool:
+        """Whether the live iterator is where the parent wants it; if not, the parent's state wins."""
+        return self._items is not None and self.open and self.position == start.position
+
+    def draw(self, run: int) -> list[FromWorker]:
+        """One item; or the end, or a failure, after which the shard is not open any more."""
+        answers: list[FromWorker] = []
+        try:
+            if self._items is None:
+                self._build()
+            ended, item = _guarded("next", self._next)
+            if ended:
+                self.open = False
+                state = self._pickled_state()
+                return [State(run, self._number, self.position, state), EndOfShard(run, self._number, self.position)]
+            frame = _guarded("pickle", _pickling.dumps, item)
+            answers.append(Item(run, self._number, self.position, fingerprint(item), frame))
+            self.position += 1
+            if time.monotonic() >= self._next_state_at:
+                answers.append(State(run, self._number, self.position, self._pickled_state()))
+        except _RaisedError as raised:
+            self.open = False
+            answers.append(Failed(run, self._number, self.position, raised.error))
+        return answers
+
+    def final_state(self, run: int) -> list[FromWorker]:
+        """The state for the end of a run; nothing if the iterator was never begun, has ended, or has failed."""
+        if self._items is None or not self.open:
+            return []
+        try:
+            return [State(run, self._number, self.position, self._pickled_state())]
+        except _RaisedError as raised:
+            self.open = False
+            return [Failed(run, self._number, self.position, raised.error)]
+
+    def close(self) -> None:
+        """Close the iterator if it can be closed. What that raises is logged: nobody waits for it."""
+        self.open = False
+        close = getattr(self._items, "close", None)
+        self._items = None
+        if callable(close):
+            try:
+                close()
+            except BaseException:
+                _LOG.warning("shard %d: closing its iterator raised", self._number, exc_info=True)
+
+    def _build(self) -> None:
+        state = _guarded("build", pickle.loads, self._start.state)
+        self._iterator = _guarded("build", _build, state)
+        self._items = _guarded("create_iter", _create_iter, self._iterator)
+        for offset, expected in enumerate(self._start.skip):
+            position = self._start.state_position + offset
+            ended, item = _guarded("next", self._next)
+            if ended or fingerprint(item) != expected:
+                _guarded("replay", _refuse_replay, self._number, position, ended)
+
+    def _next(self) -> tuple[bool, Any]:
+        assert self._items is not None
+        try:
+            return False, next(self._items)
+        except StopIteration:
+            return True, None
+
+    def _pickled_state(self) -> bytes:
+        began = time.monotonic()
+        pickled = _guarded("get_state", _get_state, self._iterator)
+        now = time.monotonic()
+        self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / _STATE_SHARE)
+        return pickled
+
+
+def _build(state: IteratorState) -> StatefulIterator[Any]:
+    iterator = state.build()
+    if not isinstance(iterator, StatefulIterator):
+        raise TypeError(f"{type(state).__qualname__}.build() must return a StatefulIterator, not {iterator!r:.80}")
+    return iterator
+
+
+def _create_iter(iterator: StatefulIterator[Any]) -> Iterator[Any]:
+    return iter(iterator.create_iter())
+
+
+def _get_state(iterator: StatefulIterator[Any]) -> bytes:
+    state = iterator.get_state()
+    if not isinstance(state, IteratorState):
+        raise TypeError(f"{type(iterator).__qualname__}.get_state() must return an IteratorState, not {state!r:.80}")
+    return pickle.dumps(state, 5)
+
+
+def _refuse_replay(shard: int, position: int, ended: bool) -> None:
+    what = "the iterator ended" if ended else "another item came"
+    raise ValueError(
+        f"replaying shard {shard} from its last state, {what} at position {position} where an item had been received "
+        "before: the iterator is not deterministic, or its get_state() leaves something out"
+    )
+
+
+def _guarded(phase: str, function: Callable[..., T], *args: Any) -> T:
+    try:
+        return function(*args)
+    except BaseException as error:  # SystemExit, CancelledError and the like mean something else on the other side
+        raise _RaisedError(describe(error, phase)) from error
+
+
+def describe(error: BaseException, phase: str) -> RemoteError:
+    """An exception as data: it crosses even if its class can't be pickled, or its ``str()`` raises."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "<an exception whose str() raises>"
+    # The first frame is _guarded's, which tells the user nothing.
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    try:
+        formatted = "".join(traceback.format_exception(type(error), error, below))
+    except Exception:
+        formatted = "".join(traceback.format_tb(below))
+    bases = tuple(_qualified_name(cls) for cls in type(error).__mro__)
+    return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error, text))
+
+
+def _qualified_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _pickled_error(error: BaseException, text: str) -> bytes | None:
+    """The pickled exception, if it comes back as what it was: many classes with odd constructors don't."""
+    try:
+        pickled = pickle.dumps(error)
+        back = pickle.loads(pickled)
+        whole = type(back) is type(error) and str(back) == text and len(pickled) <= _MAX_PICKLED_ERROR
+    except Exception:
+        return None
+    return pickled if whole else None

@@ -1,0 +1,476 @@
+"""One worker as the loop sees it: its runs, what it sends, its restarts.
+
+A receiver turns messages into what is known of the shards (``_recovery``) and into entries for the consumer, and keeps a
+run going as long as a shard has more to send. It decides nothing about order and credit: its owner does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from asyncprefetch import _worker_logs
+from asyncprefetch._entries import Ended, Entry, Failure, Framed, Ready
+from asyncprefetch._lifecycle import RUN, RunEvent, RunState, advance
+from asyncprefetch._messages import (
+    Credit,
+    Death,
+    EndOfShard,
+    Failed,
+    Final,
+    FromWorker,
+    Hello,
+    Item,
+    Log,
+    RemoteError,
+    Setup,
+    SetupFailed,
+    ShardStart,
+    Start,
+    State,
+    Stop,
+)
+from asyncprefetch._options import Options
+from asyncprefetch._recovery import Ledger
+from asyncprefetch._rotation import Rotation
+from asyncprefetch.carriers import Carrier, Sink
+from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
+
+_LOG = logging.getLogger("asyncprefetch")
+
+# Retries of one item for retry_on: after 0.1, 0.2, 0.4, 0.8 and 1.6 s.
+_MAX_RETRIES = 5
+_FIRST_BACKOFF = 0.1
+
+
+class Owner(Protocol):
+    """What a receiver needs of the loader's core."""
+
+    def new_run(self) -> int:
+        """A run number that was never used."""
+
+    def put(self, shard: int, entry: Entry) -> None:
+        """Queue an entry for the consumer."""
+
+    def run_ended(self, receiver: Receiver) -> None:
+        """The receiver's run came to its final sentinel; it waits for ``start()``."""
+
+    def changed(self) -> None:
+        """Credit may be dealt in another way now, or nothing is left to wait for."""
+
+    def crashed(self, error: Exception) -> None:
+        """A fault in this library: raise it to the consumer, so that nobody waits for ever."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a task that ``aclose()`` waits for."""
+
+
+class Receiver:
+    """One worker, with the shards that it hosts."""
+
+    def __init__(
+        self,
+        number: int,
+        ledgers: Mapping[int, Ledger],
+        rotation: Rotation,
+        options: Options,
+        *,
+        open_carrier: Callable[[int, Sink], Carrier],
+        owner: Owner,
+    ) -> None:
+        self.number = number
+        self.state = RunState.OFF
+        self.pid: int | None = None
+        self.restarts = 0
+        self.retries = 0
+        self._ledgers = ledgers
+        self._rotation = rotation
+        self._options = options
+        self._initializer = options.pickled_initializer()
+        self._open_carrier = open_carrier
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._carrier: Carrier | None = None
+        self._run = -1
+        self._upto: dict[int, int] = {}  # credit given, by shard of the run
+        self._failed: set[int] = set()  # shards that send nothing more, for an error
+        self._resting: dict[int, asyncio.TimerHandle] = {}  # shards that wait for their retry
+        self._attempts: dict[int, int] = {}
+        self._fruitless_restarts = 0
+        self._was_up = False
+        self._heard_at = 0.0
+        self._start_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The shards that this worker hosts."""
+        return tuple(self._ledgers)
+
+    # ------------------------------------------------------------------------------------------ runs, from the owner
+
+    def open(self) -> None:
+        """Ask for a worker and a first run; nothing if no shard has anything left to send."""
+        starts = self._starts()
+        if not starts and not self._resting:
+            self._step(RunEvent.RETIRE)
+            return
+        self._step(RunEvent.OPEN)
+        try:
+            self._carrier = self._open_carrier(self.number, self)
+        except Exception as error:
+            failure = WorkerDiedError(
+                f"worker {self.number} could not be made: executor_factory raised {type(error).__name__}: {error}",
+                worker=self.number,
+            )
+            failure.__cause__ = error
+            self._give_up(failure)
+            return
+        self._begin(starts)
+        self._start_timer = self._loop.call_later(self._options.start_timeout, self._start_timed_out)
+        self._carrier.open(Setup(self.number, self._initializer), Start(self._run, starts))
+
+    def start(self) -> None:
+        """Begin the next run on a worker that is idle."""
+        starts = self._starts()
+        if not starts:
+            if not self._resting:
+                self._retire()
+            return
+        self._step(RunEvent.START)
+        self._begin(starts)
+        assert self._carrier is not None
+        self._carrier.start(Start(self._run, starts))
+        self._open_shards()
+
+    def stop(self) -> None:
+        """End the run, if one is going: fresh states come, and then ``run_ended`` is called."""
+        if self.state is not RunState.RUNNING:
+            return
+        self._expect_answer()
+        self._step(RunEvent.STOP)
+        for shard in self._upto:
+            self._rotation.close(shard, 0)
+        assert self._carrier is not None
+        self._carrier.stop(Stop(self._run))
+
+    def credit(self, shard: int) -> None:
+        """Let the shard send one item more."""
+        self._expect_answer()
+        self._upto[shard] += 1
+        assert self._carrier is not None
+        self._carrier.credit(Credit(self._run, shard, self._upto[shard]))
+
+    def kill(self) -> None:
+        """End the worker at once, from any thread and without a loop; ``aclose`` is still to be called if there is one."""
+        if self._carrier is not None:
+            self._carrier.kill()
+
+    async def aclose(self) -> None:
+        """End the worker and wait until it is gone. Nothing more is put or called."""
+        self._step(RunEvent.CLOSE)
+        self._cancel_timers()
+        if self._carrier is not None:
+            await self._carrier.aclose()
+
+    # ------------------------------------------------------------------------------------------ Sink, from the carrier
+
+    def received(self, message: FromWorker) -> None:
+        """A message came from the worker."""
+        self._heard_at = self._loop.time()
+        try:
+            self._receive(message)
+        except Exception as error:
+            self._owner.crashed(error)
+
+    def _receive(self, message: FromWorker) -> None:
+        match message:
+            case Log():
+                _worker_logs.handle(self.number, message.record)
+            case Hello():
+                self._hello(message)
+            case SetupFailed():
+                self._lose_worker()
+                self._give_up(_producer_error(message.error, None, None, f"worker {self.number}: worker_initializer"))
+            case Item() | State() | EndOfShard() | Failed() | Final() if message.run != self._run:
+                pass  # of a run that is over
+            case Item():
+                self._item(message)
+            case State():
+                self._ledgers[message.shard].add_state(message.position, message.state)
+            case EndOfShard():
+                self._ledgers[message.shard].add_end(message.position)
+                self._close_shard(message.shard)
+                self._owner.put(message.shard, Ended(message.shard))
+                self._retire_if_done()
+            case Failed():
+                self._shard_failed(message)
+            case Final():
+                self._close_shards()
+                self._step(RunEvent.FINAL)
+                self._owner.run_ended(self)
+
+    def died(self, death: Death) -> None:
+        """The worker is gone."""
+        try:
+            self._died(death)
+        except Exception as error:
+            self._owner.crashed(error)
+
+    # ------------------------------------------------------------------------------------------------------- messages
+
+    def _hello(self, hello: Hello) -> None:
+        self.pid = hello.pid
+        self._was_up = True
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
+        self._step(RunEvent.HELLO)
+        self._open_shards()
+
+    def _item(self, item: Item) -> None:
+        self._ledgers[item.shard].add_item(item.position, item.fingerprint)
+        self._fruitless_restarts = 0
+        self._attempts.pop(item.shard, None)
+        self._owner.put(item.shard, Ready(item.shard, Framed(item.frame)))
+
+    def _shard_failed(self, failed: Failed) -> None:
+        shard, error = failed.shard, failed.error
+        self._close_shard(shard)
+        attempt = self._attempts.get(shard, 0)
+        if attempt < _MAX_RETRIES and not self._options.retry_names.isdisjoint(error.bases):
+            self._attempts[shard] = attempt + 1
+            self.retries += 1
+            delay = _FIRST_BACKOFF * 2**attempt
+            _LOG.warning(
+                "shard %d, position %d: %s: %s; retry %d of %d in %.1f s",
+                *(shard, failed.position, error.type_name, error.text, attempt + 1, _MAX_RETRIES, delay),
+            )
+            self._resting[shard] = self._loop.call_later(delay, self._retry, shard)
+        else:
+            self._failed.add(shard)
+            where = f"shard {shard}, position {failed.position}"
+            if attempt:
+                where += f", after {attempt} retries"
+            self._owner.put(shard, Failure(_producer_error(error, shard, failed.position, where)))
+        self._retire_if_done()
+
+    def _retry(self, shard: int) -> None:
+        del self._resting[shard]
+        if self.state is RunState.RUNNING:
+            self.stop()  # the next run has the shard with it
+        elif self.state is RunState.IDLE:
+            self._owner.run_ended(self)
+
+    # ---------------------------------------------------------------------------------------------------- run, inside
+
+    def _starts(self) -> dict[int, ShardStart]:
+        idle = self._failed | self._resting.keys()
+        return {s: ledger.start() for s, ledger in self._ledgers.items() if not ledger.ended and s not in idle}
+
+    def _begin(self, starts: Mapping[int, ShardStart]) -> None:
+        self._run = self._owner.new_run()
+        self._upto = {shard: start.position for shard, start in starts.items()}
+
+    def _open_shards(self) -> None:
+        for shard in self._upto:
+            self._rotation.open(shard)
+        if self._starts().keys() - self._upto.keys():
+            self.stop()  # a retry came due while the worker was starting
+        self._owner.changed()
+
+    def _close_shards(self) -> None:
+        for shard in list(self._upto):
+            self._close_shard(shard)
+
+    def _close_shard(self, shard: int) -> None:
+        upto = self._upto.pop(shard)
+        self._rotation.close(shard, upto - self._ledgers[shard].position)
+
+    def _retire_if_done(self) -> None:
+        if not self._upto and not self._resting and self.state is RunState.RUNNING:
+            self._retire()
+        else:
+            self._owner.changed()
+
+    def _retire(self) -> None:
+        self._step(RunEvent.RETIRE)
+        self._let_go()
+        self._owner.changed()
+
+    def _let_go(self) -> None:
+        """Close the carrier, whose worker is of no more use."""
+        self._cancel_timers()
+        if self._carrier is not None:
+            carrier, self._carrier = self._carrier, None
+            self._owner.spawn(carrier.aclose())
+
+    def _lose_worker(self) -> tuple[int, int] | None:
+        """The worker is gone, or is to go: shard and position of the item that it was making."""
+        drawing = self._carrier.drawing if self._carrier is not None else None
+        self._close_shards()
+        self._let_go()
+        return drawing
+
+    def _give_up(self, error: Exception) -> None:
+        self._step(RunEvent.GIVE_UP)
+        for shard, ledger in self._ledgers.items():
+            if not ledger.ended and shard not in self._failed:
+                self._failed.add(shard)
+                self._owner.put(shard, Failure(error))
+        for timer in self._resting.values():
+            timer.cancel()
+        self._resting.clear()
+        self._owner.changed()
+
+    def _step(self, event: RunEvent) -> None:
+        self.state = advance(RUN, self.state, event)
+
+    # ---------------------------------------------------------------------------------------------- death and silence
+
+    def _died(self, death: Death) -> None:
+        drawing = self._lose_worker()
+        self._step(RunEvent.DEATH)
+        if not self._starts() and not self._resting:
+            self._step(RunEvent.RETIRE)  # nobody needs it any more
+            self._owner.changed()
+            return
+        if not self._was_up or self._fruitless_restarts >= self._options.max_restarts:
+            self._give_up(self._death_error(death, drawing))
+            return
+        self._fruitless_restarts += 1
+        self.restarts += 1
+        _LOG.warning(
+            "%s; it is started again (%d of %d without progress)",
+            *(self._death_text(death, drawing), self._fruitless_restarts, self._options.max_restarts),
+        )
+        self.open()
+        self._owner.changed()
+
+    def _death_text(self, death: Death, drawing: tuple[int, int] | None) -> str:
+        text = f"worker {self.number}"
+        if death.pid is not None:
+            text += f" (pid {death.pid})"
+        text += f" died: {_exit_text(death.exit_code) or death.reason}"
+        if drawing is not None:
+            text += f", while it made item {drawing[1]} of shard {drawing[0]}"
+        return text
+
+    def _death_error(self, death: Death, drawing: tuple[int, int] | None) -> WorkerDiedError:
+        text = self._death_text(death, drawing)
+        if not self._was_up:
+            text += (
+                ". It died before it could say hello. If this is a script, start the loader under "
+                "`if __name__ == '__main__':`, since workers import the script; a program typed at a prompt or read from "
+                "standard input must live in a file. Otherwise see what the worker wrote to standard error"
+            )
+        elif self._options.max_restarts:
+            text += f". It was started again {self._fruitless_restarts} times without progress (max_restarts)"
+        shard, position = drawing if drawing is not None else (None, None)
+        code = death.exit_code
+        return WorkerDiedError(
+            text,
+            worker=self.number,
+            pid=death.pid,
+            exit_code=code,
+            signal=_signal_name(-code) if code is not None and code < 0 else None,
+            shard=shard,
+            position=position,
+        )
+
+    def _start_timed_out(self) -> None:
+        seconds = self._options.start_timeout
+        self._abort(
+            seconds,
+            f"worker {self.number} did not say hello within start_timeout={seconds:g} s: its start, its imports or the "
+            "worker_initializer take longer, or its executor has no place for it",
+        )
+
+    @property
+    def _owes(self) -> bool:
+        """Whether the worker was asked for something that it has not sent. Backpressure is no stall."""
+        return self.state is RunState.STOPPING or any(
+            upto > self._ledgers[shard].position for shard, upto in self._upto.items()
+        )
+
+    def _expect_answer(self) -> None:
+        """Called before something more is asked of the worker."""
+        if self._options.stall_timeout is None:
+            return
+        if not self._owes:
+            self._heard_at = self._loop.time()
+        if self._stall_timer is None:
+            self._stall_timer = self._loop.call_later(self._options.stall_timeout, self._check_stall)
+
+    def _check_stall(self) -> None:
+        timeout = self._options.stall_timeout
+        assert timeout is not None
+        self._stall_timer = None
+        if not self._owes:
+            return
+        left = self._heard_at + timeout - self._loop.time()
+        if left > 0:
+            self._stall_timer = self._loop.call_later(left, self._check_stall)
+            return
+        self._abort(
+            timeout,
+            f"worker {self.number} (pid {self.pid}) sent nothing for stall_timeout={timeout:g} s, though "
+            + ("its states were asked for" if self.state is RunState.STOPPING else "batches were asked of it"),
+        )
+
+    def _abort(self, seconds: float, text: str) -> None:
+        assert self._carrier is not None
+        self._carrier.kill()
+        drawing = self._lose_worker()
+        if drawing is not None:
+            text += f"; it was making item {drawing[1]} of shard {drawing[0]}"
+        shard, position = drawing if drawing is not None else (None, None)
+        self._give_up(ProducerStalledError(text, worker=self.number, seconds=seconds, shard=shard, position=position))
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._start_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self._start_timer = self._stall_timer = None
+        if self.state is RunState.CLOSED:
+            for timer in self._resting.values():
+                timer.cancel()
+
+
+def _producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
+    original: BaseException | None = None
+    if error.pickled is not None:
+        try:
+            original = pickle.loads(error.pickled)
+        except Exception:
+            _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
+    failure = ProducerError(
+        f"{where} ({error.phase}): {error.type_name}: {error.text}",
+        shard=shard,
+        position=position,
+        phase=error.phase,
+        type_name=error.type_name,
+        text=error.text,
+        remote_traceback=error.traceback,
+        original=original,
+    )
+    failure.add_note(f"In the worker:\n{error.traceback}")
+    failure.__cause__ = original
+    return failure
+
+
+def _exit_text(code: int | None) -> str | None:
+    if code is None:
+        return None
+    return f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,74 @@
+"""Log records of a worker process: collected there, sent with its messages, handled by the parent's logging."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import traceback
+from collections import deque
+
+_LOGGER = logging.getLogger("asyncprefetch.worker")
+
+# Bounded: a worker that logs without pause while no message of its own leaves must not fill the memory.
+_collected: deque[bytes] = deque(maxlen=10_000)
+
+
+class _Collector(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sendable = copy.copy(record)
+        try:
+            sendable.msg, sendable.args = record.getMessage(), None
+            if record.exc_info:
+                sendable.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+                sendable.exc_info = None
+            _collected.append(_dump(sendable.__dict__))
+        except Exception:  # logging's contract: a record that can't be handled must not break the caller
+            self.handleError(record)
+
+
+def _dump(attributes: dict[str, object]) -> bytes:
+    try:
+        return pickle.dumps(attributes)
+    except Exception:
+        plain = {k: v for k, v in attributes.items() if v is None or isinstance(v, bool | int | float | str)}
+        return pickle.dumps(plain)
+
+
+def collect(level: int) -> None:
+    """Send what this process logs at ``level`` or above to the parent, and nowhere else."""
+    root = logging.getLogger()
+    root.handlers[:] = [_Collector()]
+    root.setLevel(level)
+
+
+def drain() -> list[bytes]:
+    """The records collected since the last call."""
+    records = []
+    while _collected:
+        records.append(_collected.popleft())
+    return records
+
+
+def level() -> int:
+    """From which level on the parent wants a worker's records."""
+    return _LOGGER.getEffectiveLevel()
+
+
+def handle(worker: int, record: bytes) -> None:
+    """Hand a worker's record to the logger ``asyncprefetch.worker``.
+
+    The message begins with the worker's number and the name of the logger it came from; both are also attributes of
+    the record: ``worker`` and ``origin``.
+    """
+    try:
+        received = logging.makeLogRecord(pickle.loads(record))
+    except Exception:
+        _LOGGER.warning("[worker %d] a log record that can't be read here", worker, exc_info=True)
+        return
+    origin = received.name
+    received.__dict__.update(worker=worker, origin=origin)
+    received.name = _LOGGER.name
+    received.msg = f"[worker {worker}, {origin}] {received.msg}"
+    if _LOGGER.isEnabledFor(received.levelno):
+        _LOGGER.handle(received)

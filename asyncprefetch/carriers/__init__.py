@@ -1,0 +1,47 @@
+"""What carries a run between the loop and one worker: the interface, and behind it one carrier a module.
+
+Nothing above this package knows which carrier it has. A carrier delivers a worker's messages in the order in which they
+were made, tells of a death once and after the last message, and never draws an item without credit.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop
+
+
+class Sink(Protocol):
+    """Where a carrier puts what comes from its worker. Called on the loop, never after ``aclose()`` was begun."""
+
+    def received(self, message: FromWorker) -> None:
+        """A message came."""
+
+    def died(self, death: Death) -> None:
+        """The worker is gone; every message of it was received before."""
+
+
+class Carrier(Protocol):
+    """One worker, from its start to its end. No method but ``aclose`` waits for anything."""
+
+    @property
+    def drawing(self) -> tuple[int, int] | None:
+        """Shard and position of the item that is being made, as far as is known."""
+
+    def open(self, setup: Setup, start: Start) -> None:
+        """Ask for the worker, and for its first run."""
+
+    def start(self, start: Start) -> None:
+        """Ask for a further run."""
+
+    def credit(self, credit: Credit) -> None:
+        """Let a shard send more."""
+
+    def stop(self, stop: Stop) -> None:
+        """Ask for the end of the run; credit that was not used lapses."""
+
+    def kill(self) -> None:
+        """End the worker at once, if that can be done; nothing more of it is received."""
+
+    async def aclose(self) -> None:
+        """Close the iterators, end the worker, and give back all that it held. A busy worker is waited for briefly."""

@@ -1,0 +1,272 @@
+"""A state as bytes and as a file. What the state means is not known here.
+
+The container is a safetensors file: its tensors, uint8 of one dimension, are the leaves (``leaf.000000`` and on), its
+metadata the name of the format, the version, the JSON document, and a checksum over the whole file::
+
+    {"__metadata__": {"format": "asyncprefetch", "version": "1", "document": "{...}", "sha256": "<64 hex digits>"}, ...}
+
+The checksum is that of the file with zeros in place of those 64 digits. Reading runs no code and makes nothing but
+built-in objects.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from pydantic import JsonValue
+from safetensors import SafetensorError
+
+from asyncprefetch.errors import CheckpointError
+
+_FORMAT = "asyncprefetch"
+_MAX_HEADER = 100_000_000  # bytes; the cap that safetensors sets to its readers and writers
+_BLANK = b"0" * 64
+# Can't be in the document: within a JSON string each quote has a backslash before it.
+_CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
+
+
+# ---------------------------------------------------------------------------------------------------- state <-> bytes
+
+
+def pack(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: int) -> bytes:
+    """One safetensors container that holds the document, the leaves, and a checksum over both.
+
+    Raises:
+        CheckpointError: the document is no JSON (NaN is none), or too large for the container's header.
+    """
+    try:
+        text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the state is no JSON: {error}") from error
+    _check_header_size(len(text))
+    metadata = {"format": _FORMAT, "version": str(version), "document": text, "sha256": _BLANK.decode()}
+    tensors = {_leaf_name(i): np.frombuffer(leaf, np.uint8) for i, leaf in enumerate(leaves)}
+    try:
+        blank = safetensors.numpy.save(tensors, metadata)
+    except SafetensorError as error:
+        raise CheckpointError(f"the state does not fit into a safetensors file: {error}") from error
+    header_size = int.from_bytes(blank[:8], "little")
+    _check_header_size(header_size)  # once more: quoted a second time, the document has grown
+    start = _find_checksum(blank[8 : 8 + header_size]) + 8
+    return b"".join((blank[:start], _digest(blank, start), blank[start + 64 :]))
+
+
+def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
+    """The document and the leaves that :func:`pack` put together. Runs no code of the data's choosing.
+
+    Time and memory are bounded by the size of the data.
+
+    Args:
+        data: the whole container.
+        version: the newest format that the caller reads.
+
+    Raises:
+        CheckpointError: the data is empty, truncated, damaged, no safetensors file, one of another program, of a newer
+            version than ``version``, or not what :func:`pack` writes; the message says which.
+    """
+    if len(data) < 8:
+        raise CheckpointError("the checkpoint is empty" if not data else f"truncated: only {len(data)} bytes")
+    header_size = int.from_bytes(data[:8], "little")
+    if not 2 <= header_size <= _MAX_HEADER or data[8:9] not in {b"{", b""}:
+        raise CheckpointError("not a safetensors file: it does not begin with a header")
+    if len(data) < 8 + header_size:
+        raise CheckpointError(f"truncated: {len(data)} bytes, and the header alone takes {8 + header_size}")
+    header_text = data[8 : 8 + header_size]
+    try:
+        header = parse_json(header_text)
+    except CheckpointError as error:
+        raise CheckpointError(f"damaged, or not a safetensors file: the header is unreadable: {error}") from error
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(header, dict) or not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
+        raise CheckpointError("a safetensors file, but not a checkpoint of asyncprefetch")
+    start = _find_checksum(header_text) + 8
+    if data[start : start + 64] != _digest(data, start):
+        raise CheckpointError("damaged: the checksum differs")
+    _check_version(metadata.get("version"), version)
+    text = metadata.get("document")
+    document = parse_json(text) if isinstance(text, str) else None
+    if not isinstance(document, dict):
+        raise CheckpointError("malformed: the document is not a JSON object")
+    return document, _read_leaves(header, memoryview(data)[8 + header_size :])
+
+
+def parse_json(text: str | bytes | bytearray) -> JsonValue:
+    """What strict JSON says: no NaN or infinity, no key twice in an object, bytes only in UTF-8.
+
+    Raises:
+        CheckpointError: the text is not such JSON, nests too deeply, or has a number too long to read.
+    """
+    try:
+        if not isinstance(text, str):
+            text = text.decode()
+        value: JsonValue = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
+        )
+    except RecursionError:
+        raise CheckpointError("malformed JSON: nested too deeply") from None
+    except ValueError as error:
+        raise CheckpointError(f"malformed JSON: {error}") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return read
+
+
+def _refuse_constant(name: str) -> JsonValue:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.40} is too large for a float")
+    return value
+
+
+def _check_header_size(size: int) -> None:
+    if size > _MAX_HEADER:
+        raise CheckpointError(
+            f"what is not an array takes {size:,} bytes of JSON, and a safetensors file has room for {_MAX_HEADER:,}: "
+            "hold it in arrays"
+        )
+
+
+def _leaf_name(index: int) -> str:
+    return f"leaf.{index:06}"
+
+
+def _find_checksum(header: bytes) -> int:
+    found = _CHECKSUM.finditer(header)
+    first, second = next(found, None), next(found, None)
+    if first is None or second is not None:
+        raise CheckpointError("damaged: there is no checksum where one should be")
+    return first.start(1)
+
+
+def _digest(data: bytes, start: int) -> bytes:
+    view = memoryview(data)
+    summed = hashlib.sha256(view[:start])
+    summed.update(_BLANK)
+    summed.update(view[start + 64 :])
+    return summed.hexdigest().encode()
+
+
+def _check_version(written: Any, known: int) -> None:
+    if not isinstance(written, str) or not _VERSION.fullmatch(written):
+        raise CheckpointError("malformed: no version")
+    if int(written) > known:
+        raise CheckpointError(
+            f"the checkpoint has version {written} of the format, and this asyncprefetch reads up to {known}: "
+            "use a newer one"
+        )
+
+
+def _read_leaves(tensors: dict[str, Any], data: memoryview) -> list[bytes]:
+    """The leaves by number. Together they must be the whole data: no hole, no overlap, nothing after them."""
+    spans: list[tuple[int, int]] = []
+    for index in range(len(tensors)):
+        name = _leaf_name(index)
+        match tensors.get(name):
+            case {"dtype": "U8", "shape": [int(size)], "data_offsets": [int(begin), int(end)], **rest} if not rest:
+                if begin + size != end:
+                    raise CheckpointError(f"malformed: tensor {name!r} of {size} bytes from {begin} to {end}")
+                spans.append((begin, end))
+            case None:
+                raise CheckpointError(f"malformed: {len(tensors)} tensors, but no {name!r}")
+            case _:
+                raise CheckpointError(f"malformed: tensor {name!r} is not a row of bytes")
+    reached = 0
+    for begin, end in sorted(spans):
+        if begin != reached or end < begin:
+            raise CheckpointError(f"malformed: the tensors do not fill the data at byte {reached}")
+        reached = end
+    if reached != len(data):
+        raise CheckpointError(f"malformed: {len(data)} bytes of data, and tensors of {reached}")
+    return [bytes(data[begin:end]) for begin, end in spans]
+
+
+# ----------------------------------------------------------------------------------------------------- bytes <-> file
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file atomically and durably: afterwards the old one or the new one is there, whole, whatever happens.
+
+    The file can be read and written by its owner only. A symbolic link at ``path`` is replaced, not followed.
+
+    Raises:
+        CheckpointError: naming the path and the reason. The old file is as it was, and nothing else is left behind;
+            unless syncing the directory failed, which the message then says: the new file is there, but a power cut
+            may bring the old one back.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".asyncprefetch-{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL, or no name
+        raise CheckpointError(f"can't write {os.fspath(path)!r}: {_reason(error)}") from error
+    try:
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"wrote {os.fspath(path)!r}, but can't sync its directory: {_reason(error)}") from error
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        CheckpointError: naming the path and the reason.
+    """
+    try:
+        # Not to wait where the path is a pipe that nobody writes to.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read()
+    except (OSError, ValueError, MemoryError) as error:
+        raise CheckpointError(f"can't read {os.fspath(path)!r}: {_reason(error)}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows: a directory can't be opened
+        return
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:  # some file systems, and directories that can't be listed
+            raise
+
+
+def _reason(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,0 +1,268 @@
+"""Executors of one worker: a process, and the calling thread itself.
+
+The loader takes any ``concurrent.futures.Executor`` that has one worker and keeps to the order of the calls. These two
+are what it uses on its own and what its tests use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from asyncprefetch import _worker_logs
+
+if sys.platform != "win32":
+    import fcntl
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def default_start_method() -> str:
+    """``"forkserver"`` where there is one, else ``"spawn"``: neither copies the state of a process with threads."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+class InlineExecutor(Executor):
+    """Runs each call at once, in the thread that submits it.
+
+    For tests: a whole loader runs in one process, in one deterministic order. A training loop gains nothing from it.
+    """
+
+    starts_without_blocking = True
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call ``fn`` now; the future is done when this returns."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class ProcessExecutor(Executor):
+    """One worker process behind the interface of ``concurrent.futures``; no call of it blocks.
+
+    It is a ``ProcessPoolExecutor`` of one worker whose start, whose death and whose end are waited for in a thread of its
+    own. The worker ignores SIGINT (whoever owns the loader ends it), ends itself when the parent dies, and sends
+    its log records to the parent.
+
+    Attributes:
+        exited: resolves when the process is gone and reaped, to its exit code (negative: the number of a signal), or to
+            ``None`` if there never was a process.
+    """
+
+    starts_without_blocking = True
+
+    def __init__(self, *, start_method: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        self.exited: Future[int | None] = Future()
+        self._context = _RecordingContext(start_method or default_start_method())
+        self._env = {**os.environ, **(env or {})}
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Future[Any], Callable[..., Any], Any, Any]] | None = deque()  # until the pool is up
+        self._pool: ProcessPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
+        self._closed = False
+        self._pid: int | None = None
+        _live.add(self)
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, once it was started."""
+        return self._pid
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call. The process is started by the first one, in a thread."""
+        with self._lock:
+            if self._closed:
+                raise BrokenExecutor("the worker process is gone, or the executor was shut down")
+            if self._pool is not None and self._waiting is None:
+                try:
+                    return self._pool.submit(fn, *args, **kwargs)
+                except RuntimeError as error:  # the pool is broken, or was shut down because it is
+                    raise _broken(error) from error
+            assert self._waiting is not None
+            future: Future[T] = Future()
+            self._waiting.append((future, fn, args, kwargs))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
+                self._thread.start()
+            return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls and let the worker end when it is idle. With ``wait``, blocks until it is gone."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+            if self._pool is not None and self._ending is None:
+                # The pool can be waited for once only, and only by its own shutdown(): so that waits, in a thread.
+                self._ending = threading.Thread(
+                    target=self._pool.shutdown,
+                    kwargs={"wait": True, "cancel_futures": cancel_futures},
+                    name="asyncprefetch-worker-end",
+                    daemon=True,
+                )
+                self._ending.start()
+        if thread is None:
+            self._finish(None)
+        elif wait:
+            thread.join()
+
+    def kill(self) -> None:
+        """End the worker at once (SIGKILL); a worker that is still being started is ended when it is up."""
+        with self._lock:
+            self._closed = True
+        process = self._context.process
+        if process is not None and os.getpid() == self._owner:
+            # ValueError: it was reaped and closed; AttributeError: it is being started, and _run sees to it.
+            with contextlib.suppress(ValueError, AttributeError, OSError):
+                process.kill()
+        elif self._thread is None:
+            self._finish(None)
+
+    def _forward(self, future: Future[T], fn: Callable[..., T], args: Any, kwargs: Any) -> None:
+        assert self._pool is not None
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            inner = self._pool.submit(fn, *args, **kwargs)
+        except BaseException as error:
+            future.set_exception(_broken(error))
+        else:
+            inner.add_done_callback(lambda done: _copy(done, future))
+
+    def _run(self) -> None:
+        # The whole life of the process, in one thread: start, wait for its end, reap.
+        try:
+            self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
+                1,
+                mp_context=self._context,
+                initializer=_bootstrap,
+                initargs=(self._env, _worker_logs.level()),
+            )
+            while True:
+                with self._lock:
+                    assert self._waiting is not None
+                    if not self._waiting:
+                        self._waiting = None
+                        break
+                    call = self._waiting.popleft()
+                self._forward(*call)
+            process = self._context.process
+            if process is not None and process.pid is not None:
+                self._pid = process.pid
+                if self._closed:
+                    process.kill()
+                multiprocessing.connection.wait([process.sentinel])
+        finally:
+            self.shutdown(wait=False)
+            for future, *_ in self._waiting or ():
+                future.set_exception(BrokenExecutor("the worker process could not be started"))
+            if self._ending is not None:
+                self._ending.join()
+                self._ending = None
+            # Semaphores, pipes and the process's descriptors go when these are collected: do not leave that to chance.
+            self._pool = None
+            process, self._context.process = self._context.process, None
+            exit_code = None
+            if process is not None and process.pid is not None:
+                exit_code = process.exitcode
+                process.close()
+            self._finish(exit_code)
+
+    def _finish(self, exit_code: int | None) -> None:
+        if not self.exited.done():
+            self.exited.set_result(exit_code)
+
+
+def _broken(error: BaseException) -> BaseException:
+    if isinstance(error, BrokenExecutor):
+        return error
+    broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}")
+    broken.__cause__ = error
+    return broken
+
+
+def _copy(done: Future[T], future: Future[T]) -> None:
+    if done.cancelled():
+        future.set_exception(BrokenExecutor("the executor was shut down"))
+    elif (error := done.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(done.result())
+
+
+class _RecordingContext:
+    """A multiprocessing context that remembers the process it made: the pool keeps it to itself."""
+
+    def __init__(self, start_method: str) -> None:
+        self._context = multiprocessing.get_context(start_method)
+        self.process: multiprocessing.process.BaseProcess | None = None
+
+    def Process(self, *args: Any, **kwargs: Any) -> multiprocessing.process.BaseProcess:  # noqa: N802 - the context's name
+        self.process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
+        return self.process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+_live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
+
+
+def _kill_live() -> None:
+    for executor in list(_live):
+        executor.kill()
+
+
+# At exit concurrent.futures joins its pools, and a busy worker holds the interpreter for as long as it likes. atexit
+# comes too late for that; this hook runs before, because it was registered after the import of the pools' module.
+threading._register_atexit(_kill_live)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------- inside the worker process
+
+
+def _bootstrap(env: Mapping[str, str], log_level: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    # Under forkserver the environment is the server's, frozen when it started.
+    os.environ.update(env)
+    _worker_logs.collect(log_level)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
+        return
+    watched: list[Any] = [parent.sentinel]
+    # The pipe behind the sentinel stays open while any child that the parent forked lives; the pid does not.
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            watched.append(os.pidfd_open(parent.pid))
+    threading.Thread(target=_exit_after, args=(watched,), name="asyncprefetch-parent-watch", daemon=True).start()
+    if sys.platform == "linux":
+        # The kernel ends even a worker whose C code holds the interpreter lock: no thread of ours would run then.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+            flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+
+def _exit_after(watched: list[Any]) -> None:
+    multiprocessing.connection.wait(watched)
+    os._exit(1)

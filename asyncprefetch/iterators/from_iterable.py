@@ -1,0 +1,103 @@
+"""The simplest start of a pipeline: a function that returns an iterable, resumed by calling it again and skipping."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from pydantic import NonNegativeInt
+
+from asyncprefetch import _registry
+from asyncprefetch.base import IteratorState, Position, StatefulIterator
+
+T = TypeVar("T")
+
+
+class FromIterableState(IteratorState, kind="asyncprefetch.from_iterable", frozen=True):
+    """Which factory, and how many items of its iterable were yielded.
+
+    The field holds the function itself: a checkpoint names it by its tag, and a worker gets it by its module.
+    """
+
+    factory: Callable[[], Iterable[Any]]
+    position: Position[NonNegativeInt] = 0
+
+    def build(self) -> FromIterable[Any]:
+        """The iterator over what a new call of the factory gives after the first ``position`` items."""
+        iterator: FromIterable[Any] = FromIterable(self.factory)
+        iterator._position = self.position
+        return iterator
+
+
+class FromIterable(StatefulIterator[T]):
+    """The items of ``factory()``, see :func:`from_iterable`."""
+
+    def __init__(self, factory: Callable[[], Iterable[T]]) -> None:
+        _check(factory)
+        self._factory = factory
+        self._position = 0
+
+    def get_state(self) -> FromIterableState:
+        """The factory and the number of items yielded."""
+        return FromIterableState(factory=self._factory, position=self._position)
+
+    def create_iter(self) -> Iterator[T]:
+        """Call the factory, skip what was yielded before, and yield the rest.
+
+        Raises:
+            TypeError: the factory did not return an iterable.
+            ValueError: the iterable ended before the position from which to go on.
+        """
+        made = self._factory()
+        try:
+            items = iter(made)
+        except TypeError:
+            raise TypeError(f"{_name(self._factory)} must return an iterable, not {made!r:.80}") from None
+        skipped = sum(1 for _ in islice(items, self._position))
+        if skipped < self._position:
+            raise ValueError(
+                f"{_name(self._factory)} gave {skipped} items, fewer than the {self._position} that were yielded "
+                "before: it must give the same items at each call. Bring back what it reads, or start anew"
+            )
+        for item in items:
+            # Counted before the yield: at the yield the state is that after this item.
+            self._position += 1
+            yield item
+
+
+def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:
+    """A stateful iterator over the items that ``factory()`` gives, in its order.
+
+    Its state is the factory and a position; to resume, the factory is called again and the items before the position
+    are made and thrown away. So it must give the same items at each call, and resuming takes time in proportion to
+    the position. An iterator that can seek is better off as a :class:`StatefulIterator` of its own.
+
+    Args:
+        factory: a function without required arguments, made known to checkpoints by ``@register("your.tag")``.
+
+    Raises:
+        TypeError: the factory is not callable, is not registered, or can't be called without arguments.
+    """
+    return FromIterable(factory)
+
+
+def _name(factory: Callable[[], Any]) -> str:
+    return f"the factory {_registry.tag_of(factory)!r}"
+
+
+def _check(factory: Any) -> None:
+    if not callable(factory):
+        raise TypeError(f"from_iterable takes a function that returns an iterable, not {factory!r:.80}")
+    if _registry.tag_of(factory) is None:
+        raise TypeError(
+            f"{getattr(factory, '__qualname__', repr(factory))} is not registered, so a checkpoint can't name it: "
+            "decorate it with @asyncprefetch.register('your.tag')"
+        )
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise TypeError(f"{_name(factory)} must be callable without arguments: {error}") from None
+    except ValueError:  # built in, without a signature to look at: calling it will tell
+        pass

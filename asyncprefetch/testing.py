@@ -1,0 +1,226 @@
+"""For the test suite of whoever writes an iterator: does it resume exactly?
+
+def test_my_iterator_resumes_exactly():
+    assert_resumes_exactly(lambda: MyIterator("its", "options"))
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+from pydantic import BaseModel
+
+from asyncprefetch.base import IteratorState, StatefulIterator
+
+_MISSING = object()
+
+
+def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_items: int = 100) -> None:
+    """Check that an iterator can be stopped at any item, and goes on from its state as if nothing had happened.
+
+    The reference is one pass in which no state is asked for. At every position, from before the first item to after
+    the end:
+
+    - asking for the state, twice, disturbs nothing and gives the same both times;
+    - the state, through JSON and ``build()``, gives an iterator that has that very state, yields the same rest, and
+      has at each further position the state that the uninterrupted one has there;
+    - a second ``create_iter()`` goes on where the first stopped, whether that was closed or not;
+    - the state has not changed when the iterator has gone on.
+
+    Takes time in proportion to the square of the number of items.
+
+    Args:
+        make: gives a new iterator at each call, always the same.
+        max_items: how many items to look at. An iterator that ends before is followed to its end and beyond.
+
+    Raises:
+        AssertionError: naming the position and the path of the first difference within the item or the state.
+        ValueError: ``max_items`` is below 1.
+    """
+    if max_items < 1:
+        raise ValueError(f"max_items must be at least 1, not {max_items}")
+    reference = _Reference(make, max_items)
+    for position, text in enumerate(reference.states):
+        with _at(f"resumed {reference.name(position)}"):
+            resumed = IteratorState.model_validate_json(text).build()
+            reference.check_rest(resumed, position)
+        for closing in (False, True):
+            with _at(f"a second create_iter() {reference.name(position)}"):
+                iterator = make()
+                first: Any = iter(iterator.create_iter())
+                for _ in range(position):
+                    next(first, None)
+                if closing and hasattr(first, "close"):
+                    first.close()
+                reference.check_rest(iterator, position)
+
+
+class _Reference:
+    """What an uninterrupted pass yields, and the states along the way as JSON: the last one after the end, if any."""
+
+    def __init__(self, make: Callable[[], StatefulIterator[Any]], max_items: int) -> None:
+        self.items: list[Any] = []
+        self.states: list[str] = []
+        items = iter(make().create_iter())
+        while len(self.items) < max_items and (item := next(items, _MISSING)) is not _MISSING:
+            self.items.append(copy.deepcopy(item))  # the iterator may use its memory again
+        self._ended = len(self.items) < max_items
+        with _at("make() must give the same items at each call"):
+            self._walk(make(), 0, lambda position: None)
+        self._record_states(make())
+
+    def name(self, position: int) -> str:
+        return "after the end" if position > len(self.items) else f"at position {position}"
+
+    def check_rest(self, iterator: StatefulIterator[Any], position: int) -> None:
+        """Compare what ``iterator`` yields from ``position`` on, and its states, with the reference."""
+        if not isinstance(iterator, StatefulIterator):
+            raise AssertionError(f"build() gave {iterator!r:.80}, which is no StatefulIterator")
+
+        def check_state(position: int) -> None:
+            text = _dump(iterator)
+            if text != self.states[position]:
+                with _at(f"the state {self.name(position)} is another one"):
+                    assert_items_equal(_load(self.states[position]), _load(text), "state")
+                    raise AssertionError(f"{self.states[position]} != {text}")
+
+        self._walk(iterator, position, check_state)
+
+    def _record_states(self, iterator: StatefulIterator[Any]) -> None:
+        taken: list[IteratorState] = []
+
+        def record(position: int) -> None:
+            self.states.append(_dump(iterator))
+            taken.append(iterator.get_state())
+            with _at(f"get_state() {self.name(position)}, asked a second time, gave another state"):
+                assert_items_equal(_load(self.states[-1]), _load(_dump(iterator)), "state")
+
+        with _at("asking for states disturbs the iterator"):
+            self._walk(iterator, 0, record)
+        for position, (state, text) in enumerate(zip(taken, self.states, strict=True)):
+            with _at(f"the state taken {self.name(position)} changed when the iterator went on"):
+                assert_items_equal(_load(text), _load(state.model_dump_json()), "state")
+
+    def _walk(self, iterator: StatefulIterator[Any], position: int, visit: Callable[[int], None]) -> None:
+        """Compare the items from ``position`` on, and call ``visit`` with each position, from the first to the end."""
+        items = iter(iterator.create_iter())
+        visit(position)
+        for number in range(position, len(self.items)):
+            item = next(items, _MISSING)
+            if item is _MISSING:
+                raise AssertionError(f"ended where the uninterrupted iterator has item {number}")
+            assert_items_equal(self.items[number], item, f"item {number}")
+            visit(number + 1)
+        if self._ended:
+            extra = next(items, _MISSING)
+            if extra is not _MISSING:
+                raise AssertionError(f"yielded {extra!r:.80} where the uninterrupted iterator ends")
+            visit(len(self.items) + 1)
+
+
+def _dump(iterator: StatefulIterator[Any]) -> str:
+    state = iterator.get_state()
+    if not isinstance(state, IteratorState):
+        raise AssertionError(f"get_state() gave {state!r:.80}, which is no IteratorState")
+    return state.model_dump_json()
+
+
+def _load(text: str) -> IteratorState:
+    return IteratorState.model_validate_json(text)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{where}: {error}") from None
+    except Exception as error:
+        error.add_note(f"raised in assert_resumes_exactly: {where}")
+        raise
+
+
+def assert_items_equal(a: Any, b: Any, path: str = "item") -> None:
+    """Check that two items are the same in structure, types, dtypes, shapes, and in every bit of every number.
+
+    Looks into dicts (the order of whose keys counts), lists, tuples, dataclasses, pydantic models, and numpy arrays
+    and scalars. A NaN equals a NaN of the same bits; 0.0 is not -0.0. Anything else is compared by ``==``.
+
+    Args:
+        a: the item as it should be.
+        b: the item as it is.
+        path: what the message calls them.
+
+    Raises:
+        AssertionError: naming the path of the first difference and what is there in both.
+    """
+    if type(a) is not type(b):
+        _differ(path, f"{type(a).__qualname__} {a!r:.80}", f"{type(b).__qualname__} {b!r:.80}")
+    if isinstance(a, np.ndarray | np.generic):
+        _assert_arrays_equal(a, b, path)
+    elif isinstance(a, float | complex):
+        if _bits(a) != _bits(b):
+            _differ(path, f"{a!r} of bits {_bits(a)}", f"{b!r} of bits {_bits(b)}")
+    elif isinstance(a, list | tuple):
+        if len(a) != len(b):
+            _differ(path, f"{len(a)} elements", f"{len(b)} elements")
+        for i in range(len(a)):
+            assert_items_equal(a[i], b[i], f"{path}[{i}]")
+    elif isinstance(a, dict):
+        assert_items_equal(list(a), list(b), f"the keys of {path}")
+        for key in a:
+            assert_items_equal(a[key], b[key], f"{path}[{key!r}]")
+    elif isinstance(a, BaseModel) or dataclasses.is_dataclass(a):
+        _assert_attributes_equal(a, b, path)
+    elif not bool(a == b):
+        _differ(path, f"{a!r:.80}", f"{b!r:.80}")
+
+
+def _assert_attributes_equal(a: Any, b: Any, path: str) -> None:
+    left, right = _attributes(a), _attributes(b)
+    if left.keys() != right.keys():
+        _differ(path, f"attributes {', '.join(left)}", f"attributes {', '.join(right)}")
+    for name in left:
+        assert_items_equal(left[name], right[name], f"{path}.{name}")
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return {**value.__dict__, **(value.__pydantic_extra__ or {}), **(value.__pydantic_private__ or {})}
+    names = [field.name for field in dataclasses.fields(value)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def _assert_arrays_equal(a: Any, b: Any, path: str) -> None:
+    if a.dtype != b.dtype:
+        _differ(path, f"dtype {a.dtype}", f"dtype {b.dtype}")
+    if a.shape != b.shape:
+        _differ(path, f"shape {a.shape}", f"shape {b.shape}")
+    if a.dtype.names is not None:  # field by field: what lies between the fields of a structure means nothing
+        for name in a.dtype.names:
+            _assert_arrays_equal(a[name], b[name], f"{path}[{name!r}]")
+    elif a.dtype.hasobject:
+        for index in np.ndindex(a.shape):
+            assert_items_equal(a[index], b[index], f"{path}[{_index(index)}]")
+    elif a.tobytes() != b.tobytes():
+        raw = [np.frombuffer(x.tobytes(), np.uint8).reshape(-1, a.dtype.itemsize) for x in (a, b)]
+        index = np.unravel_index(int((raw[0] != raw[1]).any(axis=1).argmax()), a.shape)
+        _differ(f"{path}[{_index(index)}]" if index else path, f"{a[index]!r}", f"{b[index]!r}")
+
+
+def _index(index: tuple[Any, ...]) -> str:
+    return ", ".join(str(int(i)) for i in index)
+
+
+def _bits(value: float | complex) -> str:
+    return struct.pack("<dd", value.real, value.imag).hex()
+
+
+def _differ(path: str, a: str, b: str) -> NoReturn:
+    raise AssertionError(f"{path}: expected {a}, got {b}")

@@ -1,0 +1,82 @@
+"""Hostile defaults for every test: asyncio's debug mode, two event loops, and nothing may be left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, settings
+
+from asyncprefetch.executors import InlineExecutor
+
+# As a program of many loaders would: workers start several times faster.
+multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
+
+settings.register_profile(
+    "suite", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+EXECUTORS: dict[str, Callable[[int], Executor] | None] = {
+    "inline": lambda worker: InlineExecutor(),
+    "thread": lambda worker: ThreadPoolExecutor(1),
+    "process": None,
+}
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["inline", "process"])
+def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor] | None:
+    """Both ways of running a producer; for what happens to a process, tests ask for processes by themselves."""
+    return EXECUTORS[request.param]
+
+
+def inline(worker: int) -> Executor:
+    return InlineExecutor()
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors, and what they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").exists() else set()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No process, descriptor, shared memory, thread of ours or task outlives a test."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    before_tasks = asyncio.all_tasks()
+    before_memory = shared_memory()
+    before_descriptors = descriptors()
+    yield
+    assert asyncio.all_tasks() - before_tasks - {asyncio.current_task()} == set()
+    assert multiprocessing.active_children() == []
+    for thread in threading.enumerate():
+        if thread.name.startswith("asyncprefetch"):
+            thread.join(1)  # it may be on its last line
+            assert not thread.is_alive(), thread.name
+    assert shared_memory() - before_memory == set()
+    # The fork server and its tracker live as long as the program; so do sockets of the loop's own.
+    left = {fd: what for fd, what in descriptors().items() if fd not in before_descriptors}
+    assert len(left) <= 4, left

@@ -1,0 +1,124 @@
+"""Whole pipelines, as users put them together."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncprefetch import IteratorState, StatefulIterator, iterators
+from asyncprefetch.iterators import (
+    ByteTokenizer,
+    DocumentFileIterator,
+    LoopingIterator,
+    PackingIterator,
+    PreprocessIterator,
+    packing,
+)
+from asyncprefetch.testing import assert_resumes_exactly
+from tests.iterators.sources import ListIterator, drain
+
+texts = st.lists(st.text(max_size=12), min_size=1, max_size=4)
+tokenizers = st.builds(ByteTokenizer, bos=st.booleans(), eos=st.booleans())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=texts,
+    tokenizer=tokenizers,
+    epochs=st.integers(1, 3),
+    loop_at=st.sampled_from(["texts", "tokens", "batches"]),
+    sizes=st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(0, 20)),
+)
+def test_random_compositions_yield_the_model_and_resume_exactly(
+    texts: list[str],
+    tokenizer: ByteTokenizer,
+    epochs: int,
+    loop_at: str,
+    sizes: tuple[int, int, int],
+) -> None:
+    batch_size, sequence_length, anchor_every = sizes
+
+    def make() -> StatefulIterator[Any]:
+        pipeline: StatefulIterator[Any] = ListIterator(texts)
+        if loop_at == "texts":
+            pipeline = LoopingIterator(pipeline, epochs)
+        pipeline = PreprocessIterator(pipeline, tokenizer)
+        if loop_at == "tokens":
+            pipeline = LoopingIterator(pipeline, epochs)
+        pipeline = PackingIterator(pipeline, batch_size=batch_size, sequence_length=sequence_length)
+        return LoopingIterator(pipeline, epochs) if loop_at == "batches" else pipeline
+
+    stream = list(chain.from_iterable(tokenizer.encode(text).tolist() for text in texts))
+    if loop_at == "batches":
+        if len(stream) < 2:
+            with pytest.raises(ValueError, match="yielded nothing"):
+                drain(make())
+            return
+        expected = list(pairwise(stream)) * epochs
+    else:
+        expected = list(pairwise(stream * epochs))
+    pairs = [pair for b in drain(make()) for pair in zip(b.x[b.mask].tolist(), b.y[b.mask].tolist(), strict=True)]
+    assert pairs == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_ANCHOR_EVERY", anchor_every)
+        assert_resumes_exactly(make, max_items=12)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("alpha " * 20, "utf-8")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": "b" * n}) + "\n" for n in range(9)), "utf-8")
+    return tmp_path
+
+
+def from_files(corpus: Path, index: int = 0) -> PackingIterator:
+    documents = DocumentFileIterator(corpus, shard=(index, 2))
+    tokens = PreprocessIterator(LoopingIterator(documents, epochs=3), tokenizer=ByteTokenizer())
+    return PackingIterator(tokens, batch_size=2, sequence_length=8)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_pipeline_from_files_resumes_exactly(corpus: Path, index: int) -> None:
+    assert_resumes_exactly(lambda: from_files(corpus, index))
+
+
+def test_a_chain_of_many_resumes_changes_nothing(corpus: Path) -> None:
+    expected = [batch.to_python_dict() for batch in drain(from_files(corpus))]
+    got, state = [], from_files(corpus).get_state()
+    for _ in range(len(expected)):
+        iterator = IteratorState.model_validate_json(state.model_dump_json()).build()
+        got.append(next(iterator.create_iter()).to_python_dict())
+        state = iterator.get_state()  # type: ignore[assignment]
+    assert got == expected
+
+
+def test_a_state_crosses_to_a_worker_by_pickle(corpus: Path) -> None:
+    iterator = from_files(corpus)
+    batches = iterator.create_iter()
+    next(batches)
+    state = iterator.get_state()
+    assert pickle.loads(pickle.dumps(state, 5)) == state
+
+
+def test_a_state_is_no_handle_on_the_iterator(corpus: Path) -> None:
+    state = from_files(corpus).get_state()
+    with pytest.raises(ValueError, match="frozen"):
+        state.offset = 3  # type: ignore[misc]
+
+
+def test_one_iterator_can_feed_two_pipelines() -> None:
+    source = ListIterator(["one", "two"])
+    first, second = PreprocessIterator(source), PreprocessIterator(source)
+    assert [t.tolist() for t in drain(first)] == [t.tolist() for t in drain(second)] != []
+
+
+def test_every_public_name_is_there() -> None:
+    for name in iterators.__all__:
+        assert getattr(iterators, name).__doc__

@@ -1,0 +1,399 @@
+"""Stateful iterators for the tests, at the top level of a module, so that workers can import them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel
+
+from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, register
+from asyncprefetch.iterators import from_iterable
+
+
+@register("tests.Sample")
+@dataclasses.dataclass
+class Sample:
+    text: str
+    values: np.ndarray
+
+
+@register("tests.Config")
+class Config(BaseModel):
+    name: str
+    sizes: tuple[int, ...]
+
+
+@register("tests.Pair")
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+@dataclasses.dataclass
+class Unregistered:
+    value: int
+
+
+def make_item(kind: str, n: int) -> Any:
+    """Item number ``n`` of a kind of items; every two differ, but for ``None``."""
+    match kind:
+        case "int":
+            return n
+        case "none":
+            return None
+        case "batch":
+            x = np.arange(n, n + 12, dtype=np.int64).reshape(3, 4)
+            return Batch(x, x + 1, x % 2 == 0, np.full((3, 0), n, np.int32))
+        case "nest":
+            return {
+                "n": n,
+                3: [n, (n, None), b"bytes%d" % n, f"text {n} \u00e9", float(n) / 3, complex(n, -0.0), float("nan")],
+                "sample": Sample(f"s{n}", np.full((2, n % 3), n, np.float16)),
+                "config": Config(name=f"c{n}", sizes=(n, n + 1)),
+                "pair": Pair(np.float32(n), np.array(n, ">i2")),
+                "arrays": (
+                    np.array(["a", f"b{n}"]),
+                    np.array([n], "datetime64[s]"),
+                    np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3) + n),
+                    np.zeros((0, 4), np.uint8),
+                ),
+            }
+        case "big":
+            return {"n": n, "x": np.full((1 << 16), n, np.int64)}
+    raise AssertionError(kind)
+
+
+class CountState(IteratorState, kind="tests.count"):
+    stop: int
+    base: int = 0
+    items: str = "int"
+    position: Position[int] = 0
+
+    def build(self) -> Count:
+        return Count(self.stop, self.base, self.items, self.position)
+
+
+class Count(StatefulIterator[Any]):
+    """The items ``base .. base + stop - 1`` of one kind."""
+
+    def __init__(self, stop: int, base: int = 0, items: str = "int", position: int = 0) -> None:
+        self.stop, self.base, self.items, self.position = stop, base, items, position
+
+    def get_state(self) -> CountState:
+        return CountState(stop=self.stop, base=self.base, items=self.items, position=self.position)
+
+    def create_iter(self) -> Iterator[Any]:
+        while self.position < self.stop:
+            self.position += 1
+            yield make_item(self.items, self.base + self.position - 1)
+
+    def model(self) -> list[Any]:
+        """What is still to come, as a plain list."""
+        return [make_item(self.items, self.base + n) for n in range(self.position, self.stop)]
+
+
+def in_turns(shards: list[list[Any]], due: int = 0) -> list[Any]:
+    """The order that is promised: strict turns, an exhausted shard drops out at its turn."""
+    left = [list(shard) for shard in shards]
+    order = list(range(len(left)))
+    turn = due
+    out = []
+    while order:
+        shard = left[order[turn]]
+        if shard:
+            out.append(shard.pop(0))
+            turn = (turn + 1) % len(order)
+        else:
+            del order[turn]
+            turn = turn % len(order) if order else 0
+    return out
+
+
+# --------------------------------------------------------------------------------------------------------- misbehaviour
+
+
+class TwoArgumentsError(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def _holding_a_lock() -> Exception:
+    error = ValueError("with a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    return error
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "KeyError": lambda: KeyError("missing"),
+    "OSError": lambda: OSError(5, "the disk went away"),
+    "TwoArgumentsError": lambda: TwoArgumentsError(1, 2),
+    "UnprintableError": UnprintableError,
+    "with a lock": _holding_a_lock,
+    "StopIteration": lambda: StopIteration("from inside"),
+    "StopAsyncIteration": StopAsyncIteration,
+    "CancelledError": asyncio.CancelledError,
+    "SystemExit": lambda: SystemExit(0),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
+}
+
+
+class FailState(IteratorState, kind="tests.fail"):
+    stop: int
+    at: int
+    error: str
+    phase: str = "next"
+    only_once: str | None = None  # a file that is made when the error is raised, and prevents the next
+    position: Position[int] = 0
+
+    def build(self) -> Fail:
+        if self.phase == "build":
+            _raise(self)
+        return Fail(self)
+
+
+class Fail(StatefulIterator[int]):
+    """Counts, and raises at one position, or in one of the calls around the iteration."""
+
+    def __init__(self, state: FailState) -> None:
+        self.state = state
+        self.position = state.position
+
+    @classmethod
+    def make(cls, stop: int, at: int, error: str, phase: str = "next", only_once: str | None = None) -> Fail:
+        return cls(FailState(stop=stop, at=at, error=error, phase=phase, only_once=only_once))
+
+    def get_state(self) -> FailState:
+        if self.state.phase == "get_state" and self.position >= self.state.at:
+            _raise(self.state)
+        return self.state.model_copy(update={"position": self.position})
+
+    def create_iter(self) -> Iterator[int]:
+        if self.state.phase == "create_iter":
+            _raise(self.state)
+        return self._items()
+
+    def _items(self) -> Iterator[int]:
+        while self.position < self.state.stop:
+            if self.state.phase == "next" and self.position == self.state.at:
+                _raise(self.state)
+            self.position += 1
+            yield self.position - 1
+
+
+def _raise(state: FailState) -> None:
+    if state.only_once is not None:
+        if os.path.exists(state.only_once):
+            return
+        Path(state.only_once).touch()
+    raise ERRORS[state.error]()
+
+
+class DieState(IteratorState, kind="tests.die"):
+    stop: int
+    at: int
+    how: str
+    only_once: str | None = None
+    position: Position[int] = 0
+
+    def build(self) -> Die:
+        return Die(self)
+
+
+class Die(StatefulIterator[int]):
+    """Counts, and ends its process at one position."""
+
+    def __init__(self, state: DieState) -> None:
+        self.state = state
+        self.position = state.position
+
+    @classmethod
+    def make(cls, stop: int, at: int, how: str, only_once: str | None = None) -> Die:
+        return cls(DieState(stop=stop, at=at, how=how, only_once=only_once))
+
+    def get_state(self) -> DieState:
+        return self.state.model_copy(update={"position": self.position})
+
+    def create_iter(self) -> Iterator[int]:
+        while self.position < self.state.stop:
+            if self.position == self.state.at:
+                self._die()
+            self.position += 1
+            yield self.position - 1
+
+    def _die(self) -> None:
+        if self.state.only_once is not None:
+            if os.path.exists(self.state.only_once):
+                return
+            Path(self.state.only_once).touch()
+        if self.state.how.startswith("SIG"):
+            os.kill(os.getpid(), signal.Signals[self.state.how])
+            threading.Event().wait()  # the signal is on its way
+        os._exit(int(self.state.how))
+
+
+class RandomState(IteratorState, kind="tests.random"):
+    stop: int
+    position: Position[int] = 0
+
+    def build(self) -> NotDeterministic:
+        return NotDeterministic(self.stop, self.position)
+
+
+class NotDeterministic(StatefulIterator[bytes]):
+    """Its items are never the same twice, and it dies once at its end."""
+
+    def __init__(self, stop: int, position: int = 0) -> None:
+        self.stop, self.position = stop, position
+
+    def get_state(self) -> RandomState:
+        return RandomState(stop=self.stop, position=self.position)
+
+    def create_iter(self) -> Iterator[bytes]:
+        while self.position < self.stop:
+            self.position += 1
+            yield os.urandom(8)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class GateState(IteratorState, kind="tests.gate"):
+    stop: int
+    folder: str
+    position: Position[int] = 0
+
+    def build(self) -> Gate:
+        return Gate(self.stop, self.folder, self.position)
+
+
+class Gate(StatefulIterator[int]):
+    """Counts, and waits before each item that has a gate until that is opened: see ``GateKeeper``."""
+
+    def __init__(self, stop: int, folder: str, position: int = 0) -> None:
+        self.stop, self.folder, self.position = stop, folder, position
+
+    def get_state(self) -> GateState:
+        return GateState(stop=self.stop, folder=self.folder, position=self.position)
+
+    def create_iter(self) -> Iterator[int]:
+        while self.position < self.stop:
+            gate = Path(self.folder, f"gate-{self.position}")
+            if gate.exists():
+                Path(self.folder, f"reached-{self.position}").write_bytes(b"!")  # blocks until the keeper reads
+                gate.read_bytes()  # blocks until the keeper writes
+            self.position += 1
+            yield self.position - 1
+
+
+class GateKeeper:
+    """The test's end of the gates: two named pipes for each, so that nobody has to sleep or to poll."""
+
+    def __init__(self, folder: Path, *positions: int) -> None:
+        self.folder = folder
+        for position in positions:
+            os.mkfifo(folder / f"gate-{position}")
+            os.mkfifo(folder / f"reached-{position}")
+
+    async def reached(self, position: int) -> None:
+        """Wait until the iterator stands before the gate."""
+        await asyncio.to_thread((self.folder / f"reached-{position}").read_bytes)
+
+    async def open(self, position: int) -> None:
+        """Let it through, and whoever comes later."""
+        await asyncio.to_thread((self.folder / f"gate-{position}").write_bytes, b"!")
+        (self.folder / f"gate-{position}").unlink()
+
+
+class LogState(IteratorState, kind="tests.log"):
+    position: Position[int] = 0
+
+    def build(self) -> Logging:
+        return Logging(self.position)
+
+
+class Logging(StatefulIterator[int]):
+    """Logs what it does."""
+
+    def __init__(self, position: int = 0) -> None:
+        self.position = position
+
+    def get_state(self) -> LogState:
+        return LogState(position=self.position)
+
+    def create_iter(self) -> Iterator[int]:
+        logger = logging.getLogger("tests.logging")
+        while self.position < 3:
+            self.position += 1
+            logger.warning("item %d", self.position - 1)
+            yield self.position - 1
+        try:
+            raise ValueError("at the end")
+        except ValueError:
+            logger.exception("that is all")
+
+
+class EnvironmentState(IteratorState, kind="tests.environment"):
+    names: list[str]
+
+    def build(self) -> Environment:
+        return Environment(self.names)
+
+
+initialized: list[int] = []
+
+
+def remember_worker(worker: int) -> None:
+    initialized.append(worker)
+
+
+def fail_to_initialize(worker: int) -> None:
+    raise LookupError(f"no device for worker {worker}")
+
+
+class Environment(StatefulIterator[Any]):
+    """Yields what its worker was given."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def get_state(self) -> EnvironmentState:
+        return EnvironmentState(names=self.names)
+
+    def create_iter(self) -> Iterator[Any]:
+        yield {"env": {name: os.environ.get(name) for name in self.names}, "initialized": list(initialized)}
+
+
+@register("tests.lines")
+def lines() -> list[str]:
+    return ["a", "b", "c"]
+
+
+@register("tests.unregistered_items")
+def unregistered_items() -> list[Unregistered]:
+    return [Unregistered(i) for i in range(4)]
+
+
+@register("tests.unpicklable_items")
+def unpicklable_items() -> Iterator[Any]:
+    yield 0
+    yield threading.Lock()
+
+
+unregistered = from_iterable(unregistered_items)
+unpicklable = from_iterable(unpicklable_items)

@@ -1,0 +1,314 @@
+"""Exact equality, items of every kind that a checkpoint holds, and ways to damage what was written."""
+
+import dataclasses
+import functools
+import json
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from asyncprefetch import IteratorState, Position, register
+
+# ---------------------------------------------------------------------------------------------------------- equality
+
+
+def assert_same(a, b, path="item"):
+    """Equal to the bit: types, dtypes, the order of keys, NaN payloads, all attributes."""
+    assert type(a) is type(b), f"{path}: {type(a)} and {type(b)}"
+    if isinstance(a, float | complex) and not isinstance(a, np.generic):
+        pack = struct.Struct("<dd").pack
+        assert pack(a.real, a.imag) == pack(b.real, b.imag), f"{path}: {a!r} and {b!r}"
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype, path
+        assert repr(a.dtype) == repr(b.dtype), path
+        assert a.shape == b.shape, path
+        assert a.tobytes() == b.tobytes(), path
+        assert (a.flags.f_contiguous and not a.flags.c_contiguous) <= b.flags.f_contiguous, f"{path}: memory order"
+    elif isinstance(a, np.str_):  # str() and == pass over NULs at the end
+        assert a.encode("utf-8", "surrogatepass") == b.encode("utf-8", "surrogatepass"), path
+    elif isinstance(a, np.bytes_):
+        assert bytes(a) == bytes(b), path
+    elif isinstance(a, np.generic):
+        assert a.dtype == b.dtype, path
+        if a.dtype.char in "gG":  # its padding is noise
+            assert repr(a) == repr(b), path
+        else:
+            assert a.tobytes() == b.tobytes(), path
+    elif isinstance(a, dict):
+        assert len(a) == len(b), path
+        for (ka, va), (kb, vb) in zip(a.items(), b.items(), strict=True):
+            assert_same(ka, kb, f"{path} key {ka!r}")
+            assert_same(va, vb, f"{path}[{ka!r}]")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}[{i}]")
+    elif isinstance(a, IteratorState):  # validated again: which fields were given is not kept
+        assert_same(a.__dict__, b.__dict__, path)
+    elif isinstance(a, BaseModel):
+        x, y = (v.__getstate__() | {"__pydantic_fields_set__": sorted(v.model_fields_set)} for v in (a, b))
+        assert_same(x, y, path)
+    elif dataclasses.is_dataclass(a):
+        x, y = (object.__getstate__(v) for v in (a, b))
+        assert_same(x if isinstance(x, tuple) else (x,), y if isinstance(y, tuple) else (y,), path)
+    else:
+        assert a == b, f"{path}: {a!r} and {b!r}"
+
+
+def same(a, b):
+    try:
+        assert_same(a, b)
+    except AssertionError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------- registered types
+
+
+@register("tests.support.Plain")
+@dataclasses.dataclass
+class Plain:
+    a: Any
+    b: Any = 2
+
+    @functools.cached_property
+    def twice(self):
+        return [self.a, self.a]
+
+
+@register("tests.support.Slotted")
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    a: Any
+    later: Any = dataclasses.field(init=False, default=None)
+
+
+@register("tests.support.Pair")
+class Pair(NamedTuple):
+    left: Any
+    right: Any = None
+
+
+@register("tests.support.Model")
+class Model(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    a: Any
+    b: Any = 1
+    _seen: Any = PrivateAttr(default=None)
+
+    @functools.cached_property
+    def twice(self):
+        return [self.a, self.a]
+
+
+@register("tests.support.Open")
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    a: Any = None
+
+
+@register("tests.support.function")
+def function():
+    return 1
+
+
+class Count(IteratorState, kind="tests.support.count", version=2, aliases=("tests.support.counter",)):
+    stop: Any = 10
+    child: IteratorState | None = None
+    position: Position[int] = 0
+
+    @classmethod
+    def upgrade(cls, data, from_version):
+        data["stop"] = data.pop("end")
+        return data
+
+
+# -------------------------------------------------------------------------------------------------------- strategies
+
+
+def texts():
+    """Any text, lone surrogates and long ones too."""
+    any_text = st.text(st.characters(exclude_categories=()), max_size=8)
+    return any_text | st.builds(lambda t, n: t * n, any_text, st.integers(1, 100))
+
+
+def bits(size):
+    return st.binary(min_size=size, max_size=size)
+
+
+def floats():
+    return st.floats() | bits(8).map(lambda data: struct.unpack("<d", data)[0])
+
+
+def complexes():
+    return bits(16).map(lambda data: complex(*struct.unpack("<dd", data)))
+
+
+def dtypes():
+    """Numbers of either byte order, times, strings, bytes, raw bytes, and structures of those with holes or without."""
+    simple = st.one_of(
+        hnp.scalar_dtypes(),
+        hnp.unicode_string_dtypes(max_len=3),
+        hnp.byte_string_dtypes(max_len=3),
+        st.sampled_from(
+            ["f2", "f16", "c32", ">f8", ">i2", ">U2", "M8", "M8[25us]", "m8[7D]", "V3", "V0", "S0", "U0"]
+        ).map(np.dtype),
+    )
+    structures = hnp.array_dtypes(simple.filter(lambda dtype: dtype.itemsize), max_size=3, allow_subarrays=True)
+    aligned = st.lists(simple, min_size=1, max_size=3).map(
+        lambda parts: np.dtype([(f"f{i}", part) for i, part in enumerate(parts)], align=True)
+    )
+    overlapping = st.builds(
+        lambda a, b, gap: np.dtype(
+            {"names": ["b", "a"], "formats": [b, a], "offsets": [gap, 0], "itemsize": gap + a.itemsize + b.itemsize + 3}
+        ),
+        simple,
+        simple,
+        st.integers(0, 5),
+    )
+    return simple | structures | aligned | overlapping
+
+
+@st.composite
+def arrays(draw):
+    """Of any bits: 0-d, empty, of C or Fortran order, and views that are neither."""
+    dtype = draw(dtypes())
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
+    array = np.ndarray(shape, dtype, order=draw(st.sampled_from("CF")))
+    if array.nbytes:
+        flat = array.ravel("K").view(np.uint8)
+        flat[:] = np.frombuffer(draw(bits(64)), np.uint8)[np.arange(flat.size) % 64]
+        array = flat.view(dtype).reshape(shape, order="F" if array.flags.f_contiguous else "C")
+    view = draw(st.sampled_from(["whole", "transposed", "reversed", "strided"]))
+    if view == "transposed":
+        return array.T
+    if view == "reversed":
+        return array[::-1] if array.ndim else array
+    if view == "strided":
+        return array[..., ::2] if array.ndim else array
+    return array
+
+
+@st.composite
+def numpy_scalars(draw):
+    dtype = draw(
+        hnp.scalar_dtypes() | hnp.array_dtypes(max_size=2) | st.sampled_from(["f16", "c32", "V3"]).map(np.dtype)
+    )
+    array = np.zeros(1, dtype)
+    if dtype.kind not in "b":
+        array.view(np.uint8)[:] = np.frombuffer(draw(bits(dtype.itemsize)), np.uint8)
+    return array[0]
+
+
+def hashables():
+    simple = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        floats(),
+        complexes(),
+        texts(),
+        st.binary(max_size=5),
+        st.integers().map(hex),
+    )
+    return simple | st.tuples(simple) | st.builds(Slotted, simple) | st.builds(Pair, simple, simple)
+
+
+def leaves():
+    numpy_texts = texts().map(np.str_) | st.binary(max_size=5).map(np.bytes_)
+    definitions = st.sampled_from([function, Plain, Model])
+    return hashables() | st.binary().map(bytearray) | arrays() | numpy_scalars() | numpy_texts | definitions
+
+
+def items():
+    """A nest of all that a checkpoint holds."""
+    return st.recursive(leaves(), _containers, max_leaves=8)
+
+
+def _containers(inner):
+    return st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(texts(), inner, max_size=3),
+        st.dictionaries(hashables(), inner, max_size=3),
+        st.dictionaries(st.sampled_from(["$", "v", "tag", "dtype", "state"]), inner, max_size=3),
+        st.builds(Plain, inner, inner),
+        st.builds(_unset, inner),
+        st.builds(Pair, inner, inner),
+        st.builds(_model, inner, inner),
+        st.builds(lambda a, b: Open(a=a, more=b), inner, inner),
+        st.builds(lambda a, n: Count(stop=a, child=Count(position=n)), inner, st.integers()),
+    )
+
+
+def _unset(value):
+    """Without a value for one field, and with a cached property."""
+    item = Plain(value)
+    assert len(item.twice) == 2
+    del item.b
+    return item
+
+
+def _model(value, private):
+    item = Model(a=value)
+    item._seen = private
+    assert len(item.twice) == 2
+    return item
+
+
+def json_values():
+    scalars = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=5)
+    )
+    return st.recursive(
+        scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3), max_leaves=5
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ damage
+
+
+@st.composite
+def damaged(draw, structure):
+    """The structure, changed at one to three places."""
+    structure = json.loads(json.dumps(structure))
+    for _ in range(draw(st.integers(1, 3))):
+        holder = [structure]
+        places = list(_places(holder))
+        container, key = draw(st.sampled_from(places))
+        other, other_key = draw(st.sampled_from(places))
+        match draw(st.sampled_from(["replace", "swap", "remove", "add", "hostile"])):
+            case "replace":
+                container[key] = draw(json_values())
+            case "hostile":
+                container[key] = draw(st.sampled_from(_HOSTILE))
+            case "swap":
+                container[key] = json.loads(json.dumps(other[other_key]))
+            case "remove" if isinstance(container, dict):
+                del container[key]
+            case "add" if isinstance(container, dict):
+                container[draw(st.sampled_from(["$", "v", "k", "tag", "shape", "x"]))] = draw(json_values())
+        structure = holder[0]
+    return structure
+
+
+_HOSTILE = [-1, 2**31, 2**63, 10**30, 1e300, float("nan"), True, [], [0], [2**40], {}, {"$": []}, {"$": "state"}]
+_HOSTILE += ["", "O", "<f8", "|S0", "|V2147483647", "(01)i4", "a5", "AAAA", "é", "model", "dataclass", "array", "F"]
+_HOSTILE += ["tests.support.count", "tests.support.Plain", "tests.support.function", "asyncprefetch.Batch"]
+
+
+def _places(container):
+    keys = range(len(container)) if isinstance(container, list) else list(container)
+    for key in keys:
+        yield container, key
+        if isinstance(container[key], list | dict):
+            yield from _places(container[key])

@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncprefetch._messages import ShardStart
+from asyncprefetch._recovery import Ledger, fingerprint
+from tests.pipelines import make_item
+
+
+@given(st.lists(st.tuples(st.sampled_from(["item", "state", "late state"]), st.integers(0, 3)), max_size=30))
+def test_state_and_skip_always_lead_to_the_next_item(events):
+    """Against a model: an iterator counts, its state is its position, a fingerprint is the item."""
+    ledger = Ledger(0, ShardStart(b"0", 0, ()))
+    position = known = 0
+    for what, back in events:
+        if what == "item":
+            ledger.add_item(position, position)
+            position += 1
+        else:
+            known = position if what == "state" else max(known, position - back)
+            ledger.add_state(known, str(known).encode())
+        start = ledger.start()
+        assert start.state == str(known).encode()
+        assert start.skip == tuple(range(known, position))
+        assert start.position == ledger.position == position
+
+
+def test_what_a_ledger_gave_out_does_not_change_later():
+    ledger = Ledger(0, ShardStart(b"s", 4, (7,)))
+    start = ledger.start()
+    ledger.add_item(5, 8)
+    assert start == ShardStart(b"s", 4, (7,))
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_an_item_out_of_sequence_is_an_error(position):
+    ledger = Ledger(3, ShardStart(b"", 1, ()))
+    with pytest.raises(RuntimeError, match=f"shard 3: item {position} came where 1 was due"):
+        ledger.add_item(position, 0)
+
+
+def test_a_state_or_an_end_out_of_sequence_is_an_error():
+    ledger = Ledger(3, ShardStart(b"", 1, ()))
+    with pytest.raises(RuntimeError, match="a state at 2"):
+        ledger.add_state(2, b"")
+    with pytest.raises(RuntimeError, match="the end came at 2"):
+        ledger.add_end(2)
+
+
+@pytest.mark.parametrize("kind", ["int", "batch", "nest", "big"])
+def test_items_that_differ_have_different_fingerprints_and_equal_ones_the_same(kind):
+    assert fingerprint(make_item(kind, 5)) == fingerprint(make_item(kind, 5))
+    assert len({fingerprint(make_item(kind, n)) for n in range(50)}) == 50
+
+
+def test_a_fingerprint_does_not_depend_on_the_process_or_on_shared_objects():
+    text = "x" * 3
+    code = "from asyncprefetch._recovery import fingerprint as f; print(f({'a': 'xxx', 'b': 'x' * 3, 's': {'p', 'q', 'r'}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == fingerprint({"a": text, "b": text, "s": {"r", "q", "p"}})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.arange(12, dtype=np.int32),
+        np.arange(12).reshape(3, 4),
+        np.arange(12)[::-1],
+        np.arange(1, 13),
+        np.asfortranarray(np.arange(12).reshape(3, 4)),
+    ],
+)
+def test_dtype_shape_and_content_of_an_array_count(other):
+    assert fingerprint(np.arange(12)) != fingerprint(other)
