@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 from asyncprefetch._entries import Ended, Entry, Failure, Lane, Ready
 from asyncprefetch._lifecycle import LOADER, LoaderEvent, LoaderState, RunState, advance
-from asyncprefetch._messages import ShardStart
+from asyncprefetch._loop_watch import LoopWatch
 from asyncprefetch._options import Options
 from asyncprefetch._receiver import Receiver
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._rotation import AsReady, InOrder, Rotation
+from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.carriers import Carrier, Sink
 from asyncprefetch.carriers.pull import PullCarrier
 from asyncprefetch.errors import AsyncPrefetchError, PrefetcherBusyError, PrefetcherClosedError
@@ -30,29 +30,6 @@ from asyncprefetch.statistics import Statistics, WorkerStatistics
 
 # With batches always at hand nothing would ever suspend, and every other task would starve.
 _MAX_SECONDS_WITHOUT_YIELD = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSnapshot:
-    """One shard in a snapshot."""
-
-    shard: int
-    start: ShardStart
-    ended: bool
-    delivered: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that decides the rest of the stream. A value: nothing that happens later changes it.
-
-    ``buffer`` is in order of delivery within each shard, and over all shards where order is not promised.
-    """
-
-    in_order: bool
-    due: int
-    shards: tuple[ShardSnapshot, ...]
-    buffer: tuple[Ready, ...]
 
 
 class Core:
@@ -77,7 +54,7 @@ class Core:
         self._snapshot: asyncio.Future[Snapshot] | None = None  # asked for, and not taken yet
         self._background: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._watch: AsyncGenerator[None, None] | None = None
+        self._watch: LoopWatch | None = None
         self._started_at = self._ended_at = self._yielded_at = 0.0
         self._seconds_to_first: float | None = None
         self._seconds_waiting = 0.0
@@ -97,8 +74,7 @@ class Core:
         self._step(LoaderEvent.START)
         self._started_at = self._yielded_at = time.monotonic()
         self._fill_lanes()
-        self._watch = _watch_loop(self)
-        _run_to_first_yield(self._watch)
+        self._watch = LoopWatch(self._loop_shuts_down)
         shards = list(self._ledgers)
         for number in range(self._num_workers):
             hosted = {shard: self._ledgers[shard] for shard in shards[number :: self._num_workers]}
@@ -223,8 +199,7 @@ class Core:
         while self._background:
             await asyncio.wait(self._background)
         if self._watch is not None:
-            watch, self._watch = self._watch, None
-            await watch.aclose()
+            await self._watch.dismiss()
 
     def _grant(self) -> None:
         for shard in self._rotation.grant():
@@ -391,13 +366,10 @@ class Core:
         if self.needs_close and self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
 
-    async def loop_shuts_down(self) -> None:
-        """The loop closes its asynchronous generators, ours among them: the last moment to end the workers in order."""
-        if not self.needs_close:
-            return
-        self._watch = None  # it is what is being closed
-        await self.aclose()
-        _warn_unclosed("an AsyncPrefetcher")
+    async def _loop_shuts_down(self) -> None:
+        if self.needs_close:
+            await self.aclose()
+            _warn_unclosed("an AsyncPrefetcher")
 
     # ------------------------------------------------------------------------------------------------------- statistics
 
@@ -423,22 +395,5 @@ class Core:
         self.state = advance(LOADER, self.state, event)
 
 
-async def _watch_loop(core: Core) -> AsyncGenerator[None, None]:
-    """Suspended for the life of a loader. A loop that shuts down closes its asynchronous generators, and so the loader."""
-    try:
-        yield
-    finally:
-        await core.loop_shuts_down()
-
-
 def _warn_unclosed(loader: str) -> None:
     warnings.warn(f"{loader} was never closed: use 'async with', or await aclose()", ResourceWarning, stacklevel=2)
-
-
-def _run_to_first_yield(generator: AsyncGenerator[None, None]) -> None:
-    # It does not suspend before its first yield, so this needs no await; the loop comes to know it by its first step.
-    try:
-        generator.asend(None).send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("the generator suspended before its first yield")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
+import json
 import math
 import re
 import struct
@@ -75,13 +76,14 @@ def encode_state(state: BaseModel, leaves: list[bytes] | None) -> JsonValue:
         mirror = None if leaves is None else leaves[:start]
         again = _Encoder(mirror, coerce=True)
         try:
-            same = again.encode(decode(structure, leaves), "state", 0) == structure and mirror == leaves
+            read = again.encode(decode(structure, leaves), "state", 0)
         except CheckpointError as error:
             raise UnsupportedError(f"state: it could not be read back: {error}") from error
         for path, was in encoder.coerced.items():
             if again.coerced.get(path) != was:
-                _refuse(path, f"a {_name(was[0])} would be read back as something else; declare it as the field's type, or register it")
-        if not same:
+                what = f"a {_name(was[0])} would be read back as something else"
+                _refuse(path, f"{what}; declare it as the field's type, or register it")
+        if json.dumps(read) != json.dumps(structure) or mirror != leaves:  # by ==, 1 would be 1.0
             _refuse("state", "a field would be read back as something else; declare exact types")
     return structure
 
@@ -93,6 +95,13 @@ def explain_unsupported(item: Any) -> str | None:
     except UnsupportedError as error:
         return str(error)
     return None
+
+
+def raw_bytes(array: npt.NDArray[Any], order: Literal["C", "F"] = "C") -> bytes:
+    """The bytes of all items, one after another."""
+    # As one field: tobytes() of a view fills the padding between fields with whatever lies in memory.
+    whole = array.view(f"V{array.dtype.itemsize}") if array.dtype.fields else array
+    return whole.tobytes(order)
 
 
 class _Encoder:
@@ -173,7 +182,7 @@ class _Encoder:
             "dtype": _describe_dtype(value.dtype, path),
             "shape": list(value.shape),
             "order": order,
-            "v": self._leaf(lambda: value.tobytes(order)),
+            "v": self._leaf(lambda: raw_bytes(value, order)),
         }
 
     def _object(self, value: Any, path: str, depth: int) -> JsonValue:
@@ -188,7 +197,7 @@ class _Encoder:
                 return {"$": "registered", "tag": tag}
         tag = _registry.tag_of(cls)
         if tag is not None:
-            return self._registered(value, tag, path, depth)
+            return self._tagged(value, tag, path, depth)
         if self._coerce:
             return self._by_declared_type(value, path, depth)
         return _refuse_type(value, path)
@@ -198,9 +207,11 @@ class _Encoder:
             values = {n: getattr(value, n) for n in names} | (getattr(value, "__pydantic_extra__", None) or {})
         except AttributeError as error:
             _refuse(path, f"an incomplete {_name(type(value))}: {error}")
+        if "$" in values or not all(map(_is_utf8, values)):  # only extra fields have such names
+            _refuse(path, f"{_name(type(value))} has an extra field of a name that can't be written")
         return {n: self.encode(v, f"{path}.{n}", depth + 1) for n, v in values.items()}
 
-    def _registered(self, value: Any, tag: str, path: str, depth: int) -> JsonValue:
+    def _tagged(self, value: Any, tag: str, path: str, depth: int) -> JsonValue:
         cls = type(value)
         if isinstance(value, BaseModel):
             # What pickle carries over, so that both ways of crossing give the same object.
@@ -211,7 +222,7 @@ class _Encoder:
                 "v": self._attributes(cls, parts["__dict__"], cls.model_fields, path, depth),
                 "extra": self.encode(parts["__pydantic_extra__"], path, depth + 1),
                 "private": self.encode(parts["__pydantic_private__"], path, depth + 1),
-                "set": sorted(parts["__pydantic_fields_set__"]),
+                "set": self.encode(sorted(parts["__pydantic_fields_set__"]), path, depth + 1),
             }
         if dataclasses.is_dataclass(value) and not isinstance(value, _BUILT_IN):
             held = self._attributes(cls, _held(value), [f.name for f in dataclasses.fields(value)], path, depth)
@@ -221,7 +232,9 @@ class _Encoder:
         return _refuse(path, f"{_name(cls)} is registered, but is no plain dataclass, pydantic model or named tuple")
 
     def _attributes(self, cls: Any, held: dict[str, Any], names: Any, path: str, depth: int) -> JsonValue:
-        _check_names(cls, held, names, path)
+        unknown = _unknown_names(cls, held, names)
+        if unknown:
+            _refuse(path, unknown)
         encoded = {n: self.encode(v, f"{path}.{n}", depth + 1) for n, v in held.items()}
         return encoded | {n: _UNSET for n in names if n not in held}
 
@@ -292,14 +305,13 @@ def _held(value: Any) -> dict[str, Any]:
     return {name: v for part in parts if part for name, v in part.items()}
 
 
-def _check_names(cls: Any, names: Any, known: Any, path: str) -> None:
-    """Refuse attributes that are neither fields nor cached properties: nothing says how to restore them."""
+def _unknown_names(cls: Any, names: Any, known: Any) -> str:
+    """What to say of attributes that are neither fields nor cached properties; empty if there are none."""
     unknown = set(names).difference(known)
     if unknown:  # looked up only now, for it is rare and slow
         cached = (n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, functools.cached_property))
         unknown.difference_update(cached)
-    if unknown:
-        raise UnsupportedError(f"{path}: {_name(cls)} has no field {', '.join(sorted(map(repr, unknown)))}")
+    return f"{_name(cls)} has no field {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
 
 
 def _describe_dtype(dtype: np.dtype[Any], path: str) -> JsonValue:
@@ -309,7 +321,7 @@ def _describe_dtype(dtype: np.dtype[Any], path: str) -> JsonValue:
     except (CheckpointError, ValueError, TypeError):
         read = None
     # Equality alone takes an aligned structure for a packed one, and a record for a void.
-    if read != dtype or repr(read) != repr(dtype):
+    if read is None or read != dtype or repr(read) != repr(dtype):
         _refuse(path, f"a checkpoint can't hold dtype {dtype!r}")
     return described
 
@@ -455,7 +467,9 @@ class _Decoder:
         given = node["v"]
         if not isinstance(given, dict):
             raise _malformed(f"a {node['$']} without fields")
-        _check_names(cls, given, names, "malformed structure")
+        unknown = _unknown_names(cls, given, names)
+        if unknown:
+            raise _malformed(unknown)
         missing = [n for n in names if n not in given]
         if missing:
             raise CheckpointError(f"{_name(cls)} was written without {', '.join(map(repr, missing))}")
@@ -464,12 +478,13 @@ class _Decoder:
     def _model(self, node: dict[str, JsonValue], depth: int) -> BaseModel:
         cls = self._class(node, depth, lambda c: issubclass(c, BaseModel))
         values = self._attributes(node, cls, cls.model_fields, depth)
-        extra, private = self.decode(node["extra"], depth + 1), self.decode(node["private"], depth + 1)
-        names = node["set"]
-        if (extra is not None) != (cls.model_config.get("extra") == "allow") or not isinstance(names, list):
-            raise _malformed(f"extra fields or set fields of {_name(cls)}")
-        _check_names(cls, private or (), cls.__private_attributes__, "malformed structure")
-        _check_names(cls, names, [*cls.model_fields, *(extra or ())], "malformed structure")
+        extra, private, names = (self.decode(node[part], depth + 1) for part in ("extra", "private", "set"))
+        if (extra is not None) != (cls.model_config.get("extra") == "allow"):
+            raise _malformed(f"extra fields of {_name(cls)}")
+        unknown = _unknown_names(cls, private or (), cls.__private_attributes__)
+        unknown = unknown or _unknown_names(cls, names, [*cls.model_fields, *(extra or ())])
+        if unknown:
+            raise _malformed(unknown)
         model: BaseModel = cls.__new__(cls)
         model.__setstate__(
             {

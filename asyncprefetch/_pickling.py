@@ -11,7 +11,7 @@ import copyreg
 import io
 import pickle
 from collections import ChainMap
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,4 +50,4 @@ def _rebuild_array(data: bytearray | bytes, dtype: Any, shape: tuple[int, ...], 
 
 class _Pickler(pickle.Pickler):
     # A chain, not a copy: what is registered with copyreg later counts as well.
-    dispatch_table: ClassVar[Any] = ChainMap({np.ndarray: _reduce_array}, copyreg.dispatch_table)  # type: ignore[arg-type]
+    dispatch_table = ChainMap({np.ndarray: _reduce_array}, copyreg.dispatch_table)  # type: ignore[arg-type]  # noqa: RUF012

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
-import signal
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from asyncprefetch import _worker_logs
+from asyncprefetch import _reports, _worker_logs
 from asyncprefetch._entries import Ended, Entry, Failure, Framed, Ready
 from asyncprefetch._lifecycle import RUN, RunEvent, RunState, advance
 from asyncprefetch._messages import (
@@ -26,7 +24,6 @@ from asyncprefetch._messages import (
     Hello,
     Item,
     Log,
-    RemoteError,
     Setup,
     SetupFailed,
     ShardStart,
@@ -37,8 +34,9 @@ from asyncprefetch._messages import (
 from asyncprefetch._options import Options
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._rotation import Rotation
+from asyncprefetch._watchdog import Watchdog
 from asyncprefetch.carriers import Carrier, Sink
-from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
+from asyncprefetch.errors import WorkerDiedError
 
 _LOG = logging.getLogger("asyncprefetch")
 
@@ -102,9 +100,14 @@ class Receiver:
         self._attempts: dict[int, int] = {}
         self._fruitless_restarts = 0
         self._was_up = False
-        self._heard_at = 0.0
-        self._start_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._start_watch = Watchdog(
+            options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
+        )
+        self._stall_watch = (
+            Watchdog(options.stall_timeout, lambda: self._owes, self._stalled)
+            if options.stall_timeout is not None
+            else None
+        )
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -119,6 +122,7 @@ class Receiver:
         if not starts and not self._resting:
             self._step(RunEvent.RETIRE)
             return
+        self._start_watch.expect()
         self._step(RunEvent.OPEN)
         try:
             self._carrier = self._open_carrier(self.number, self)
@@ -131,7 +135,6 @@ class Receiver:
             self._give_up(failure)
             return
         self._begin(starts)
-        self._start_timer = self._loop.call_later(self._options.start_timeout, self._start_timed_out)
         self._carrier.open(Setup(self.number, self._initializer), Start(self._run, starts))
 
     def start(self) -> None:
@@ -151,7 +154,8 @@ class Receiver:
         """End the run, if one is going: fresh states come, and then ``run_ended`` is called."""
         if self.state is not RunState.RUNNING:
             return
-        self._expect_answer()
+        if self._stall_watch is not None:
+            self._stall_watch.expect()
         self._step(RunEvent.STOP)
         for shard in self._upto:
             self._rotation.close(shard, 0)
@@ -160,7 +164,8 @@ class Receiver:
 
     def credit(self, shard: int) -> None:
         """Let the shard send one item more."""
-        self._expect_answer()
+        if self._stall_watch is not None:
+            self._stall_watch.expect()
         self._upto[shard] += 1
         assert self._carrier is not None
         self._carrier.credit(Credit(self._run, shard, self._upto[shard]))
@@ -181,7 +186,8 @@ class Receiver:
 
     def received(self, message: FromWorker) -> None:
         """A message came from the worker."""
-        self._heard_at = self._loop.time()
+        if self._stall_watch is not None:
+            self._stall_watch.heard()
         try:
             self._receive(message)
         except Exception as error:
@@ -195,7 +201,9 @@ class Receiver:
                 self._hello(message)
             case SetupFailed():
                 self._lose_worker()
-                self._give_up(_producer_error(message.error, None, None, f"worker {self.number}: worker_initializer"))
+                self._give_up(
+                    _reports.producer_error(message.error, None, None, f"worker {self.number}: worker_initializer")
+                )
             case Item() | State() | EndOfShard() | Failed() | Final() if message.run != self._run:
                 pass  # of a run that is over
             case Item():
@@ -226,9 +234,7 @@ class Receiver:
     def _hello(self, hello: Hello) -> None:
         self.pid = hello.pid
         self._was_up = True
-        if self._start_timer is not None:
-            self._start_timer.cancel()
-            self._start_timer = None
+        self._start_watch.cancel()
         self._step(RunEvent.HELLO)
         self._open_shards()
 
@@ -256,7 +262,7 @@ class Receiver:
             where = f"shard {shard}, position {failed.position}"
             if attempt:
                 where += f", after {attempt} retries"
-            self._owner.put(shard, Failure(_producer_error(error, shard, failed.position, where)))
+            self._owner.put(shard, Failure(_reports.producer_error(error, shard, failed.position, where)))
         self._retire_if_done()
 
     def _retry(self, shard: int) -> None:
@@ -340,55 +346,28 @@ class Receiver:
             self._owner.changed()
             return
         if not self._was_up or self._fruitless_restarts >= self._options.max_restarts:
-            self._give_up(self._death_error(death, drawing))
+            self._give_up(
+                _reports.death_error(
+                    self.number, death, drawing, was_up=self._was_up, restarts=self._fruitless_restarts
+                )
+            )
             return
         self._fruitless_restarts += 1
         self.restarts += 1
         _LOG.warning(
             "%s; it is started again (%d of %d without progress)",
-            *(self._death_text(death, drawing), self._fruitless_restarts, self._options.max_restarts),
+            *(_reports.death_text(self.number, death, drawing), self._fruitless_restarts, self._options.max_restarts),
         )
         self.open()
         self._owner.changed()
 
-    def _death_text(self, death: Death, drawing: tuple[int, int] | None) -> str:
-        text = f"worker {self.number}"
-        if death.pid is not None:
-            text += f" (pid {death.pid})"
-        text += f" died: {_exit_text(death.exit_code) or death.reason}"
-        if drawing is not None:
-            text += f", while it made item {drawing[1]} of shard {drawing[0]}"
-        return text
-
-    def _death_error(self, death: Death, drawing: tuple[int, int] | None) -> WorkerDiedError:
-        text = self._death_text(death, drawing)
-        if not self._was_up:
-            text += (
-                ". It died before it could say hello. If this is a script, start the loader under "
-                "`if __name__ == '__main__':`, since workers import the script; a program typed at a prompt or read from "
-                "standard input must live in a file. Otherwise see what the worker wrote to standard error"
-            )
-        elif self._options.max_restarts:
-            text += f". It was started again {self._fruitless_restarts} times without progress (max_restarts)"
-        shard, position = drawing if drawing is not None else (None, None)
-        code = death.exit_code
-        return WorkerDiedError(
-            text,
-            worker=self.number,
-            pid=death.pid,
-            exit_code=code,
-            signal=_signal_name(-code) if code is not None and code < 0 else None,
-            shard=shard,
-            position=position,
-        )
-
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
-        self._abort(
-            seconds,
-            f"worker {self.number} did not say hello within start_timeout={seconds:g} s: its start, its imports or the "
-            "worker_initializer take longer, or its executor has no place for it",
+        text = (
+            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer take "
+            "longer, or its executor has no place for it"
         )
+        self._abort(seconds, text)
 
     @property
     def _owes(self) -> bool:
@@ -397,80 +376,24 @@ class Receiver:
             upto > self._ledgers[shard].position for shard, upto in self._upto.items()
         )
 
-    def _expect_answer(self) -> None:
-        """Called before something more is asked of the worker."""
-        if self._options.stall_timeout is None:
-            return
-        if not self._owes:
-            self._heard_at = self._loop.time()
-        if self._stall_timer is None:
-            self._stall_timer = self._loop.call_later(self._options.stall_timeout, self._check_stall)
-
-    def _check_stall(self) -> None:
-        timeout = self._options.stall_timeout
-        assert timeout is not None
-        self._stall_timer = None
-        if not self._owes:
-            return
-        left = self._heard_at + timeout - self._loop.time()
-        if left > 0:
-            self._stall_timer = self._loop.call_later(left, self._check_stall)
-            return
+    def _stalled(self) -> None:
+        seconds = self._options.stall_timeout
+        assert seconds is not None
+        asked = "its states were" if self.state is RunState.STOPPING else "batches were"
         self._abort(
-            timeout,
-            f"worker {self.number} (pid {self.pid}) sent nothing for stall_timeout={timeout:g} s, though "
-            + ("its states were asked for" if self.state is RunState.STOPPING else "batches were asked of it"),
+            seconds, f"(pid {self.pid}) sent nothing for stall_timeout={seconds:g} s, though {asked} asked of it"
         )
 
     def _abort(self, seconds: float, text: str) -> None:
         assert self._carrier is not None
         self._carrier.kill()
         drawing = self._lose_worker()
-        if drawing is not None:
-            text += f"; it was making item {drawing[1]} of shard {drawing[0]}"
-        shard, position = drawing if drawing is not None else (None, None)
-        self._give_up(ProducerStalledError(text, worker=self.number, seconds=seconds, shard=shard, position=position))
+        self._give_up(_reports.stalled_error(self.number, seconds, text, drawing))
 
     def _cancel_timers(self) -> None:
-        for timer in (self._start_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._start_timer = self._stall_timer = None
+        for watchdog in (self._start_watch, self._stall_watch):
+            if watchdog is not None:
+                watchdog.cancel()
         if self.state is RunState.CLOSED:
             for timer in self._resting.values():
                 timer.cancel()
-
-
-def _producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
-    original: BaseException | None = None
-    if error.pickled is not None:
-        try:
-            original = pickle.loads(error.pickled)
-        except Exception:
-            _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
-    failure = ProducerError(
-        f"{where} ({error.phase}): {error.type_name}: {error.text}",
-        shard=shard,
-        position=position,
-        phase=error.phase,
-        type_name=error.type_name,
-        text=error.text,
-        remote_traceback=error.traceback,
-        original=original,
-    )
-    failure.add_note(f"In the worker:\n{error.traceback}")
-    failure.__cause__ = original
-    return failure
-
-
-def _exit_text(code: int | None) -> str | None:
-    if code is None:
-        return None
-    return f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -11,6 +11,7 @@ built-in objects.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -62,7 +63,8 @@ def pack(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: in
     header_size = int.from_bytes(blank[:8], "little")
     _check_header_size(header_size)  # once more: quoted a second time, the document has grown
     start = _find_checksum(blank[8 : 8 + header_size]) + 8
-    return b"".join((blank[:start], _digest(blank, start), blank[start + 64 :]))
+    view = memoryview(blank)
+    return b"".join((view[:start], _digest(blank, start), view[start + 64 :]))
 
 
 def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
@@ -81,7 +83,7 @@ def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[byt
     if len(data) < 8:
         raise CheckpointError("the checkpoint is empty" if not data else f"truncated: only {len(data)} bytes")
     header_size = int.from_bytes(data[:8], "little")
-    if not 2 <= header_size <= _MAX_HEADER or data[8:9] not in {b"{", b""}:
+    if not 2 <= header_size <= _MAX_HEADER or data[8:9] not in (b"{", b""):
         raise CheckpointError("not a safetensors file: it does not begin with a header")
     if len(data) < 8 + header_size:
         raise CheckpointError(f"truncated: {len(data)} bytes, and the header alone takes {8 + header_size}")
@@ -94,14 +96,18 @@ def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[byt
     if not isinstance(header, dict) or not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
         raise CheckpointError("a safetensors file, but not a checkpoint of asyncprefetch")
     start = _find_checksum(header_text) + 8
+    content = memoryview(data)[8 + header_size :]
     if data[start : start + 64] != _digest(data, start):
-        raise CheckpointError("damaged: the checksum differs")
+        missing = _announced_size(header) - len(content)
+        raise CheckpointError(
+            f"truncated: {missing} bytes are missing" if missing > 0 else "damaged: the checksum differs"
+        )
     _check_version(metadata.get("version"), version)
     text = metadata.get("document")
     document = parse_json(text) if isinstance(text, str) else None
     if not isinstance(document, dict):
         raise CheckpointError("malformed: the document is not a JSON object")
-    return document, _read_leaves(header, memoryview(data)[8 + header_size :])
+    return document, _read_leaves(header, content)
 
 
 def parse_json(text: str | bytes | bytearray) -> JsonValue:
@@ -169,6 +175,16 @@ def _digest(data: bytes, start: int) -> bytes:
     return summed.hexdigest().encode()
 
 
+def _announced_size(tensors: dict[str, Any]) -> int:
+    """How many bytes of data the header speaks of, if it can be trusted at all."""
+    reached = 0
+    for tensor in tensors.values():
+        match tensor:
+            case {"data_offsets": [int(), int(end)]}:
+                reached = max(reached, end)
+    return reached
+
+
 def _check_version(written: Any, known: int) -> None:
     if not isinstance(written, str) or not _VERSION.fullmatch(written):
         raise CheckpointError("malformed: no version")
@@ -216,18 +232,19 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
             unless syncing the directory failed, which the message then says: the new file is there, but a power cut
             may bring the old one back.
     """
-    target = Path(path)
-    temporary = target.with_name(f".asyncprefetch-{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        target = Path(path)
+        temporary = target.with_name(f".asyncprefetch-{secrets.token_hex(8)}.tmp")
+        file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - what did not open is not unlinked
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise
     except (OSError, ValueError) as error:  # ValueError: the path has a NUL, or no name
         raise CheckpointError(f"can't write {os.fspath(path)!r}: {_reason(error)}") from error
@@ -244,14 +261,21 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         CheckpointError: naming the path and the reason.
     """
     try:
-        # Not to wait where the path is a pipe that nobody writes to.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             return file.read()
     except (OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"can't read {os.fspath(path)!r}: {_reason(error)}") from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A pipe that nobody writes to would be waited for.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _sync_directory(directory: Path) -> None:

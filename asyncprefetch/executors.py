@@ -169,8 +169,8 @@ class ProcessExecutor(Executor):
                 multiprocessing.connection.wait([process.sentinel])
         finally:
             self.shutdown(wait=False)
-            for future, *_ in self._waiting or ():
-                future.set_exception(BrokenExecutor("the worker process could not be started"))
+            for call in self._waiting or ():
+                call[0].set_exception(BrokenExecutor("the worker process could not be started"))
             if self._ending is not None:
                 self._ending.join()
                 self._ending = None

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from asyncprefetch import _items, checkpoint
-from asyncprefetch._core import Core, ShardSnapshot, Snapshot
-from asyncprefetch._entries import Ready, Saved
+from asyncprefetch._core import Core
 from asyncprefetch._messages import ShardStart
 from asyncprefetch._options import Options, Resources, pickle_for_worker
+from asyncprefetch._snapshot import ShardSnapshot, Snapshot
+from asyncprefetch._state import StateData
 from asyncprefetch.base import IteratorState, StatefulIterator, compare_configuration
 from asyncprefetch.errors import CheckpointError, CheckpointWarning, PrefetcherBusyError
 from asyncprefetch.statistics import Statistics, explain
 
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -189,7 +186,7 @@ class AsyncPrefetcher(Generic[T_co]):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
         snapshot = await self._core.snapshot(grace)
         options, num_shards = self._core.options, self._num_shards
-        return await anyio.to_thread.run_sync(AsyncPrefetcherState._of, snapshot, num_shards, options)
+        return await anyio.to_thread.run_sync(AsyncPrefetcherState.of_snapshot, snapshot, num_shards, options)
 
     def statistics(self) -> Statistics:
         """The figures of this moment: batches, waits, workers."""
@@ -228,115 +225,22 @@ def _states_of(base_iterator: Any) -> list[IteratorState]:
     return states
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """How many batches were delivered, over the whole life of the shards."""
-
-    total: int
-    by_shard: Mapping[int, int]
-
-
-class ShardState(BaseModel):
-    """One shard in a loader's state: where to start it, how much to skip, and what was delivered of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    shard_id: int = Field(ge=0)
-    state: JsonValue
-    state_position: int = Field(ge=0)
-    skip: tuple[int, ...] = Field(strict=False)
-    delivered: int = Field(ge=0)
-    ended: bool
-
-
-class BufferedBatch(BaseModel):
-    """One batch that was made and not delivered."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    shard_id: int
-    item: JsonValue
-
-
-class AsyncPrefetcherState(BaseModel):
+class AsyncPrefetcherState(StateData):
     """A loader's state, as data: :meth:`build` gives a loader whose stream is exactly the rest.
 
-    It is a value: nothing that happens to the loader or to delivered batches changes it. Iterator states and batches
-    are held encoded (their arrays as ``leaves``), and become objects only when a loader is built.
+    It is a value: nothing that happens to the loader or to delivered batches changes it.
+
+    Attributes:
+        version: of this format.
+        in_order: whether the shards take strict turns.
+        num_shards: the global count of shards, of which the state may hold a part.
+        due: global number of the shard whose turn it is.
+        shards: what is known of each shard.
+        buffer: the batches that were made and not delivered, in order of delivery within each shard.
+        leaves: the bytes of arrays, to which ``shards`` and ``buffer`` refer by index.
+        n_batches_to_prefetch: what the loader was given, the default of :meth:`build`.
+        num_workers: likewise.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64"
-    )
-    VERSION: ClassVar[int] = 1
-
-    version: int = VERSION
-    in_order: bool
-    num_shards: int = Field(ge=1)
-    due: int
-    shards: tuple[ShardState, ...] = Field(min_length=1, strict=False)
-    buffer: tuple[BufferedBatch, ...] = Field(strict=False)
-    leaves: tuple[bytes, ...] = Field(strict=False, repr=False)
-    n_batches_to_prefetch: int
-    num_workers: int | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.version != self.VERSION:
-            raise ValueError(f"version {self.version} of the state, where this asyncprefetch knows {self.VERSION}")
-        ids = self.shard_ids
-        if len(set(ids)) != len(ids) or not all(i < self.num_shards for i in ids):
-            raise ValueError(f"shards {ids} of {self.num_shards}: the numbers must differ and lie below the count")
-        if self.due not in ids:
-            raise ValueError(f"shard {self.due} is due, which is not in the state")
-        for shard in self.shards:
-            buffered = sum(batch.shard_id == shard.shard_id for batch in self.buffer)
-            if shard.state_position + len(shard.skip) != shard.delivered + buffered:
-                raise ValueError(f"shard {shard.shard_id}: its position does not fit what was delivered and buffered")
-        if not {batch.shard_id for batch in self.buffer} <= set(ids):
-            raise ValueError("a buffered batch belongs to no shard of the state")
-        return self
-
-    @classmethod
-    def _of(cls, snapshot: Snapshot, num_shards: int, options: Options) -> AsyncPrefetcherState:
-        leaves: list[bytes] = []
-        return cls(
-            in_order=snapshot.in_order,
-            num_shards=num_shards,
-            due=snapshot.due,
-            shards=tuple(
-                ShardState(
-                    shard_id=shard.shard,
-                    state=_items.encode_state(pickle.loads(shard.start.state), leaves),
-                    state_position=shard.start.state_position,
-                    skip=shard.start.skip,
-                    delivered=shard.delivered,
-                    ended=shard.ended,
-                )
-                for shard in snapshot.shards
-            ),
-            buffer=tuple(
-                BufferedBatch(
-                    shard_id=ready.shard,
-                    item=_items.encode(ready.payload.open(), leaves, name=f"a buffered batch of shard {ready.shard}"),
-                )
-                for ready in snapshot.buffer
-            ),
-            leaves=tuple(leaves),
-            n_batches_to_prefetch=options.n_batches_to_prefetch,
-            num_workers=options.num_workers,
-        )
-
-    @property
-    def shard_ids(self) -> tuple[int, ...]:
-        """The global numbers of the shards, in their order."""
-        return tuple(shard.shard_id for shard in self.shards)
-
-    @property
-    def delivered(self) -> Delivered:
-        """Batches delivered, in all and by global shard number, over the whole life of the stream."""
-        by_shard = {shard.shard_id: shard.delivered for shard in self.shards}
-        return Delivered(sum(by_shard.values()), by_shard)
 
     def build(self, **resources: Unpack[Resources]) -> AsyncPrefetcher[Any]:
         """A loader that goes on from here. Its first batches are those that the state holds, while the workers start.
@@ -358,79 +262,7 @@ class AsyncPrefetcherState(BaseModel):
             )
         kept: Resources = {"n_batches_to_prefetch": self.n_batches_to_prefetch, "num_workers": self.num_workers}
         kept.update(resources)
-        options = Options(**kept)
-        shards = tuple(
-            ShardSnapshot(
-                shard.shard_id,
-                ShardStart(
-                    pickle_for_worker(self._iterator_state(shard), f"the state of shard {shard.shard_id}"),
-                    shard.state_position,
-                    shard.skip,
-                ),
-                shard.ended,
-                shard.delivered,
-            )
-            for shard in self.shards
-        )
-        buffer = tuple(Ready(batch.shard_id, Saved(batch.item, self.leaves)) for batch in self.buffer)
-        return AsyncPrefetcher._restored(Snapshot(self.in_order, self.due, shards, buffer), self.num_shards, options)
-
-    def _iterator_state(self, shard: ShardState) -> IteratorState:
-        state = _items.decode(shard.state, self.leaves)
-        if not isinstance(state, IteratorState):
-            raise CheckpointError(f"shard {shard.shard_id}: {state!r:.80} is not the state of an iterator")
-        return state
-
-    # ------------------------------------------------------------------------------------------------------------ data
-
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
-        """The state that ``model_dump_json()`` wrote. No code of the data's choosing is run.
-
-        Raises:
-            CheckpointError: it is damaged, of another version, or names what is not registered here.
-        """
-        data = checkpoint.parse_json(bytes(json_data) if isinstance(json_data, bytearray) else json_data)
-        return cls._checked(lambda: super(AsyncPrefetcherState, cls).model_validate_json(json_data, **kwargs), data)
-
-    def to_bytes(self) -> bytes:
-        """The state as one safetensors container, with a checksum.
-
-        Raises:
-            CheckpointError: what is no array is larger than the container's header may be (100 MB).
-        """
-        document = self.model_dump(mode="json", exclude={"leaves"})
-        return checkpoint.pack(document, self.leaves, version=self.VERSION)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """The state that :meth:`to_bytes` wrote. No code of the data's choosing is run.
-
-        Raises:
-            CheckpointError: it is damaged, truncated, foreign, of a newer version, or names what is not registered.
-        """
-        document, leaves = checkpoint.unpack(data, version=cls.VERSION)
-        if "leaves" in document:
-            raise CheckpointError("malformed checkpoint: leaves inside of the document")
-        return cls._checked(lambda: cls.model_validate({**document, "leaves": tuple(leaves)}), document)
-
-    @classmethod
-    def _checked(cls, read: Callable[[], Self], document: JsonValue) -> Self:
-        version = document.get("version") if isinstance(document, dict) else None
-        if isinstance(version, int) and version > cls.VERSION:
-            raise CheckpointError(
-                f"the state is of version {version}, and this asyncprefetch reads up to {cls.VERSION}: use a newer one"
-            )
-        try:
-            state = read()
-        except ValidationError as error:
-            raise CheckpointError(f"malformed state: {error}") from error
-        # Names that are not known here are told when the state is read, not when it is built or, worse, reached.
-        for shard in state.shards:
-            state._iterator_state(shard)
-        for batch in state.buffer:
-            _items.decode(batch.item, state.leaves)
-        return state
+        return AsyncPrefetcher._restored(self.to_snapshot(), self.num_shards, Options(**kept))
 
     async def save(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_bytes` to ``path``, atomically: the old file or the new one is there, whatever happens.
@@ -473,7 +305,7 @@ class AsyncPrefetcherState(BaseModel):
             line
             for shard in self.shards
             for line in compare_configuration(
-                self._iterator_state(shard), expected[shard.shard_id], f"shard {shard.shard_id}"
+                self.iterator_state(shard), expected[shard.shard_id], f"shard {shard.shard_id}"
             )
         ]
         if differences:

@@ -21,7 +21,10 @@ from asyncprefetch.executors import InlineExecutor
 multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
 
 settings.register_profile(
-    "suite", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    "suite",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("suite")
 

@@ -86,10 +86,12 @@ def test_numpy_scalars_come_back_exactly(scalar, inline):
     assert_same(there_and_back(scalar, inline=inline), scalar)
 
 
-def test_the_padding_of_structures_comes_back_too():
+@pytest.mark.parametrize("step", [1, -1, 2])
+def test_the_padding_of_structures_comes_back_too(step):
     array = np.zeros(3, np.dtype([("a", "i1"), ("b", "i8")], align=True))
     array.view(np.uint8)[:] = np.arange(48)
-    assert there_and_back(array, inline=False).tobytes() == array.tobytes()
+    expected = np.arange(48, dtype=np.uint8).reshape(3, 16)[::step].tobytes()
+    assert there_and_back(array[::step], inline=False).tobytes() == expected
 
 
 def test_a_decoded_structured_scalar_can_be_written_to():
@@ -153,7 +155,7 @@ def test_models_keep_private_attributes_extra_fields_and_which_fields_were_set()
     model = Model(a=1)
     model._seen = np.arange(3)
     assert model.twice == [1, 1]
-    opened = Open(more=[1], other=2)
+    opened = Open(**{"more": [1], "other": 2, "$": 3, "\ud800": 4})
     for item in (model, opened, Model.model_construct()):
         assert_same(there_and_back(item, inline=True), item)
 
@@ -509,6 +511,7 @@ class Colours(IteratorState, kind="tests.items.colours"):
     counts: Counter[str] = Field(default_factory=Counter)
     lists: defaultdict[str, list[int]] = Field(default_factory=lambda: defaultdict(list))
     secret: SecretStr = SecretStr("")
+    ratio: float = 0.5
     anything: Any = None
 
 
@@ -571,6 +574,12 @@ def test_an_iterator_in_a_state_is_refused_and_not_used_up():
 def test_a_state_that_its_own_class_would_not_read_is_refused_when_it_is_written():
     state = Colours.model_construct(**{**Colours().__dict__, "names": "no set"})
     with pytest.raises(CheckpointError, match="could not be read back"):
+        encode_state(state, None)
+
+
+def test_a_value_that_its_declared_type_turns_into_another_is_refused_when_it_is_written():
+    state = Colours.model_construct(**{**Colours().__dict__, "ratio": 1})
+    with pytest.raises(CheckpointError, match=r"^state: a field would be read back as something else"):
         encode_state(state, None)
 
 

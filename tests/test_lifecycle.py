@@ -1,6 +1,15 @@
 import pytest
 
-from asyncprefetch._lifecycle import LOADER, RUN, LoaderEvent, LoaderState, RunEvent, RunState, WrongTransitionError, advance
+from asyncprefetch._lifecycle import (
+    LOADER,
+    RUN,
+    LoaderEvent,
+    LoaderState,
+    RunEvent,
+    RunState,
+    WrongTransitionError,
+    advance,
+)
 
 
 @pytest.mark.parametrize(("table", "states"), [(LOADER, LoaderState), (RUN, RunState)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
@@ -368,8 +369,6 @@ async def test_an_unknown_kind_names_itself_and_says_what_to_import():
 
 
 def _json(document):
-    import json
-
     return json.dumps(document)
 
 
@@ -452,7 +451,7 @@ def test_a_loader_belongs_to_one_event_loop():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"base_iterator": [1, 2]}, TypeError, "shard 0 must be a StatefulIterator, not 1"),
+        ({"base_iterator": [1, 2]}, TypeError, r"shard 0 must be a StatefulIterator, not 1"),
         ({"base_iterator": iter([1])}, TypeError, "see asyncprefetch.iterators.from_iterable"),
         ({"base_iterator": []}, ValueError, "at least one shard"),
         ({"n_batches_to_prefetch": 0}, ValueError, "n_batches_to_prefetch must be at least 1, not 0"),

@@ -27,8 +27,9 @@ _LOG = logging.getLogger("asyncprefetch")
 # One call runs, one waits at the worker, one is on its way: with fewer the worker runs dry between two items.
 _CALLS_AHEAD = 3
 
-# Seconds for closing the iterators, and again for the process to end by itself; then it is killed.
-_CLOSE_GRACE = 2.0
+# Seconds for closing the iterators, and then for the process to end by itself. A worker that is too busy to close its
+# iterators in time is not waited for again: a program that ends should end within two seconds.
+_CLOSE_GRACE = 1.0
 
 _keys = itertools.count()
 
@@ -106,12 +107,7 @@ class PullCarrier:
         self._sink = None
         self._draws.clear()
         try:
-            if self._up and not self._dead:
-                with contextlib.suppress(RuntimeError):  # BrokenExecutor is one; so is an executor that was shut down
-                    closing = self._loop.run_in_executor(self._executor, self._producer.close)
-                    closing.add_done_callback(_consume)
-                    await asyncio.wait([closing], timeout=_CLOSE_GRACE)
-            await self._shut_down()
+            await self._shut_down(idle=await self._close_iterators())
         finally:
             self.kill()
             for task in self._background:
@@ -119,11 +115,23 @@ class PullCarrier:
             # Cancelled just now: they are over as soon as the loop has gone round.
             await asyncio.gather(*self._background, return_exceptions=True)
 
-    async def _shut_down(self) -> None:
+    async def _close_iterators(self) -> bool:
+        """Whether the worker lives and closed its iterators in time."""
+        if self._dead or not self._up:
+            return False
+        try:
+            closing = self._loop.run_in_executor(self._executor, self._producer.close)
+        except RuntimeError:  # BrokenExecutor is one; so is what an executor raises that was shut down
+            return False
+        closing.add_done_callback(_consume)
+        done, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
+        return bool(done)
+
+    async def _shut_down(self, idle: bool) -> None:
         if isinstance(self._executor, ProcessExecutor):
             executor = self._executor
             exited = asyncio.wrap_future(executor.exited)
-            if self._up and not self._dead:
+            if idle:
                 executor.shutdown(wait=False, cancel_futures=True)
                 await asyncio.wait([exited], timeout=_CLOSE_GRACE)
             executor.kill()
@@ -134,7 +142,7 @@ class PullCarrier:
         threading.Thread(target=self._shut_down_foreign, args=(over,), daemon=True).start()
         done, _ = await asyncio.wait([over], timeout=_CLOSE_GRACE)
         if not done:
-            _LOG.warning("an executor is still busy after %.0f s; it was left to itself", _CLOSE_GRACE)
+            _LOG.warning("an executor is still busy; it was left to itself")
 
     def _shut_down_foreign(self, over: asyncio.Future[None]) -> None:
         try:

@@ -149,11 +149,14 @@ def test_a_folder_that_is_named_like_an_excluded_one_may_be_given(corpus: Path) 
     assert "one.py" in ids(DocumentFileIterator(corpus / "b", exclude=("b",)))
 
 
-@pytest.mark.parametrize("change", ["grown", "added", "removed", "renamed"])
+@pytest.mark.parametrize("change", ["grown", "moved", "added", "removed", "renamed"])
 def test_files_that_changed_since_the_checkpoint_are_refused(corpus: Path, change: str) -> None:
     text = after(DocumentFileIterator(corpus), 2).model_dump_json()
     if change == "grown":
         (corpus / "d.md").write_text("longer than it was", "utf-8")
+    elif change == "moved":  # as many bytes in all
+        (corpus / "c.txt").write_bytes(b"\n")
+        (corpus / "d.md").write_bytes(b"# d\n")
     elif change == "added":
         (corpus / "new.txt").write_text("x", "utf-8")
     elif change == "removed":

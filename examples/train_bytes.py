@@ -1,0 +1,259 @@
+"""Train a small byte-level language model on real text, with checkpoints from which it goes on exactly.
+
+    python examples/train_bytes.py                      # on the sources of Python's standard library
+    python examples/train_bytes.py my_folder more.jsonl # or on any text
+    python examples/train_bytes.py --resume             # go on from the newest checkpoint
+    python examples/train_bytes.py --prove              # kill it, resume it, compare everything
+
+Two workers read, tokenize and pack the text, each its half of the documents, while the model learns.
+"""
+
+from __future__ import annotations
+
+import os
+
+# One thread, so that sums are made in one order and weights come out the same bit for bit. Before numpy is imported.
+os.environ.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1", VECLIB_MAXIMUM_THREADS="1")
+
+import argparse
+import asyncio
+import hashlib
+import json
+import shutil
+import sys
+import sysconfig
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.numpy
+from byte_model import ByteModel
+from progress import Announcer, ProgressLine, Report
+from sceptic import ProofError, Step, StepLog, prove, random_kills
+
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetchError, AsyncPrefetcherState, Batch
+from asyncprefetch.iterators import (
+    ByteTokenizer,
+    DocumentError,
+    DocumentFileIterator,
+    LoopingIterator,
+    PackingIterator,
+    PreprocessIterator,
+)
+
+SHARDS = WORKERS = 2
+PREFETCH = 8
+KEEP_CHECKPOINTS = 3
+TOKENIZER = ByteTokenizer()
+
+
+class UserError(Exception):
+    """What was asked for can't be done; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line asks for."""
+
+    corpus: list[str]
+    out: Path
+    steps: int
+    checkpoint_every: int
+    batch_size: int
+    sequence_length: int
+    resume: bool
+    announce: bool
+
+
+def pipelines(job: Job) -> list[PackingIterator]:
+    """One pipeline a shard: its half of the documents, over and over -> bytes -> batches of one shape."""
+    shards = []
+    for index in range(SHARDS):
+        documents = DocumentFileIterator(
+            job.corpus or [sysconfig.get_path("stdlib")],
+            shard=(index, SHARDS),
+            exclude=() if job.corpus else ("site-packages", "dist-packages"),
+            encoding_errors="replace",  # the library's own tests hold files in odd encodings, on purpose
+        )
+        if next(documents.create_iter(), None) is None:
+            raise UserError(f"the corpus has fewer than {SHARDS} documents: there must be one for each shard")
+        tokens = PreprocessIterator(LoopingIterator(documents), tokenizer=TOKENIZER)
+        shards.append(PackingIterator(tokens, batch_size=job.batch_size, sequence_length=job.sequence_length))
+    return shards
+
+
+async def train(job: Job) -> None:
+    """Train to ``job.steps`` steps, from the beginning or from the newest checkpoint."""
+    model = ByteModel(TOKENIZER.vocabulary_size)
+    shards = pipelines(job)
+    if job.resume:
+        loader = await load_checkpoint(job.out, model, shards)
+    else:
+        if checkpoints(job.out):
+            raise UserError(f"{job.out} holds checkpoints: go on with --resume, or give another folder with --out")
+        loader = AsyncPrefetcher(shards, n_batches_to_prefetch=PREFETCH, num_workers=WORKERS)
+    if model.steps >= job.steps:
+        raise UserError(f"{job.out} has {model.steps} steps already: ask for more with --steps")
+
+    report: Report = Announcer() if job.announce else ProgressLine("training", job.steps)
+    with closing(StepLog(job.out / "steps.jsonl", new=not job.resume)) as log, report:
+        async with loader:
+            async for batch in loader:
+                # In a thread, so that the loop goes on receiving batches meanwhile.
+                loss = await asyncio.to_thread(model.train_step, batch)
+                log.write(Step(model.steps, digest(batch), loss))
+                report.step(model.steps, loss, loader.statistics().buffered)
+                if model.steps % job.checkpoint_every == 0 or model.steps == job.steps:
+                    await save_checkpoint(job.out, model, loader)
+                if model.steps == job.steps:
+                    break
+
+
+def digest(batch: Batch) -> str:
+    """A fingerprint of every bit of a batch, and of the dtypes and shapes of its arrays."""
+    return hashlib.blake2b(json.dumps(batch.to_python_dict()).encode(), digest_size=16).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The whole checkpoints in a folder, from the oldest to the newest."""
+    return sorted(path for path in out.glob("step-*") if path.suffix != ".partial")
+
+
+async def save_checkpoint(out: Path, model: ByteModel, loader: AsyncPrefetcher[Batch]) -> None:
+    """Save model and loader together: as a folder that gets its name when all of it is on the disk.
+
+    Killed at any moment, this leaves the checkpoints before it, and a ``.partial`` folder that nobody reads.
+    """
+    state = await loader.get_state()
+    whole = out / f"step-{model.steps:08d}"
+    partial = whole.with_suffix(".partial")
+    await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    await state.save(partial / "loader.safetensors")
+    await asyncio.to_thread(write_durably, partial / "model.safetensors", safetensors.numpy.save(model.state()))
+    await asyncio.to_thread(finish, partial, whole)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def finish(partial: Path, whole: Path) -> None:
+    """Give a folder its name, for good, and remove the oldest of the others."""
+    sync_folder(partial)
+    partial.rename(whole)
+    sync_folder(whole.parent)
+    for old in checkpoints(whole.parent)[:-KEEP_CHECKPOINTS]:
+        shutil.rmtree(old)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def load_checkpoint(out: Path, model: ByteModel, shards: list[PackingIterator]) -> AsyncPrefetcher[Batch]:
+    """Bring the model to where the newest checkpoint has it; the loader that goes on from there."""
+    found = checkpoints(out)
+    if not found:
+        raise UserError(f"{out} holds no checkpoint to resume from: leave out --resume, or give its folder with --out")
+    # A checkpoint of another corpus or another shape of batches is refused, with the list of what differs.
+    state = await AsyncPrefetcherState.load(found[-1] / "loader.safetensors", expect=shards)
+    model.load_state(safetensors.numpy.load_file(found[-1] / "model.safetensors"))
+    if state.delivered.total != model.steps:
+        raise UserError(f"{found[-1]}: the model took {model.steps} batches, the loader gave {state.delivered.total}")
+    return state.build()
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; the exit code."""
+    job, kills = parse(arguments)
+    try:
+        if kills:
+            pipelines(job)  # so that a bad corpus is told here, not by a child
+            return 0 if asyncio.run(prove(command(job), job.out / "prove", steps=job.steps, kills=kills)) else 1
+        asyncio.run(train(job))
+    except (UserError, ProofError, DocumentError, AsyncPrefetchError) as error:
+        print(f"train_bytes: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train_bytes: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[Job, list[int]]:
+    """The job, and the steps behind which to kill it if it is to be proved."""
+    parser = argparse.ArgumentParser(prog="train_bytes", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "corpus",
+        nargs="*",
+        help="folders, globs, .txt, .md, .py or .jsonl files (default: the standard library's sources)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/train_bytes"),
+        help="folder for checkpoints and the log (default: %(default)s)",
+    )
+    parser.add_argument("--steps", type=positive, default=600, help="train to this step (default: %(default)s)")
+    parser.add_argument("--checkpoint-every", type=positive, default=50, metavar="STEPS", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="ROWS", help="default: %(default)s")
+    parser.add_argument("--sequence-length", type=positive, default=64, metavar="BYTES", help="default: %(default)s")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="train undisturbed, and again with two SIGKILLs; compare all batches and weights",
+    )
+    parser.add_argument(
+        "--kill-behind", type=positive, nargs=2, metavar="STEP", help="with --prove: where to kill (default: at random)"
+    )
+    parser.add_argument("--announce", action="store_true", help="print a line a step, for other programs to read")
+    options = vars(parser.parse_args(arguments))
+    kill_behind, asked = options.pop("kill_behind"), options.pop("prove")
+    job = Job(**options)
+    if not asked:
+        return job, []
+    if job.checkpoint_every + 12 > job.steps:
+        parser.error(
+            "--prove needs at least 12 steps behind the first checkpoint: more --steps, or a smaller --checkpoint-every"
+        )
+    kills = sorted(kill_behind or random_kills(job.steps, job.checkpoint_every))
+    if not job.checkpoint_every < kills[0] < kills[1] < job.steps:
+        parser.error("--kill-behind takes two different steps, behind the first checkpoint and before the last step")
+    return job, kills
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def command(job: Job) -> list[str]:
+    """The command line that trains as ``job`` says, without the folder."""
+    sizes = {
+        "--steps": job.steps,
+        "--checkpoint-every": job.checkpoint_every,
+        "--batch-size": job.batch_size,
+        "--sequence-length": job.sequence_length,
+    }
+    return [sys.executable, __file__, *job.corpus, *(str(part) for option in sizes.items() for part in option)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

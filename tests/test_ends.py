@@ -1,0 +1,256 @@
+"""However a program ends, no worker outlives it, and it ends soon: whole programs, run as users run them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEADER = """
+import asyncio, gc, os, sys, warnings
+from asyncprefetch import *
+from tests.pipelines import *
+
+def pids(loader):
+    return [worker.pid for worker in loader.statistics().workers]
+"""
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(tmp_path, body, *arguments):
+    script = tmp_path / "program.py"
+    script.write_text(HEADER + body)
+    return subprocess.Popen(
+        [sys.executable, "-W", "always::ResourceWarning", str(script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def run(tmp_path, body, *arguments):
+    with start(tmp_path, body, *arguments) as process:
+        out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def gone(pid, seconds):
+    """Whether a process that is not our child ends in time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+FORGOTTEN = {
+    "collected while the loop runs": """
+async def main():
+    loader = AsyncPrefetcher([Count(10**6), Count(10**6)], num_workers=2)
+    await anext(loader); await anext(loader)
+    print(*pids(loader), flush=True)
+    del loader
+    gc.collect()
+    await asyncio.sleep(0.1)
+if __name__ == "__main__":
+    asyncio.run(main())
+""",
+    "still referenced when asyncio.run ends": """
+async def main():
+    global loader
+    loader = AsyncPrefetcher([Count(10**6), Count(10**6)], num_workers=2)
+    await anext(loader); await anext(loader)
+    print(*pids(loader), flush=True)
+if __name__ == "__main__":
+    asyncio.run(main())
+""",
+    "on a loop that is just dropped": """
+async def main():
+    global loader
+    loader = AsyncPrefetcher([Count(10**6), Count(10**6)], num_workers=2)
+    await anext(loader); await anext(loader)
+    print(*pids(loader), flush=True)
+if __name__ == "__main__":
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    warnings.warn("unclosed AsyncPrefetcher, so to speak", ResourceWarning)
+""",
+}
+
+
+@pytest.mark.parametrize("how", FORGOTTEN)
+def test_a_forgotten_loader_warns_and_leaves_no_process(tmp_path, how):
+    began = time.monotonic()
+    code, out, err = run(tmp_path, FORGOTTEN[how])
+    assert code == 0, err
+    assert "ResourceWarning" in err
+    if "dropped" not in how:
+        assert "was never closed: use 'async with', or await aclose()" in err
+    assert "Traceback" not in err
+    for pid in map(int, out.split()):
+        assert gone(pid, 1)
+    assert time.monotonic() - began < 10
+
+
+BUSY = """
+class ForeverState(IteratorState, kind="program.forever"):
+    def build(self): return Forever()
+class Forever(StatefulIterator):
+    def get_state(self): return ForeverState()
+    def create_iter(self):
+        yield 1
+        while True: pass
+async def main():
+    global loader
+    loader = AsyncPrefetcher(Forever())
+    await anext(loader)
+    print(*pids(loader), flush=True)
+    HOW
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("return", 0), ("raise ValueError('in the body')", 1), ("sys.exit(3)", 3), ("await anext(loader)", -2)]
+)
+def test_a_program_with_a_busy_worker_ends_soon(tmp_path, how, code):
+    with start(tmp_path, BUSY.replace("HOW", how)) as process:
+        pid = int(process.stdout.readline())
+        began = time.monotonic()
+        if code == -2:
+            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C, to workers too
+        _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 4  # one second is for the worker's grace, the rest for a slow machine
+    assert process.returncode == code, err
+    assert ("KeyboardInterrupt" in err) == (code == -2)
+    assert gone(pid, 1)
+
+
+def session(leader):
+    """The processes that a program and its children are."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("worker", ["idle", "busy"])
+def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path, worker):
+    body = (
+        BUSY.replace("HOW", "await asyncio.sleep(60)")
+        if worker == "busy"
+        else """
+async def main():
+    loader = AsyncPrefetcher(Count(10**6))
+    await anext(loader)
+    print(*pids(loader), flush=True)
+    await asyncio.sleep(60)
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+    )
+    with start(tmp_path, body) as process:
+        pid = int(process.stdout.readline())
+        others = [other for other in session(process.pid) if other != process.pid]
+        assert pid in others
+        process.kill()
+        process.wait()
+        assert gone(pid, 1)
+        # The fork server and the tracker, which unlinks what is in /dev/shm.
+        assert all(gone(other, 1) for other in others)
+
+
+def test_a_script_without_a_main_guard_is_told_what_to_write(tmp_path):
+    code, _, err = run(
+        tmp_path,
+        """
+async def main():
+    async with AsyncPrefetcher(Count(3)) as loader:
+        async for _ in loader: pass
+asyncio.run(main())
+""",
+    )
+    assert code == 1
+    assert "It died before it could say hello" in err
+    assert "`if __name__ == '__main__':`" in err
+
+
+def test_a_state_class_that_workers_can_not_import_is_told_so(tmp_path):
+    code, _, err = run(
+        tmp_path,
+        """
+if __name__ == "__main__":
+    class HiddenState(IteratorState, kind="program.hidden"):
+        def build(self): return Count(1)
+    class Hidden(StatefulIterator):
+        def get_state(self): return HiddenState()
+        def create_iter(self): yield 1
+    async def main():
+        async with AsyncPrefetcher(Hidden()) as loader:
+            async for _ in loader: pass
+    asyncio.run(main())
+""",
+    )
+    assert code == 1
+    assert "ProducerError: shard 0, position 0 (build)" in err
+    assert "HiddenState" in err
+
+
+def test_a_program_on_standard_input_is_told_to_be_a_file(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=HEADER
+        + """
+class InlineState(IteratorState, kind="program.inline"):
+    def build(self): return Count(1)
+class Inline(StatefulIterator):
+    def get_state(self): return InlineState()
+    def create_iter(self): yield 1
+async def main():
+    async with AsyncPrefetcher(Inline()) as loader:
+        async for _ in loader: pass
+if __name__ == "__main__":
+    asyncio.run(main())
+""",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "must live in a file" in done.stderr or "InlineState" in done.stderr
+
+
+def test_a_program_that_reads_to_the_end_needs_no_close(tmp_path):
+    code, out, err = run(
+        tmp_path,
+        """
+async def main():
+    global loader
+    loader = AsyncPrefetcher(Count(3))
+    print([n async for n in loader])
+if __name__ == "__main__":
+    asyncio.run(main())
+""",
+    )
+    assert (code, out.strip(), err) == (0, "[0, 1, 2]", "")

@@ -1,0 +1,421 @@
+"""Errors, deaths and silence: all that comes before them is delivered, and what was saved restores the whole stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future
+
+import pytest
+
+from asyncprefetch import (
+    AsyncPrefetcher,
+    AsyncPrefetchError,
+    AsyncPrefetcherState,
+    ProducerError,
+    ProducerStalledError,
+    WorkerDiedError,
+)
+from asyncprefetch.executors import InlineExecutor
+from tests import pipelines
+from tests.conftest import EXECUTORS, inline
+from tests.pipelines import ERRORS, Count, Die, Fail
+from tests.test_prefetcher import rest, take, through_bytes
+
+# ----------------------------------------------------------------------------------------------------- errors of users
+
+
+async def until_error(loader):
+    """What is delivered before the error, and the error."""
+    got = []
+    try:
+        async for item in loader:
+            got.append(item)
+    except AsyncPrefetchError as error:
+        return got, error
+    raise AssertionError(f"no error after {got}")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executor_factory, error):
+    async with AsyncPrefetcher(Fail.make(9, 4, error), executor_factory=executor_factory) as loader:
+        got, raised = await until_error(loader)
+        assert got == [0, 1, 2, 3]
+        assert isinstance(raised, ProducerError)
+        assert (raised.shard, raised.position, raised.phase) == (0, 4, "next")
+        assert "in _items" in raised.remote_traceback
+        with pytest.raises(ProducerError) as again:
+            await anext(loader)
+        assert again.value is raised
+        state = await loader.get_state()
+    assert state.delivered.total == 4
+    again = state.build(executor_factory=executor_factory)
+    async with again:  # at the item that failed, and it fails again
+        got, raised = await until_error(again)
+        assert got == []
+        assert raised.position == 4
+
+
+async def test_an_error_keeps_type_text_and_traceback_and_the_original_is_its_cause(executor_factory):
+    async with AsyncPrefetcher(Fail.make(1, 0, "KeyError"), executor_factory=executor_factory) as loader:
+        _, raised = await until_error(loader)
+    assert raised.type_name == "KeyError"
+    assert raised.text == "'missing'"
+    assert isinstance(raised.original, KeyError)
+    assert raised.__cause__ is raised.original
+    assert "shard 0, position 0 (next): KeyError: 'missing'" in str(raised)
+    assert "_raise" in raised.remote_traceback
+    assert raised.remote_traceback in raised.__notes__[0]
+    copy = pickle.loads(pickle.dumps(raised))
+    assert (copy.shard, copy.position, copy.text) == (0, 0, "'missing'")
+
+
+@pytest.mark.parametrize("error", ["TwoArgumentsError", "with a lock"])
+async def test_an_error_that_can_not_be_pickled_comes_as_text(executor_factory, error):
+    async with AsyncPrefetcher(Fail.make(1, 0, error), executor_factory=executor_factory) as loader:
+        _, raised = await until_error(loader)
+    assert raised.original is None
+    assert raised.text in {"1 and 2", "with a lock"}
+
+
+@pytest.mark.parametrize("phase", ["build", "create_iter", "get_state"])
+@pytest.mark.parametrize("error", ["KeyError", "StopIteration", "SystemExit"])
+async def test_errors_around_the_iteration_are_errors_too(executor_factory, phase, error):
+    at = 3 if phase == "get_state" else 0
+    async with AsyncPrefetcher(Fail.make(3, at, error, phase), executor_factory=executor_factory) as loader:
+        got, raised = await until_error(loader)
+    assert got == ([0, 1, 2] if phase == "get_state" else [])
+    assert raised.phase == phase
+    assert raised.type_name == error
+
+
+async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is_exact_all_the_same(executor_factory):
+    async with AsyncPrefetcher(
+        Fail.make(9, 1, "KeyError", "get_state"), n_batches_to_prefetch=2, executor_factory=executor_factory
+    ) as loader:
+        assert await take(loader, 2) == [0, 1]
+        state = await loader.get_state()
+        assert state.shards[0].skip != ()
+        got, raised = await until_error(loader)
+        assert got == [2, 3, 4, 5][: len(got)]
+        assert raised.phase == "get_state"
+    document = state.model_dump_json().replace(
+        '"error":"KeyError","phase":"get_state"', '"error":"KeyError","phase":"never"'
+    )
+    assert await rest(
+        AsyncPrefetcherState.model_validate_json(document).build(executor_factory=executor_factory)
+    ) == list(range(2, 9))
+
+
+async def test_an_item_that_can_not_be_pickled_is_an_error_at_its_position(executor_factory):
+    async with AsyncPrefetcher(pipelines.unpicklable, executor_factory=executor_factory) as loader:
+        got, raised = await until_error(loader)
+    assert got == [0]
+    assert (raised.phase, raised.position) == ("pickle", 1)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_an_error_comes_after_every_batch_that_is_due_before_it(executor_factory, in_order):
+    pipeline = [Fail.make(9, 3, "KeyError"), Count(20, 100)]
+    async with AsyncPrefetcher(
+        pipeline, num_workers=1, in_order=in_order, n_batches_to_prefetch=4, executor_factory=executor_factory
+    ) as loader:
+        got, raised = await until_error(loader)
+        state = await loader.get_state()
+    assert [n for n in got if n < 100] == [0, 1, 2]
+    assert raised.shard == 0
+    if in_order:
+        assert got == [0, 100, 1, 101, 2, 102]
+    others = [n for n in got if n >= 100] + [batch.item for batch in state.buffer]
+    assert others == list(range(100, 100 + len(others)))
+
+
+async def test_a_state_after_an_error_resumes_at_the_item_that_failed(tmp_path, executor_factory):
+    flag = str(tmp_path / "raised")
+    pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
+    async with AsyncPrefetcher(pipeline, executor_factory=executor_factory) as loader:
+        got, _ = await until_error(loader)
+        state = await loader.get_state()
+    assert got + await rest(through_bytes(state).build(executor_factory=executor_factory)) == [
+        *(0, 100, 1, 101, 2, 102, 3, 103, 4, 104, 5, 105)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------- retry
+
+
+@pytest.fixture
+def fast_backoff(monkeypatch):
+    monkeypatch.setattr("asyncprefetch._receiver._FIRST_BACKOFF", 0.001)
+
+
+@pytest.mark.parametrize("retry_on", [OSError, (LookupError, Exception)])
+async def test_retry_on_draws_the_item_again(tmp_path, executor_factory, retry_on, fast_backoff, caplog):
+    flag = str(tmp_path / "raised")
+    pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(3, 100)]
+    loader = AsyncPrefetcher(pipeline, num_workers=1, retry_on=retry_on, executor_factory=executor_factory)
+    assert await rest(loader) == [0, 100, 1, 101, 2, 102, 3, 4, 5]
+    assert sum(worker.retries for worker in loader.statistics().workers) == 1
+    assert "shard 0, position 3: OSError: [Errno 5] the disk went away; retry 1 of 5" in caplog.text
+
+
+async def test_retries_are_bounded_and_other_errors_are_not_retried(executor_factory, fast_backoff):
+    async with AsyncPrefetcher(
+        Fail.make(6, 3, "OSError"), retry_on=OSError, executor_factory=executor_factory
+    ) as loader:
+        got, raised = await until_error(loader)
+        assert got == [0, 1, 2]
+        assert "after 5 retries" in str(raised)
+    async with AsyncPrefetcher(
+        Fail.make(6, 3, "KeyError"), retry_on=OSError, executor_factory=executor_factory
+    ) as loader:
+        await until_error(loader)
+        assert loader.statistics().workers[0].retries == 0
+
+
+async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executor_factory, monkeypatch):
+    monkeypatch.setattr("asyncprefetch._receiver._FIRST_BACKOFF", 3600)
+    flag = str(tmp_path / "raised")
+    pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
+    async with AsyncPrefetcher(pipeline, num_workers=1, retry_on=OSError, executor_factory=executor_factory) as loader:
+        got = await take(loader, 6)
+        while loader.statistics().workers[0].retries == 0:
+            await asyncio.sleep(0)
+        state = await loader.get_state()
+    assert got + await rest(state.build(executor_factory=executor_factory)) == [
+        *(0, 100, 1, 101, 2, 102, 3, 103, 4, 104, 5, 105)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- deaths
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "name"), [("SIGKILL", -9, "SIGKILL"), ("SIGSEGV", -11, "SIGSEGV"), ("0", 0, None), ("3", 3, None)]
+)
+async def test_a_death_is_an_error_after_all_that_was_received(how, code, name):
+    pid = None
+    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0) as loader:
+        await take(loader, 1)
+        pid = loader.statistics().workers[0].pid
+        got, raised = await until_error(loader)
+        assert isinstance(raised, WorkerDiedError)
+        assert got == [1, 2, 3][: len(got)]  # what the dead worker had not sent yet comes with the restored one
+        assert (raised.worker, raised.pid, raised.exit_code, raised.signal) == (0, pid, code, name)
+        assert raised.shard == 0
+        assert f"died: {'killed by ' + name if name else f'exited with code {code}'}" in str(raised)
+        with pytest.raises(WorkerDiedError):
+            await anext(loader)
+        state = await loader.get_state()
+    assert state.delivered.total == 1 + len(got)
+
+
+async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_restores_the_whole_stream(tmp_path):
+    keeper = pipelines.GateKeeper(tmp_path, 6)
+    async with AsyncPrefetcher(pipelines.Gate(12, str(tmp_path)), max_restarts=0) as loader:
+        assert await take(loader, 6) == [0, 1, 2, 3, 4, 5]
+        await keeper.reached(6)
+        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(WorkerDiedError) as raised:
+            await anext(loader)
+        assert time.monotonic() - began < 1
+        assert (raised.value.shard, raised.value.position) == (0, 6)
+        state = await loader.get_state()
+    (keeper.folder / "gate-6").unlink()
+    assert await rest(through_bytes(state).build()) == [6, 7, 8, 9, 10, 11]
+
+
+async def test_get_state_while_the_worker_is_dead_or_dying_is_exact(tmp_path):
+    keeper = pipelines.GateKeeper(tmp_path, 3)
+    async with AsyncPrefetcher(pipelines.Gate(7, str(tmp_path)), max_restarts=0) as loader:
+        await take(loader, 2)
+        await keeper.reached(3)
+        asked = asyncio.create_task(loader.get_state())
+        await asyncio.sleep(0)
+        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
+        state = await asked
+    (keeper.folder / "gate-3").unlink()
+    assert await rest(state.build()) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_a_dead_worker_is_started_again_and_the_stream_is_the_same(tmp_path, shards, caplog):
+    pipeline = [Die.make(8, 5, "SIGKILL", str(tmp_path / "died")), Count(8, 100), Count(8, 200)][:shards]
+    loader = AsyncPrefetcher(pipeline, num_workers=min(shards, 2), n_batches_to_prefetch=3)
+    pids = []
+    async with loader:
+        got = await take(loader, shards)
+        pids.append([worker.pid for worker in loader.statistics().workers])
+        got += [item async for item in loader]
+        pids.append([worker.pid for worker in loader.statistics().workers])
+    model = [list(range(8)), list(range(100, 108)), list(range(200, 208))][:shards]
+    assert got == pipelines.in_turns(model)
+    assert loader.statistics().restarts == 1
+    assert pids[0][0] != pids[1][0]
+    assert pids[0][1:] == pids[1][1:]  # the others keep their runs
+    assert "worker 0 (pid" in caplog.text
+    assert "killed by SIGKILL" in caplog.text
+    assert "it is started again (1 of 3 without progress)" in caplog.text
+
+
+async def test_an_idle_worker_that_is_killed_is_started_again(caplog):
+    async with AsyncPrefetcher(Count(30), n_batches_to_prefetch=2) as loader:
+        await anext(loader)
+        while loader.statistics().buffered < 2:
+            await asyncio.sleep(0)
+        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
+        assert [item async for item in loader] == list(range(1, 30))
+    assert loader.statistics().restarts == 1
+
+
+async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(caplog):
+    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2) as loader:
+        got, raised = await until_error(loader)
+        assert got == [0, 1]
+        assert isinstance(raised, WorkerDiedError)
+        assert (raised.shard, raised.position, raised.signal) == (0, 2, "SIGKILL")
+        assert "started again 2 times without progress" in str(raised)
+        assert loader.statistics().restarts >= 2
+
+
+async def test_a_replay_that_differs_is_an_error(caplog):
+    async with AsyncPrefetcher(pipelines.NotDeterministic(3)) as loader:
+        got, raised = await until_error(loader)
+    assert len(got) <= 3
+    assert raised.phase == "replay"
+    assert "another item came at position 0" in str(raised)
+
+
+async def test_the_dead_are_noticed_on_any_executor():
+    """An engine says with BrokenExecutor that its worker is gone; what replaces it gets state and skip."""
+
+    class Mortal(InlineExecutor):
+        def __init__(self, calls):
+            self.calls = calls
+
+        def submit(self, fn, /, *args, **kwargs):
+            self.calls -= 1
+            if self.calls < 0:
+                broken: Future = Future()
+                broken.set_exception(BrokenExecutor("the node is gone"))
+                return broken
+            return super().submit(fn, *args, **kwargs)
+
+    loader = AsyncPrefetcher([Count(20), Count(20, 100)], num_workers=1, executor_factory=lambda worker: Mortal(9))
+    assert await rest(loader) == pipelines.in_turns([list(range(20)), list(range(100, 120))])
+    assert loader.statistics().restarts > 3
+    with pytest.raises(WorkerDiedError, match="the node is gone"):
+        await rest(AsyncPrefetcher(Count(20), max_restarts=0, executor_factory=lambda worker: Mortal(6)))
+
+
+async def test_an_executor_factory_that_raises_is_an_error(executor_factory):
+    def no_executor(worker: int) -> Executor:
+        raise ConnectionError("no cluster")
+
+    with pytest.raises(WorkerDiedError, match="executor_factory raised ConnectionError: no cluster"):
+        await rest(AsyncPrefetcher(Count(3), executor_factory=no_executor))
+    with pytest.raises(WorkerDiedError, match=r"must return a concurrent\.futures\.Executor, not 3"):
+        await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: 3))
+
+
+# -------------------------------------------------------------------------------------------------------------- silence
+
+
+async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path):
+    keeper = pipelines.GateKeeper(tmp_path, 3)
+    async with AsyncPrefetcher(pipelines.Gate(5, str(tmp_path)), stall_timeout=0.3) as loader:
+        got, raised = await until_error(loader)
+        assert got == [0, 1, 2]
+        assert isinstance(raised, ProducerStalledError)
+        assert (raised.shard, raised.position, raised.seconds) == (0, 3, 0.3)
+        state = await loader.get_state()
+    for pipe in list(tmp_path.iterdir()):
+        pipe.unlink()
+    assert keeper.folder.exists()
+    assert await rest(state.build()) == [3, 4]
+
+
+async def test_a_stopped_process_is_a_stall():
+    async with AsyncPrefetcher(Count(1000), stall_timeout=0.3, n_batches_to_prefetch=2) as loader:
+        await anext(loader)
+        os.kill(loader.statistics().workers[0].pid, signal.SIGSTOP)
+        got, raised = await until_error(loader)
+        assert isinstance(raised, ProducerStalledError)
+        assert got == list(range(1, 1 + len(got)))
+
+
+async def test_backpressure_is_no_stall():
+    """The worker owes nothing while the consumer is slow: the clock starts when it is asked for more."""
+    async with AsyncPrefetcher(Count(5), stall_timeout=0.2, n_batches_to_prefetch=1, executor_factory=inline) as loader:
+        assert await anext(loader) == 0
+        time.sleep(0.5)  # the consumer is busy; nobody waits for an order of events here
+        assert [item async for item in loader] == [1, 2, 3, 4]
+
+
+async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
+    class Nowhere(Executor):
+        starts_without_blocking = True
+
+        def submit(self, fn, /, *args, **kwargs):
+            return Future()
+
+    with pytest.raises(ProducerStalledError, match=r"worker 0 did not say hello within start_timeout=0.05 s"):
+        await rest(AsyncPrefetcher(Count(3), start_timeout=0.05, executor_factory=lambda worker: Nowhere()))
+
+
+# ------------------------------------------------------------------------------------------------------- worker's world
+
+
+async def test_an_initializer_that_raises_is_an_error(executor_factory):
+    with pytest.raises(ProducerError, match="LookupError: no device for worker 0") as raised:
+        await rest(
+            AsyncPrefetcher(
+                Count(3), worker_initializer=pipelines.fail_to_initialize, executor_factory=executor_factory
+            )
+        )
+    assert raised.value.phase == "worker_initializer"
+
+
+async def test_workers_get_their_environment_and_their_number(monkeypatch):
+    monkeypatch.setenv("ASYNCPREFETCH_TEST_PARENT", "from the parent")
+    pipeline = [pipelines.Environment(["ASYNCPREFETCH_TEST_PARENT", "ASYNCPREFETCH_TEST_GIVEN"]) for _ in range(2)]
+    loader = AsyncPrefetcher(
+        pipeline,
+        num_workers=2,
+        worker_initializer=pipelines.remember_worker,
+        worker_env={"ASYNCPREFETCH_TEST_GIVEN": "given"},
+    )
+    env = {"ASYNCPREFETCH_TEST_PARENT": "from the parent", "ASYNCPREFETCH_TEST_GIVEN": "given"}
+    assert await rest(loader) == [{"env": env, "initialized": [0]}, {"env": env, "initialized": [1]}]
+
+
+async def test_log_records_of_workers_reach_the_parent(caplog):
+    assert await rest(AsyncPrefetcher([Count(1), pipelines.Logging()], num_workers=2)) == [0, 0, 1, 2]
+    records = [record for record in caplog.records if record.name == "asyncprefetch.worker"]
+    assert [record.getMessage() for record in records] == [
+        f"[worker 1, tests.logging] {text}" for text in ("item 0", "item 1", "item 2", "that is all")
+    ]
+    assert {(record.worker, record.origin) for record in records} == {(1, "tests.logging")}
+    assert "ValueError: at the end" in records[-1].exc_text
+    assert caplog.text.count("ValueError: at the end") == 1
+
+
+async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
+    caplog.set_level(logging.ERROR, "asyncprefetch.worker")
+    await rest(AsyncPrefetcher(pipelines.Logging()))
+    assert [record.getMessage() for record in caplog.records] == ["[worker 0, tests.logging] that is all"]
+
+
+@pytest.mark.parametrize("executor", ["thread"])
+async def test_a_thread_is_an_executor_too(executor, tmp_path):
+    factory = EXECUTORS[executor]
+    async with AsyncPrefetcher([Count(9), Count(9, 100)], executor_factory=factory) as loader:
+        got = await take(loader, 5)
+        state = await loader.get_state()
+        assert [item async for item in loader] == await rest(state.build(executor_factory=factory))
+    assert got == [0, 100, 1, 101, 2]
