@@ -207,8 +207,8 @@ class _Encoder:
             values = {n: getattr(value, n) for n in names} | (getattr(value, "__pydantic_extra__", None) or {})
         except AttributeError as error:
             _refuse(path, f"an incomplete {_name(type(value))}: {error}")
-        if "$" in values or not all(map(_is_utf8, values)):  # only extra fields have such names
-            _refuse(path, f"{_name(type(value))} has an extra field of a name that can't be written")
+        if "$" in values:
+            _refuse(path, f"{_name(type(value))} has an extra field of a name that can't be written: '$'")
         return {n: self.encode(v, f"{path}.{n}", depth + 1) for n, v in values.items()}
 
     def _tagged(self, value: Any, tag: str, path: str, depth: int) -> JsonValue:

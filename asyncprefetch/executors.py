@@ -168,14 +168,18 @@ class ProcessExecutor(Executor):
                     process.kill()
                 multiprocessing.connection.wait([process.sentinel])
         finally:
-            self.shutdown(wait=False)
+            with self._lock:
+                self._closed = True
+                pool, self._pool = self._pool, None
             for call in self._waiting or ():
                 call[0].set_exception(BrokenExecutor("the worker process could not be started"))
             if self._ending is not None:
                 self._ending.join()
                 self._ending = None
+            elif pool is not None:
+                pool.shutdown(wait=True)
             # Semaphores, pipes and the process's descriptors go when these are collected: do not leave that to chance.
-            self._pool = None
+            del pool
             process, self._context.process = self._context.process, None
             exit_code = None
             if process is not None and process.pid is not None:
@@ -192,7 +196,8 @@ def _broken(error: BaseException) -> BaseException:
     if isinstance(error, BrokenExecutor):
         return error
     broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}")
-    broken.__cause__ = error
+    # Without its frames: they would keep the pool alive, with all its descriptors, for as long as the error.
+    broken.__cause__ = error.with_traceback(None)
     return broken
 
 

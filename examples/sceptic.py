@@ -74,7 +74,7 @@ async def prove(command: Sequence[str], out: Path, *, steps: int, kills: Sequenc
     """
     began = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
-    reference, killed = out / "uninterrupted", out / "killed"
+    reference, killed = out / "uninterrupted", out / "killed-and-resumed"
     await run(command, reference, steps)
     for number, kill in enumerate(kills):
         await run(command, killed, steps, resume=number > 0, kill_behind=kill)
@@ -109,7 +109,7 @@ async def run(
     """Train in a child process, to the end or until it is killed, somewhere in the step behind ``kill_behind``."""
     what = ("resumed" if resume else "new run") + ("" if kill_behind is None else f", kill behind {kill_behind}")
     arguments = [*command, "--out", str(out), "--announce", *(["--resume"] if resume else [])]
-    child = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+    child = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE, env=environment())
     assert child.stdout is not None
     try:
         with ProgressLine(what, steps) as report:
@@ -119,7 +119,8 @@ async def run(
                 report.step(int(step), float(loss), int(buffered))
                 if int(step) == kill_behind:
                     await asyncio.sleep(random.random() * (time.monotonic() - before))
-                    child.kill()
+                    with suppress(ProcessLookupError):  # it was quicker: the exit code will tell
+                        child.kill()
                     break
                 before = time.monotonic()
         # The workers inherited the pipe: it ends when the last of them has.
@@ -133,6 +134,11 @@ async def run(
             child.kill()
     if code != (0 if kill_behind is None else -signal.SIGKILL):
         raise ProofError(f"the run ended with exit code {code}: {' '.join(arguments)}")
+
+
+def environment() -> dict[str, str]:
+    """Ours, and without the warning with which Python tidies up behind a program that was killed."""
+    return {**os.environ, "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning:multiprocessing.resource_tracker"}
 
 
 def compare_steps(expected: list[Step], got: list[Step], steps: int) -> list[str]:
@@ -169,7 +175,7 @@ async def draw(out: Path, kills: Sequence[int]) -> Path:
     """The losses of both runs as a picture. Drawn by another program: importing matplotlib takes long."""
     picture = out / "loss.png"
     script = Path(__file__).with_name("loss_curve.py")
-    logs = [str(out / name / "steps.jsonl") for name in ("uninterrupted", "killed")]
+    logs = [str(out / name / "steps.jsonl") for name in ("uninterrupted", "killed-and-resumed")]
     child = await asyncio.create_subprocess_exec(
         sys.executable, str(script), *logs, "--kills", *map(str, kills), "--out", str(picture)
     )

@@ -29,6 +29,7 @@ from pathlib import Path
 import safetensors.numpy
 from byte_model import ByteModel
 from progress import Announcer, ProgressLine, Report
+from safetensors import SafetensorError
 from sceptic import ProofError, Step, StepLog, prove, random_kills
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetchError, AsyncPrefetcherState, Batch
@@ -75,7 +76,7 @@ def pipelines(job: Job) -> list[PackingIterator]:
             exclude=() if job.corpus else ("site-packages", "dist-packages"),
             encoding_errors="replace",  # the library's own tests hold files in odd encodings, on purpose
         )
-        if next(documents.create_iter(), None) is None:
+        if next(documents.get_state().build().create_iter(), None) is None:
             raise UserError(f"the corpus has fewer than {SHARDS} documents: there must be one for each shard")
         tokens = PreprocessIterator(LoopingIterator(documents), tokenizer=TOKENIZER)
         shards.append(PackingIterator(tokens, batch_size=job.batch_size, sequence_length=job.sequence_length))
@@ -185,7 +186,7 @@ def main(arguments: list[str]) -> int:
             pipelines(job)  # so that a bad corpus is told here, not by a child
             return 0 if asyncio.run(prove(command(job), job.out / "prove", steps=job.steps, kills=kills)) else 1
         asyncio.run(train(job))
-    except (UserError, ProofError, DocumentError, AsyncPrefetchError) as error:
+    except (UserError, ProofError, DocumentError, AsyncPrefetchError, SafetensorError, OSError) as error:
         print(f"train_bytes: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -212,8 +213,9 @@ def parse(arguments: list[str]) -> tuple[Job, list[int]]:
     parser.add_argument("--checkpoint-every", type=positive, default=50, metavar="STEPS", help="default: %(default)s")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="ROWS", help="default: %(default)s")
     parser.add_argument("--sequence-length", type=positive, default=64, metavar="BYTES", help="default: %(default)s")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
+    either.add_argument(
         "--prove",
         action="store_true",
         help="train undisturbed, and again with two SIGKILLs; compare all batches and weights",
@@ -240,7 +242,7 @@ def parse(arguments: list[str]) -> tuple[Job, list[int]]:
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return number
 
 

@@ -1,5 +1,6 @@
 """Exact equality, items of every kind that a checkpoint holds, and ways to damage what was written."""
 
+import copy
 import ctypes
 import dataclasses
 import functools
@@ -291,7 +292,7 @@ def damaged(draw, structure):
             case "replace":
                 container[key] = draw(json_values())
             case "hostile":
-                container[key] = draw(st.sampled_from(_HOSTILE))
+                container[key] = copy.deepcopy(draw(st.sampled_from(_HOSTILE)))
             case "swap":
                 container[key] = json.loads(json.dumps(other[other_key]))
             case "remove" if isinstance(container, dict):

@@ -298,10 +298,9 @@ def test_extra_fields_come_back_where_a_class_takes_them(through):
     assert_same(through(Loose(a=1, more=np.arange(2))).model_extra, {"more": np.arange(2)})
 
 
-@pytest.mark.parametrize("name", ["$", "\ud800"])
-def test_an_extra_field_whose_name_would_not_come_back_is_refused(name):
+def test_an_extra_field_whose_name_would_not_come_back_is_refused():
     with pytest.raises(CheckpointError, match=r"state: .*Loose has an extra field of a name"):
-        _items.encode_state(Loose(a=1, **{name: 2}), None)
+        _items.encode_state(Loose(**{"a": 1, "$": 2}), None)
 
 
 class Loose(IteratorState, kind="tests.base.loose", extra="allow"):

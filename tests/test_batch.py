@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch import Batch, CheckpointError
@@ -25,11 +25,13 @@ batches = st.builds(
 
 
 @given(batches)
+@settings(max_examples=30)
 def test_a_batch_comes_back_from_its_dict_with_dtypes_and_shapes(batch):
     assert_same(Batch.from_python_dict(batch.to_python_dict()), batch)
 
 
 @given(batches)
+@settings(max_examples=30)
 def test_its_dict_is_json(batch):
     assert_same(Batch.from_python_dict(json.loads(json.dumps(batch.to_python_dict(), allow_nan=False))), batch)
 
@@ -87,6 +89,7 @@ def test_malformed_data_is_refused(data, reason):
 
 
 @given(st.data(), batches)
+@settings(max_examples=40)
 def test_damaged_data_gives_a_batch_or_a_checkpoint_error(data, batch):
     described = data.draw(support.damaged(batch.to_python_dict()))
     try:

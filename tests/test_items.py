@@ -46,6 +46,7 @@ def all_arrays(item):
 
 
 @given(support.items(), st.booleans())
+@settings(max_examples=500)
 def test_every_item_comes_back_to_the_bit(item, inline):
     assert_same(there_and_back(item, inline=inline), item)
 
@@ -155,7 +156,7 @@ def test_models_keep_private_attributes_extra_fields_and_which_fields_were_set()
     model = Model(a=1)
     model._seen = np.arange(3)
     assert model.twice == [1, 1]
-    opened = Open(**{"more": [1], "other": 2, "$": 3, "\ud800": 4})
+    opened = Open(**{"more": [1], "other": 2, "$": 3})
     for item in (model, opened, Model.model_construct()):
         assert_same(there_and_back(item, inline=True), item)
 

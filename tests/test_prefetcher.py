@@ -347,7 +347,7 @@ async def test_a_file_that_can_not_be_read_changes_nothing(tmp_path):
     [
         ({"due": 7}, "shard 7 is due"),
         ({"num_shards": 1}, "lie below the count"),
-        ({"buffer": [{"shard_id": 9, "item": 1}]}, "belongs to no shard"),
+        ({"buffer": [{"shard_id": 9, "item": 1}]}, "belongs to shard 9, which is not in the state"),
         ({"buffer": [{"shard_id": 0, "item": 1}]}, "its position does not fit"),
         ({"shards": []}, "shards"),
         ({"surprise": 1}, "surprise"),

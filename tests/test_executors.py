@@ -1,0 +1,71 @@
+import os
+import signal
+import threading
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from asyncprefetch.executors import InlineExecutor, ProcessExecutor, default_start_method
+
+
+def test_inline_calls_run_at_once_in_the_calling_thread():
+    executor = InlineExecutor()
+    assert executor.submit(threading.get_ident).result(0) == threading.get_ident()
+    future = executor.submit(int, "x")
+    assert isinstance(future.exception(0), ValueError)
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_process_answers_in_order_and_its_exit_code_is_known(start_method):
+    executor = ProcessExecutor(start_method=start_method)
+    assert executor.pid is None
+    futures = [executor.submit(pow, 2, n) for n in range(5)]
+    assert [future.result(30) for future in futures] == [1, 2, 4, 8, 16]
+    assert executor.submit(os.getpid).result(30) == executor.pid != os.getpid()
+    executor.shutdown(wait=True)
+    assert executor.exited.result(0) == 0
+    with pytest.raises(BrokenExecutor):
+        executor.submit(os.getpid)
+
+
+def test_a_killed_process_breaks_its_calls_and_says_how_it_ended():
+    executor = ProcessExecutor()
+    pid = executor.submit(os.getpid).result(30)
+    waiting = executor.submit(signal.pause)
+    os.kill(pid, signal.SIGSEGV)
+    with pytest.raises(BrokenExecutor):
+        waiting.result(30)
+    assert executor.exited.result(30) == -signal.SIGSEGV
+    assert executor.pid == pid
+
+
+def test_a_process_can_be_killed_at_any_time():
+    never_started = ProcessExecutor()
+    never_started.kill()
+    assert never_started.exited.result(0) is None
+    starting = ProcessExecutor()
+    call = starting.submit(os.getpid)
+    starting.kill()
+    starting.exited.result(30)
+    assert call.cancelled() or isinstance(call.exception(30), BrokenExecutor) or call.result(30)
+    busy = ProcessExecutor()
+    busy.submit(os.getpid).result(30)
+    busy.submit(signal.pause)
+    busy.kill()
+    assert busy.exited.result(30) == -signal.SIGKILL
+
+
+def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
+    executor = ProcessExecutor()
+
+    def refuse(*args, **kwargs):
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr(executor._context, "Process", refuse)
+    with pytest.raises(BrokenExecutor, match=r"BlockingIOError: .* no more processes"):
+        executor.submit(os.getpid).result(30)
+    assert executor.exited.result(30) is None
+
+
+def test_a_fork_server_is_preferred_where_there_is_one():
+    assert default_start_method() == "forkserver"

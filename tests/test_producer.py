@@ -1,0 +1,144 @@
+"""The worker's end of the protocol, driven by hand: credit, stop, runs, live iterators."""
+
+import pickle
+
+import pytest
+
+from asyncprefetch import _pickling, _producer
+from asyncprefetch._messages import (
+    Credit,
+    EndOfShard,
+    Failed,
+    Final,
+    Hello,
+    Item,
+    Setup,
+    ShardStart,
+    Start,
+    State,
+    Stop,
+)
+from asyncprefetch._producer import Producer
+from asyncprefetch._recovery import fingerprint
+from tests.pipelines import Count, Fail
+
+
+@pytest.fixture
+def producer(monkeypatch):
+    monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 3600)
+    return Producer("tests")
+
+
+def begin(iterator, position=0, skip=()):
+    return ShardStart(pickle.dumps(iterator.get_state()), position, skip)
+
+
+def items(answers):
+    assert all(isinstance(answer, Item) for answer in answers)
+    return [_pickling.loads(answer.frame) for answer in answers]
+
+
+def test_an_item_is_drawn_only_when_there_is_credit(producer):
+    assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
+    assert producer.handle(Start(1, {0: begin(Count(9))})) == []
+    assert items(producer.handle(Credit(1, 0, 2))) == [0, 1]
+    assert producer.handle(Credit(1, 0, 2)) == []  # absolute: said twice, it adds nothing
+    assert items(producer.handle(Credit(1, 0, 3))) == [2]
+
+
+def test_credit_of_another_run_or_shard_is_nothing(producer):
+    producer.handle(Start(2, {0: begin(Count(9))}))
+    assert producer.handle(Credit(1, 0, 2)) == []
+    assert producer.handle(Credit(2, 7, 2)) == []
+    assert producer.handle(Stop(1)) == []
+
+
+def test_a_stop_gives_a_state_of_every_shard_that_was_begun_and_the_final_sentinel(producer):
+    producer.handle(Start(1, {0: begin(Count(9)), 1: begin(Count(9, 100))}))
+    producer.handle(Credit(1, 1, 3))
+    state, final = producer.handle(Stop(1))
+    assert (type(state), state.shard, state.position) == (State, 1, 3)
+    assert pickle.loads(state.state).position == 3
+    assert final == Final(1)
+
+
+def test_the_end_of_a_shard_comes_with_its_state(producer):
+    producer.handle(Start(1, {0: begin(Count(1))}))
+    item, state, end = producer.handle(Credit(1, 0, 5))
+    assert items([item]) == [0]
+    assert (type(state), state.position) == (State, 1)
+    assert end == EndOfShard(1, 0, 1)
+    assert producer.handle(Credit(1, 0, 6)) == []
+    assert producer.handle(Stop(1)) == [Final(1)]
+
+
+def test_a_live_iterator_serves_the_next_run_only_if_it_is_where_the_parent_wants_it(producer):
+    producer.handle(Start(1, {0: begin(Count(9))}))
+    producer.handle(Credit(1, 0, 3))
+    live = producer._shards[0]
+    producer.handle(Start(2, {0: begin(Count(9, 100, position=3), 3)}))  # another state, the same position
+    assert producer._shards[0] is live
+    assert items(producer.handle(Credit(2, 0, 4))) == [3]
+    producer.handle(Start(3, {0: begin(Count(9, position=2), 2)}))
+    assert producer._shards[0] is not live
+    assert items(producer.handle(Credit(3, 0, 4))) == [2, 3]
+
+
+def test_what_was_received_before_is_skipped_and_compared(producer):
+    producer.handle(Start(1, {0: begin(Count(9), 0, (fingerprint(0), fingerprint(1)))}))
+    assert items(producer.handle(Credit(1, 0, 3))) == [2]
+    producer.handle(Start(2, {0: begin(Count(9), 0, (fingerprint(0), fingerprint(5)))}))
+    (failed,) = producer.handle(Credit(2, 0, 3))
+    assert (type(failed), failed.error.phase, failed.position) == (Failed, "replay", 2)
+    assert "another item came at position 1" in failed.error.text
+    producer.handle(Start(3, {0: begin(Count(1), 0, (fingerprint(0), fingerprint(1)))}))
+    (failed,) = producer.handle(Credit(3, 0, 3))
+    assert "the iterator ended at position 1" in failed.error.text
+
+
+def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(producer):
+    producer.handle(Start(1, {0: begin(Fail.make(9, 1, "KeyError")), 1: begin(Count(9))}))
+    item, failed = producer.handle(Credit(1, 0, 5))
+    assert items([item]) == [0]
+    assert (failed.position, failed.error.type_name, failed.error.bases[1]) == (1, "KeyError", "LookupError")
+    assert producer.handle(Credit(1, 0, 6)) == []
+    assert items(producer.handle(Credit(1, 1, 1))) == [0]
+    assert [type(answer) for answer in producer.handle(Stop(1))] == [State, Final]
+
+
+def test_states_come_now_and_then(monkeypatch):
+    monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 0)
+    monkeypatch.setattr(_producer, "_STATE_SHARE", float("inf"))
+    producer = Producer("tests")
+    producer.handle(Start(1, {0: begin(Count(3))}))
+    answers = producer.handle(Credit(1, 0, 2))
+    assert [type(answer) for answer in answers] == [Item, State, Item, State]
+    assert [answer.position for answer in answers] == [0, 1, 1, 2]
+
+
+def test_closing_closes_the_iterators(producer):
+    closed = []
+
+    class Closing(Count):
+        def create_iter(self):
+            try:
+                yield from super().create_iter()
+            finally:
+                closed.append(self.position)
+
+    producer.handle(Start(1, {0: begin(Count(9))}))
+    shard = producer._shards[0]
+    shard._iterator = Closing(9)
+    shard._items = shard._iterator.create_iter()
+    producer.handle(Credit(1, 0, 2))
+    producer.close()
+    assert closed == [2]
+
+
+def test_a_pickled_producer_is_the_one_of_its_process():
+    here = pickle.loads(pickle.dumps(Producer("a key")))
+    try:
+        assert pickle.loads(pickle.dumps(Producer("a key"))) is here
+        assert pickle.loads(pickle.dumps(Producer("another key"))) is not here
+    finally:
+        _producer._producers.clear()
