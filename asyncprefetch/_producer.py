@@ -263,19 +263,17 @@ def describe(error: BaseException, phase: str) -> RemoteError:
     except Exception:
         formatted = "".join(traceback.format_tb(below))
     bases = tuple(_qualified_name(cls) for cls in type(error).__mro__)
-    return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error, text))
+    return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error))
 
 
 def _qualified_name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _pickled_error(error: BaseException, text: str) -> bytes | None:
-    """The pickled exception, if it comes back as what it was: many classes with odd constructors don't."""
+def _pickled_error(error: BaseException) -> bytes | None:
+    """The exception itself, for whoever can use it on the other side: many classes can't be pickled."""
     try:
         pickled = pickle.dumps(error)
-        back = pickle.loads(pickled)
-        whole = type(back) is type(error) and str(back) == text and len(pickled) <= _MAX_PICKLED_ERROR
     except Exception:
         return None
-    return pickled if whole else None
+    return pickled if len(pickled) <= _MAX_PICKLED_ERROR else None

@@ -17,12 +17,7 @@ Drawing = tuple[int, int] | None
 
 def producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
     """The user's exception, with its own as cause if that can be made here."""
-    original: BaseException | None = None
-    if error.pickled is not None:
-        try:
-            original = pickle.loads(error.pickled)
-        except Exception:
-            _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
+    original = _original(error)
     failure = ProducerError(
         f"{where} ({error.phase}): {error.type_name}: {error.text}",
         shard=shard,
@@ -36,6 +31,19 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
     failure.add_note(f"In the worker:\n{error.traceback}")
     failure.__cause__ = original
     return failure
+
+
+def _original(error: RemoteError) -> BaseException | None:
+    """The exception itself, if it comes back as what it was: one with an odd constructor may not, or may have another text."""
+    if error.pickled is None:
+        return None
+    try:
+        original: BaseException = pickle.loads(error.pickled)
+        whole = type(original).__qualname__ == error.type_name.rpartition(".")[2] and str(original) == error.text
+    except Exception:
+        _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
+        return None
+    return original if whole else None
 
 
 def death_text(worker: int, death: Death, drawing: Drawing) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -11,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Report(AbstractContextManager["Report"], Protocol):
-    def step(self, step: int, loss: float, buffered: int) -> None:
+    async def step(self, step: int, loss: float, buffered: int) -> None:
         """Step number ``step`` is done; ``buffered`` batches are ready for the next ones."""
 
 
@@ -31,7 +33,7 @@ class ProgressLine(Report):
         self._first: tuple[int, float] | None = None
         self._loss = float("nan")
 
-    def step(self, step: int, loss: float, buffered: int) -> None:
+    async def step(self, step: int, loss: float, buffered: int) -> None:
         now = time.monotonic()
         first_step, began = self._first = self._first or (step, now)
         rate = (step - first_step) / (now - began) if now > began else 0.0
@@ -49,10 +51,14 @@ class ProgressLine(Report):
 
 
 class Announcer(Report):
-    """One line of standard output a step: its number, its loss, the depth of the buffer."""
+    """One line of standard output a step: its number, its loss, the depth of the buffer.
 
-    def step(self, step: int, loss: float, buffered: int) -> None:
+    Each line wants one of standard input in answer, so that whoever reads is never more than a step behind.
+    """
+
+    async def step(self, step: int, loss: float, buffered: int) -> None:
         print(step, loss, buffered, flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

@@ -64,7 +64,8 @@ async def prove(command: Sequence[str], out: Path, *, steps: int, kills: Sequenc
     """Run ``command`` undisturbed, and again with kills; print whether all batches and weights are the same.
 
     Args:
-        command: trains for ``steps`` steps when given ``--out FOLDER --announce``, and goes on with ``--resume``.
+        command: trains for ``steps`` steps when given ``--out FOLDER --announce``, and goes on with ``--resume``. It
+            prints a line a step, and waits for one in answer.
         out: folder for both runs and the picture of their losses; what it held is removed.
         steps: how many steps a run has.
         kills: the steps behind which to kill, ascending.
@@ -99,8 +100,8 @@ async def prove(command: Sequence[str], out: Path, *, steps: int, kills: Sequenc
 
 
 def random_kills(steps: int, checkpoint_every: int) -> list[int]:
-    """Two steps: behind the first checkpoint, and not so late that a run could be over before the signal arrives."""
-    return sorted(random.SystemRandom().sample(range(checkpoint_every + 1, steps - 9), 2))
+    """Two steps behind which a checkpoint is there and another step to be killed in."""
+    return sorted(random.SystemRandom().sample(range(checkpoint_every + 1, steps), 2))
 
 
 async def run(
@@ -109,18 +110,20 @@ async def run(
     """Train in a child process, to the end or until it is killed, somewhere in the step behind ``kill_behind``."""
     what = ("resumed" if resume else "new run") + ("" if kill_behind is None else f", kill behind {kill_behind}")
     arguments = [*command, "--out", str(out), "--announce", *(["--resume"] if resume else [])]
-    child = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE, env=environment())
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, env=environment())
+    assert child.stdin is not None
     assert child.stdout is not None
     try:
         with ProgressLine(what, steps) as report:
             before = time.monotonic()
             async for line in child.stdout:
                 step, loss, buffered = line.split()
-                report.step(int(step), float(loss), int(buffered))
+                await report.step(int(step), float(loss), int(buffered))
+                child.stdin.write(b"\n")  # it may go on, for one step
                 if int(step) == kill_behind:
                     await asyncio.sleep(random.random() * (time.monotonic() - before))
-                    with suppress(ProcessLookupError):  # it was quicker: the exit code will tell
-                        child.kill()
+                    child.kill()
                     break
                 before = time.monotonic()
         # The workers inherited the pipe: it ends when the last of them has.

@@ -103,7 +103,7 @@ async def train(job: Job) -> None:
                 # In a thread, so that the loop goes on receiving batches meanwhile.
                 loss = await asyncio.to_thread(model.train_step, batch)
                 log.write(Step(model.steps, digest(batch), loss))
-                report.step(model.steps, loss, loader.statistics().buffered)
+                await report.step(model.steps, loss, loader.statistics().buffered)
                 if model.steps % job.checkpoint_every == 0 or model.steps == job.steps:
                     await save_checkpoint(job.out, model, loader)
                 if model.steps == job.steps:
@@ -223,16 +223,16 @@ def parse(arguments: list[str]) -> tuple[Job, list[int]]:
     parser.add_argument(
         "--kill-behind", type=positive, nargs=2, metavar="STEP", help="with --prove: where to kill (default: at random)"
     )
-    parser.add_argument("--announce", action="store_true", help="print a line a step, for other programs to read")
+    parser.add_argument(
+        "--announce", action="store_true", help="for other programs: print a line a step, and wait for one in answer"
+    )
     options = vars(parser.parse_args(arguments))
     kill_behind, asked = options.pop("kill_behind"), options.pop("prove")
     job = Job(**options)
     if not asked:
         return job, []
-    if job.checkpoint_every + 12 > job.steps:
-        parser.error(
-            "--prove needs at least 12 steps behind the first checkpoint: more --steps, or a smaller --checkpoint-every"
-        )
+    if job.checkpoint_every + 2 >= job.steps:
+        parser.error("--prove kills twice behind the first checkpoint: more --steps, or a smaller --checkpoint-every")
     kills = sorted(kill_behind or random_kills(job.steps, job.checkpoint_every))
     if not job.checkpoint_every < kills[0] < kills[1] < job.steps:
         parser.error("--kill-behind takes two different steps, behind the first checkpoint and before the last step")

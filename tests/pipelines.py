@@ -128,6 +128,13 @@ class TwoArgumentsError(Exception):
         super().__init__(f"{a} and {b}")
 
 
+class ChangingError(Exception):
+    """Comes out of pickle with another text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"so to speak: {text}")
+
+
 class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -143,6 +150,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "KeyError": lambda: KeyError("missing"),
     "OSError": lambda: OSError(5, "the disk went away"),
     "TwoArgumentsError": lambda: TwoArgumentsError(1, 2),
+    "ChangingError": lambda: ChangingError("text"),
     "UnprintableError": UnprintableError,
     "with a lock": _holding_a_lock,
     "StopIteration": lambda: StopIteration("from inside"),

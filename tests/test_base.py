@@ -273,7 +273,21 @@ def test_an_upgrade_or_a_validator_that_fails_is_a_checkpoint_error():
 @both_ways
 def test_numbers_that_json_does_not_have_come_back(through):
     nan = np.frombuffer(b"\x01\x00\x00\x00\x00\x00\xf4\xff", "<f8")[0].item()
-    values = [float("inf"), -float("inf"), nan, -0.0, 10**40, -(2**63), 2**63, 1e-310, "\ud800", "\0", (), b"", {1: 2}]
+    values = [
+        float("inf"),
+        -float("inf"),
+        nan,
+        -0.0,
+        10**40,
+        -(2**63),
+        2**63,
+        1e-310,
+        "\ud800",
+        "\0",
+        (),
+        b"",
+        {1: 2, "\ud83d\ude00": 3},
+    ]
     assert_same(through(Leaf(value=values)), Leaf(value=values))
 
 

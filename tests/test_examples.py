@@ -67,7 +67,7 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(corpus: Path, tmp_pat
         (["nowhere"], "'nowhere' does not exist"),
         (["--resume"], "holds no checkpoint to resume from"),
         (["--steps", "0"], "must be at least 1"),
-        (["--prove", "--steps", "9"], "--prove needs at least 12 steps behind the first checkpoint"),
+        (["--prove", "--steps", "9"], "--prove kills twice behind the first checkpoint"),
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ async def test_a_run_that_fails_on_its_own_proves_nothing(sceptic: Any, tmp_path
 
 
 def test_random_kills_come_behind_the_first_checkpoint_and_before_the_end(sceptic: Any) -> None:
-    for _ in range(200):
-        first, second = sceptic.random_kills(17, 5)
-        assert 5 < first < second < 17
+    for _ in range(20):
+        first, second = sceptic.random_kills(8, 5)
+        assert (first, second) == (6, 7)
 
 
 def test_the_gradients_of_the_model_are_those_of_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,7 +370,7 @@ MALFORMED = {
     "a leaf that is not there": {"$": "bytes", "v": 7},
     "a leaf of negative number": {"$": "bytes", "v": -1},
     "a leaf numbered by a bool": {"$": "bytes", "v": False},
-    "bad base64": {"$": "bytes", "v": "A!=="},
+    "base64 with a foreign character": {"$": "bytes", "v": "QU!JD"},
     "base64 that is no ASCII": {"$": "bytes", "v": "é"},
     "a leaf used twice": [{"$": "bytes", "v": 0}, {"$": "bytes", "v": 0}],
     "text that is no UTF-8": {"$": "str", "v": "/w=="},
@@ -436,8 +436,8 @@ MALFORMED = {
         "$": "model", "tag": "tests.support.Model", "v": {"a": 1, "b": 1}, "extra": None, "private": None, "set": ["x"],
     },
     "a state of an unknown kind": {"$": "state", "kind": "nobody.defined.this", "version": 1, "fields": {}},
-    "a state of version 0": {"$": "state", "kind": "tests.support.count", "version": 0, "fields": {}},
-    "a state of version true": {"$": "state", "kind": "tests.support.count", "version": True, "fields": {}},
+    "a state of version 0": {"$": "state", "kind": "tests.support.count", "version": 0, "fields": {"end": 1}},
+    "a state of version true": {"$": "state", "kind": "tests.support.count", "version": True, "fields": {"end": 1}},
     "a state with foreign fields": {"$": "state", "kind": "tests.support.count", "version": 2, "fields": {"x": 1}},
     "a state whose fields are a list": {"$": "state", "kind": "tests.support.count", "version": 2, "fields": []},
     "a state whose fields look like a state": {
@@ -451,6 +451,21 @@ MALFORMED = {
 def test_malformed_structures_are_refused(structure):
     with pytest.raises(CheckpointError):
         decode(structure, [b"leaf"])
+
+
+@pytest.mark.parametrize("shape", [(-1, -1), (True,), (1.0,), ("1",), (None,), (1,) * 65])
+def test_a_malformed_shape_is_told(shape):
+    with pytest.raises(CheckpointError, match="malformed structure: shape"):
+        decode(array(shape=shape), None)
+
+
+@pytest.mark.parametrize("node", ["dataclass", "namedtuple", "model"])
+def test_a_tag_of_something_else_than_the_node_says_is_told(node):
+    structure = {"$": node, "tag": "tests.support.function", "v": {}}
+    if node == "model":
+        structure |= {"extra": None, "private": None, "set": []}
+    with pytest.raises(CheckpointError, match=rf"the tag 'tests\.support\.function' does not name a {node}"):
+        decode(structure, None)
 
 
 @pytest.mark.parametrize(

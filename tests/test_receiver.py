@@ -1,0 +1,156 @@
+"""What a receiver makes of messages, with a carrier that a test drives: order and odd timing are forced."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from asyncprefetch import _pickling
+from asyncprefetch._core import Core
+from asyncprefetch._lifecycle import RunState
+from asyncprefetch._messages import (
+    Credit,
+    Death,
+    EndOfShard,
+    Final,
+    Hello,
+    Item,
+    ShardStart,
+    Start,
+    State,
+    Stop,
+)
+from asyncprefetch._options import Options
+from asyncprefetch._snapshot import ShardSnapshot, Snapshot
+from asyncprefetch.errors import AsyncPrefetchError
+
+
+class ScriptedCarrier:
+    """Keeps what it is told, and says what the test tells it."""
+
+    drawing = None
+
+    def __init__(self, sink):
+        self.sink = sink
+        self.told = []
+        self.closed = False
+
+    def open(self, setup, start):
+        self.told.append(start)
+
+    def start(self, start):
+        self.told.append(start)
+
+    def credit(self, credit):
+        self.told.append(credit)
+
+    def stop(self, stop):
+        self.told.append(stop)
+
+    def kill(self):
+        self.closed = True
+
+    async def aclose(self):
+        self.closed = True
+
+    def say(self, *messages):
+        for message in messages:
+            self.sink.received(message)
+
+
+class ScriptedCore(Core):
+    """A core whose workers are played by the test."""
+
+    def __init__(self, shards=1, **options):
+        state = pickle.dumps("the state")
+        snapshots = tuple(ShardSnapshot(i, ShardStart(state, 0, ()), False, 0) for i in range(shards))
+        super().__init__(Snapshot(True, 0, snapshots, ()), Options(num_workers=1, **options))
+        self.carriers = []
+
+    def _open_carrier(self, worker, sink):
+        self.carriers.append(ScriptedCarrier(sink))
+        return self.carriers[-1]
+
+    async def take(self):
+        return await self.next(lambda shard, item: None)
+
+
+def item(run, position, shard=0):
+    return Item(run, shard, position, position, _pickling.dumps((shard, position)))
+
+
+@pytest.fixture
+async def core():
+    core = ScriptedCore(n_batches_to_prefetch=3)
+    core.start()
+    yield core
+    await core.aclose()
+
+
+async def test_no_credit_before_hello_and_then_as_much_as_may_be(core):
+    (carrier,) = core.carriers
+    assert [type(message) for message in carrier.told] == [Start]
+    carrier.say(Hello(1))
+    assert carrier.told[1:] == [Credit(1, 0, 1), Credit(1, 0, 2), Credit(1, 0, 3)]
+    carrier.say(item(1, 0))
+    assert await core.take() == (0, 0)
+    assert carrier.told[-1] == Credit(1, 0, 4)
+
+
+async def test_messages_of_another_run_are_dropped(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1), item(7, 0), State(7, 0, 5, b""), EndOfShard(7, 0, 0), Final(7), item(1, 0))
+    assert await core.take() == (0, 0)
+    assert core.statistics().buffered == 0
+
+
+async def test_a_snapshot_is_taken_at_the_final_sentinel_and_holds_all_that_came_before_it(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1), item(1, 0), item(1, 1))
+    pending = core._ask_for_snapshot()
+    assert carrier.told[-1] == Stop(1)
+    carrier.say(item(1, 2), State(1, 0, 3, b"at three"))
+    assert not pending.done()
+    carrier.say(Final(1))
+    snapshot = pending.result()
+    assert [ready.payload.open() for ready in snapshot.buffer] == [(0, 0), (0, 1), (0, 2)]
+    assert snapshot.shards[0].start == ShardStart(b"at three", 3, ())
+    assert carrier.told[-1] == Start(2, {0: ShardStart(b"at three", 3, ())})  # the next run is on its way
+
+
+async def test_credit_that_a_stopped_run_did_not_use_is_dealt_again(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1), item(1, 0))
+    core._ask_for_snapshot()
+    carrier.say(State(1, 0, 1, b""), Final(1))
+    assert [message for message in carrier.told if isinstance(message, Credit) and message.run == 2] == [
+        Credit(2, 0, 2),
+        Credit(2, 0, 3),
+    ]
+
+
+async def test_a_death_ends_the_wait_for_a_snapshot(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1), item(1, 0))
+    pending = core._ask_for_snapshot()
+    carrier.sink.died(Death("it was killed"))
+    assert pending.result().shards[0].start.skip == (0,)
+    assert len(core.carriers) == 2
+    assert core.carriers[1].told[0].shards[0].skip == (0,)
+
+
+async def test_a_worker_whose_shards_have_ended_is_let_go(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1), State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    assert core._receivers[0].state is RunState.RETIRED
+    with pytest.raises(StopAsyncIteration):
+        await core.take()
+    assert carrier.closed
+
+
+async def test_a_fault_of_the_library_is_raised_and_hangs_nobody(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1), item(1, 5))
+    with pytest.raises(AsyncPrefetchError, match="a fault in asyncprefetch.* item 5 came where 0 was due"):
+        await core.take()
