@@ -34,7 +34,7 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
 
 
 def _original(error: RemoteError) -> BaseException | None:
-    """The exception itself, if it comes back as what it was: one with an odd constructor may not, or may have another text."""
+    """The exception itself, if it comes back as what it was: one with an odd constructor may not."""
     if error.pickled is None:
         return None
     try:

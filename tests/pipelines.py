@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import os
 import signal
 import threading
@@ -67,6 +68,12 @@ def make_item(kind: str, n: int) -> Any:
                     np.zeros((0, 4), np.uint8),
                 ),
             }
+        case _ if kind.startswith("array"):
+            _, dtype, shape = kind.split(":")
+            sizes = [int(size) for size in shape.split(",") if size]
+            # The bytes of the number, over and over, as whatever the dtype is.
+            data = np.resize(np.frombuffer(b"%d." % n, np.uint8), math.prod(sizes) * np.dtype(dtype).itemsize)
+            return {"n": n, "array": data.view(dtype).reshape(sizes)}
         case "big":
             return {"n": n, "x": np.full((1 << 16), n, np.int64)}
     raise AssertionError(kind)

@@ -97,13 +97,16 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", FORGOTTEN)
 @pytest.mark.parametrize("worker", ["Count(10**6)", "Forever()"])
 def test_a_forgotten_loader_warns_and_leaves_no_process(tmp_path, how, worker):
-    body = FOREVER + f"""
+    body = (
+        FOREVER
+        + f"""
 async def main():
     global loader
     loader = AsyncPrefetcher({worker})
     await anext(loader)
     print(*pids(loader), flush=True)
 """
+    )
     with start(tmp_path, body + FORGOTTEN[how].replace("del loader", "globals().pop('loader')")) as process:
         pid = int(process.stdout.readline())
         began = time.monotonic()
@@ -134,7 +137,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [("return", 0), ("raise ValueError('in the body')", 1), ("sys.exit(3)", 3), ("await anext(loader)", -2)]
+    ("how", "code"),
+    [("return", 0), ("raise ValueError('in the body')", 1), ("sys.exit(3)", 3), ("await anext(loader)", -2)],
 )
 def test_a_program_with_a_busy_worker_ends_soon(tmp_path, how, code):
     with start(tmp_path, BUSY.replace("HOW", how)) as process:

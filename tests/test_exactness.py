@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.testing import assert_items_equal
@@ -14,7 +15,19 @@ from tests.conftest import EXECUTORS
 from tests.pipelines import Count, in_turns
 from tests.test_cancellation import cancelled_after
 
-ITEMS = st.sampled_from(["int", "none", "batch", "nest"])
+ARRAYS = st.builds(
+    lambda dtype, shape: f"array:{dtype.str}:{','.join(map(str, shape))}",
+    st.one_of(
+        hnp.boolean_dtypes(),
+        hnp.integer_dtypes(endianness="?"),
+        hnp.floating_dtypes(endianness="?"),
+        hnp.complex_number_dtypes(),
+        hnp.datetime64_dtypes(max_period="D", min_period="ns"),
+        hnp.byte_string_dtypes(max_len=4),
+    ),
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+)
+ITEMS = st.one_of(st.sampled_from(["int", "none", "batch", "nest"]), ARRAYS)
 SHARDS = st.lists(st.tuples(st.integers(0, 9), ITEMS), min_size=1, max_size=4)
 RESOURCES = st.tuples(st.integers(1, 6), st.integers(1, 4))  # prefetch, and workers at most
 STEPS = st.lists(

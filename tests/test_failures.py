@@ -349,12 +349,16 @@ async def test_a_stopped_process_is_a_stall():
         assert got == list(range(1, 1 + len(got)))
 
 
-async def test_backpressure_is_no_stall():
-    """The worker owes nothing while the consumer is slow: the clock starts when it is asked for more."""
-    async with AsyncPrefetcher(Count(5), stall_timeout=0.2, n_batches_to_prefetch=1, executor_factory=inline) as loader:
-        assert await anext(loader) == 0
-        time.sleep(0.5)  # the consumer is busy; nobody waits for an order of events here
-        assert [item async for item in loader] == [1, 2, 3, 4]
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # whose clock can be set
+async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_stall(monkeypatch):
+    """The clock starts when something is asked for, and what has arrived is heard before it is missed."""
+    loop = asyncio.get_running_loop()
+    clock, ahead = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
+    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=inline) as loader:
+        for n in range(9):
+            assert await anext(loader) == n
+            ahead += 50.0  # a long step of the training, with a batch on its way
 
 
 async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():

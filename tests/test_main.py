@@ -19,7 +19,9 @@ async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch)
         await (await loader.get_state()).save(tmp_path / "state")
     assert main(["show", str(tmp_path / "state")]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("asyncprefetch state, version 1: 5 batches delivered, 1 buffered (0 bytes of arrays), 2 of 2")
+    assert out[0].startswith(
+        "asyncprefetch state, version 1: 5 batches delivered, 1 buffered (0 bytes of arrays), 2 of 2"
+    )
     assert out[1:] == [
         "  shard 0: tests.count version 1, 2 delivered, 0 buffered, at its end",
         "  shard 1: tests.fail version 1, 3 delivered, 1 buffered, 4 to skip",

@@ -481,7 +481,7 @@ def test_a_state_that_can_not_be_pickled_is_refused_at_once():
         def get_state(self):
             return LocalState(stop=1)
 
-    with pytest.raises(TypeError, match="the state of shard 0 can't be sent to a worker process.* top level"):
+    with pytest.raises(TypeError, match=r"the state of shard 0 can't be sent to a worker process.* top level"):
         AsyncPrefetcher(Local(1))
 
 

@@ -152,5 +152,5 @@ async def test_a_worker_whose_shards_have_ended_is_let_go(core):
 async def test_a_fault_of_the_library_is_raised_and_hangs_nobody(core):
     (carrier,) = core.carriers
     carrier.say(Hello(1), item(1, 5))
-    with pytest.raises(AsyncPrefetchError, match="a fault in asyncprefetch.* item 5 came where 0 was due"):
+    with pytest.raises(AsyncPrefetchError, match=r"a fault in asyncprefetch.* item 5 came where 0 was due"):
         await core.take()
