@@ -65,7 +65,7 @@ def register_kind(cls: type, name: object, version: object, aliases: object) -> 
         raise TypeError(f"{cls.__qualname__}: kind must be a dotted name like 'package.name', not {name!r}")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise TypeError(f"{cls.__qualname__}: version must be an int from 1, not {version!r}")
-    if isinstance(aliases, str) or not isinstance(aliases, tuple | list):
+    if not isinstance(aliases, tuple | list):
         raise TypeError(f"{cls.__qualname__}: aliases must be a tuple of names, not {aliases!r}")
     aliases = tuple(_check_name(alias, f"{cls.__qualname__}: alias") for alias in aliases)
     kind = Kind(cls, name, version, aliases)

@@ -237,7 +237,7 @@ with_attribute.more = 1  # type: ignore[attr-defined]
         (unregistered_function, "unregistered_function is not registered"),
         (Unregistered, "Unregistered is not registered"),
         (len, "builtins.len is not registered"),
-        (np.add, "is not registered"),
+        (np.add, "is not registered|can't hold a numpy.ufunc"),  # numpy 1 gives it no qualified name
         (Tagged(), "is registered, but is no plain dataclass"),
         (DictAndMore(), "is registered, but is no plain dataclass"),
         (with_attribute, "has no field 'more'"),
@@ -266,7 +266,7 @@ def test_what_a_checkpoint_cannot_hold_is_named_by_its_path_and_reason(value, re
         (Model(a={"x": value}), r"item\.a\['x'\]"),
         (Count(stop=value), r"item\.stop"),
     ]:
-        with pytest.raises(CheckpointError, match=f"^{path}: .*{reason}"):
+        with pytest.raises(CheckpointError, match=f"^{path}: .*({reason})"):
             encode(item, [])
         with pytest.raises(CheckpointError) as refusal:
             encode(item, None)
@@ -526,7 +526,7 @@ class Colours(IteratorState, kind="tests.items.colours"):
     queue: deque[bytes] = Field(default_factory=deque)
     counts: Counter[str] = Field(default_factory=Counter)
     lists: defaultdict[str, list[int]] = Field(default_factory=lambda: defaultdict(list))
-    secret: SecretStr = SecretStr("")
+    secret: SecretStr | None = None
     ratio: float = 0.5
     anything: Any = None
 
