@@ -35,7 +35,9 @@ def _reduce_array(array: npt.NDArray[Any]) -> Any:
         return array.__reduce_ex__(5)
     described = dtype.str if dtype.isbuiltin == 1 else dtype
     if array.size == 0 or dtype.itemsize == 0:
-        return np.zeros, (array.shape, described)
+        return np.ndarray, (array.shape, dtype)  # by its dtype: "S0" as a name would become "S1"
+    if dtype.fields:
+        array = array.view(f"V{dtype.itemsize}")  # as one field: a copy would leave the padding as memory has it
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     flat = (array.T if fortran else np.ascontiguousarray(array)).reshape(-1)
     buffer = pickle.PickleBuffer(flat.view(np.uint8))  # type: ignore[arg-type]  # an array is a buffer from 3.12 on only

@@ -38,11 +38,12 @@ def imports_of(path):
 
 @pytest.mark.parametrize("module", PURE)
 def test_a_pure_module_does_no_io_nor_do_those_it_imports(module):
+    paths = {name_of(path): path for path in modules()}
     seen, ahead = set(), [f"asyncprefetch.{module}"]
     while ahead:
         name = ahead.pop()
         seen.add(name)
-        path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
+        path = paths[name]
         for imported in imports_of(path):
             assert imported.partition(".")[0] not in IMPURE, f"{name} imports {imported}"
             if imported.startswith("asyncprefetch.") and imported not in seen:

@@ -76,3 +76,14 @@ def test_a_fingerprint_does_not_depend_on_the_process_or_on_shared_objects():
 )
 def test_dtype_shape_and_content_of_an_array_count(other):
     assert fingerprint(np.arange(12)) != fingerprint(other)
+
+
+def test_the_padding_of_a_structure_does_not_count():
+    dtype = np.dtype({"names": ["a", "b"], "formats": ["u1", "<i8"], "offsets": [0, 8], "itemsize": 16})
+    one, other = (np.frombuffer(bytes([filling]) * 64, dtype).copy() for filling in (1, 2))
+    for array in (one, other):
+        array["a"], array["b"] = [1, 2, 3, 4], [5, 6, 7, 8]
+    assert one.tobytes() != other.tobytes()
+    assert fingerprint(one) == fingerprint(other)
+    other["b"][-1] = 0
+    assert fingerprint(one) != fingerprint(other)
