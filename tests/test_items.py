@@ -76,7 +76,7 @@ def test_what_a_checkpoint_holds_is_not_reported_as_unsupported(item):
         np.void(b""),
         np.longdouble(1) / 3,
         np.float32("nan"),
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         np.timedelta64(3, "25us"),
         np.bool_(True),
         np.array([(1, 2.0)], [("a", "i1"), ("b", ">f8")])[0],
