@@ -1,4 +1,4 @@
-"""The loader's core: it ties receivers, lanes and rotation together, and takes snapshots.
+"""The loader's core: it ties receivers and delivery together, deals out credit, and takes snapshots.
 
 It is apart from the public object, so that callbacks and tasks keep the core alive and not the loader: a loader that
 was forgotten can be noticed. Everything here runs on one event loop, and but for ``next``, ``snapshot`` and ``aclose``
@@ -14,13 +14,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
-from asyncprefetch._entries import Ended, Entry, Failure, Lane, Ready
+from asyncprefetch._delivery import Delivery
+from asyncprefetch._entries import Entry
 from asyncprefetch._lifecycle import LOADER, LoaderEvent, LoaderState, RunState, advance
 from asyncprefetch._loop_watch import LoopWatch
 from asyncprefetch._options import Options
 from asyncprefetch._receiver import Receiver
 from asyncprefetch._recovery import Ledger
-from asyncprefetch._rotation import AsReady, InOrder, Rotation
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.carriers import Carrier, Sink
 from asyncprefetch.carriers.pull import PullCarrier
@@ -28,8 +28,7 @@ from asyncprefetch.errors import AsyncPrefetchError, PrefetcherBusyError, Prefet
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.statistics import Statistics, WorkerStatistics
 
-# With batches always at hand nothing would ever suspend, and every other task would starve.
-_MAX_SECONDS_WITHOUT_YIELD = 0.001
+_HOLDING_A_WORKER = {RunState.STARTING, RunState.RUNNING, RunState.STOPPING, RunState.IDLE, RunState.LOST}
 
 
 class Core:
@@ -38,26 +37,22 @@ class Core:
     def __init__(self, origin: Snapshot, options: Options) -> None:
         self.state = LoaderState.NEW
         self.options = options
-        self._origin = origin
+        self._in_order = origin.in_order
         self._num_workers = options.workers_for(len(origin.shards))
         self._ledgers = {s.shard: Ledger(s.shard, s.start, ended=s.ended) for s in origin.shards}
-        self._buffered = dict.fromkeys(self._ledgers, 0)
-        for ready in origin.buffer:
-            self._buffered[ready.shard] += 1
-        self._rotation = self._new_rotation()
-        self._lanes: dict[int, Lane] = {}
+        self._delivery = Delivery(origin, self._ledgers, options.n_batches_to_prefetch, self._grant)
+        self._rotation = self._delivery.rotation
         self._receivers: list[Receiver] = []
         self._receiver_of: dict[int, Receiver] = {}
         self._runs = 0
-        self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._snapshot: asyncio.Future[Snapshot] | None = None  # asked for, and not taken yet
+        self._opening = False
+        self._change: asyncio.Future[None] | None = None  # done when the state of a receiver may have changed
         self._background: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._watch: LoopWatch | None = None
-        self._started_at = self._ended_at = self._yielded_at = 0.0
-        self._seconds_to_first: float | None = None
-        self._seconds_waiting = 0.0
+        self._started_at = self._ended_at = 0.0
 
     # -------------------------------------------------------------------------------------------------------- starting
 
@@ -72,8 +67,7 @@ class Core:
             return
         self._loop = asyncio.get_running_loop()
         self._step(LoaderEvent.START)
-        self._started_at = self._yielded_at = time.monotonic()
-        self._fill_lanes()
+        self._started_at = time.monotonic()
         self._watch = LoopWatch(self._loop_shuts_down)
         shards = list(self._ledgers)
         for number in range(self._num_workers):
@@ -101,21 +95,6 @@ class Core:
                 "state for each loop"
             )
 
-    def _new_rotation(self) -> Rotation:
-        shards, n_prefetch = list(self._ledgers), self.options.n_batches_to_prefetch
-        if self._origin.in_order:
-            return InOrder(shards, self._buffered, n_prefetch, self._origin.due)
-        return AsReady(shards, self._buffered, n_prefetch)
-
-    def _fill_lanes(self) -> None:
-        shared = Lane()
-        self._lanes = {shard: Lane() if self._origin.in_order else shared for shard in self._ledgers}
-        for ready in self._origin.buffer:
-            self._lanes[ready.shard].put_nowait(ready)
-        for shard, ledger in self._ledgers.items():
-            if ledger.ended:
-                self._lanes[shard].put_nowait(Ended(shard))
-
     def _open_carrier(self, worker: int, sink: Sink) -> Carrier:
         options = self.options
         if options.executor_factory is not None:
@@ -136,57 +115,14 @@ class Core:
             AsyncPrefetchError: what happened to a producer, a worker or this loader; again at every further call.
         """
         self.start()
-        if time.monotonic() - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD:
-            await asyncio.sleep(0)
-            self._yielded_at = time.monotonic()
-        while True:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
-            if not self._rotation.active:
-                await self._end()
-                raise StopAsyncIteration
-            lane = self._lanes[self._rotation.due]
-            entry = lane.get_nowait() if not lane.empty() else await self._wait(lane)
-            # From here to the return there is no await: what was taken is delivered.
-            match entry:
-                case Ready():
-                    return self._deliver(lane, entry, check)
-                case Ended():
-                    self._rotation.dropped(entry.shard)
-                    self._grant()
-                case Failure():
-                    self._fail(entry.error)
-
-    async def _wait(self, lane: Lane) -> Entry:
-        began = time.monotonic()
         try:
-            return await lane.get()
-        finally:
-            self._yielded_at = time.monotonic()
-            waited = self._yielded_at - began
-            if self._seconds_to_first is None:
-                self._seconds_to_first = waited
-            else:
-                self._seconds_waiting += waited
-
-    def _deliver(self, lane: Lane, entry: Ready, check: Callable[[int, Any], None]) -> Any:
-        try:
-            item = entry.payload.open()
-            check(entry.shard, item)
-        except BaseException:
-            lane.put_back(entry)
+            return await self._delivery.next(check)
+        except StopAsyncIteration:
+            await self._end()
             raise
-        if self._seconds_to_first is None:
-            self._seconds_to_first = 0.0
-        self._buffered[entry.shard] -= 1
-        self._rotation.delivered(entry.shard)
-        self._grant()
-        return item
-
-    def _fail(self, error: Exception) -> None:
-        if self.state is LoaderState.ACTIVE:
-            self._step(LoaderEvent.FAIL)
-        self._failure = error
+        finally:
+            if self._delivery.failure is not None and self.state is LoaderState.ACTIVE:
+                self._step(LoaderEvent.FAIL)
 
     async def _end(self) -> None:
         if self.state is LoaderState.ACTIVE:
@@ -196,12 +132,19 @@ class Core:
         await self._settle()
 
     async def _settle(self) -> None:
-        while self._background:
-            await asyncio.wait(self._background)
+        """Wait until no worker is left, and give the loop watch back."""
+        while self._background or any(receiver.state in _HOLDING_A_WORKER for receiver in self._receivers):
+            if self._background:
+                await asyncio.wait(self._background)
+            else:
+                self._change = asyncio.get_running_loop().create_future()
+                await self._change
         if self._watch is not None:
             await self._watch.dismiss()
 
     def _grant(self) -> None:
+        if self._opening:
+            return
         for shard in self._rotation.grant():
             self._receiver_of[shard].credit(shard)
 
@@ -244,20 +187,19 @@ class Core:
         pending, self._snapshot = self._snapshot, None
         if not pending.done():
             pending.set_result(self._look())
+        self._opening = True  # credit is dealt when all can use it, not all to the first
         for receiver in self._receivers:
             if receiver.state is RunState.IDLE:
                 receiver.start()
+        self._opening = False
         self._grant()
 
     def _look(self) -> Snapshot:
-        lanes = dict.fromkeys(self._lanes.values())  # each once: where order is not promised there is one for all
-        buffer = tuple(ready for lane in lanes for ready in lane.ready()) if self._lanes else self._origin.buffer
         shards = tuple(
-            ShardSnapshot(shard, ledger.start(), ledger.ended, ledger.position - self._buffered[shard])
+            ShardSnapshot(shard, ledger.start(), ledger.ended, self._delivery.delivered(shard))
             for shard, ledger in self._ledgers.items()
         )
-        due = self._rotation.due if self._rotation.active else self._origin.due
-        return Snapshot(self._origin.in_order, due, shards, buffer)
+        return Snapshot(self._in_order, self._delivery.due, shards, self._delivery.ready())
 
     # --------------------------------------------------------------------------------------------- for the receivers
 
@@ -268,9 +210,7 @@ class Core:
 
     def put(self, shard: int, entry: Entry) -> None:
         """Queue an entry for the consumer."""
-        if isinstance(entry, Ready):
-            self._buffered[shard] += 1
-        self._lanes[shard].put_nowait(entry)
+        self._delivery.put(shard, entry)
 
     def run_ended(self, receiver: Receiver) -> None:
         """A worker is idle: start its next run, or take the snapshot for which it was stopped."""
@@ -283,13 +223,14 @@ class Core:
         if self._snapshot is not None:
             self._take_if_quiet()
         self._grant()
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
     def crashed(self, error: Exception) -> None:
         """A fault in this library: raise it to the consumer, and to whoever waits for a snapshot."""
         failure = AsyncPrefetchError(f"a fault in asyncprefetch, please report it: {type(error).__name__}: {error}")
         failure.__cause__ = error
-        for lane in dict.fromkeys(self._lanes.values()):
-            lane.put_nowait(Failure(failure))
+        self._delivery.put_failure(failure)
         self._fail_snapshot(failure)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -303,8 +244,8 @@ class Core:
     @property
     def needs_close(self) -> bool:
         """Whether forgetting the loader now would leave a worker behind."""
-        return self.state in {LoaderState.ACTIVE, LoaderState.FAILED} or (
-            self.state is LoaderState.ENDED and bool(self._background)
+        return self.state in {LoaderState.ACTIVE, LoaderState.FAILED, LoaderState.ENDED} and (
+            bool(self._background) or any(receiver.state in _HOLDING_A_WORKER for receiver in self._receivers)
         )
 
     async def aclose(self) -> None:
@@ -329,9 +270,7 @@ class Core:
     async def _close(self) -> None:
         self._step(LoaderEvent.CLOSE)
         error = PrefetcherClosedError("the loader was closed")
-        for lane in dict.fromkeys(self._lanes.values()):
-            lane.clear()
-            lane.put_nowait(Failure(error))
+        self._delivery.close(error)
         self._fail_snapshot(error)
         try:
             await asyncio.gather(*(receiver.aclose() for receiver in self._receivers))
@@ -376,15 +315,16 @@ class Core:
     def statistics(self) -> Statistics:
         """The figures of this moment."""
         until = self._ended_at or time.monotonic()
+        buffered = sum(self._delivery.buffered.values())
         return Statistics(
             state=self.state.name.lower(),
             n_batches_to_prefetch=self.options.n_batches_to_prefetch,
-            delivered_by_shard={s: ledger.position - self._buffered[s] for s, ledger in self._ledgers.items()},
-            buffered=sum(self._buffered.values()),
-            requested=self._rotation.ahead - sum(self._buffered.values()),
+            delivered_by_shard={shard: self._delivery.delivered(shard) for shard in self._ledgers},
+            buffered=buffered,
+            requested=self._rotation.ahead - buffered,
             seconds_active=until - self._started_at if self._started_at else 0.0,
-            seconds_to_first=self._seconds_to_first,
-            seconds_waiting=self._seconds_waiting,
+            seconds_to_first=self._delivery.seconds_to_first,
+            seconds_waiting=self._delivery.seconds_waiting,
             workers=tuple(
                 WorkerStatistics(r.number, r.pid, r.state.name.lower(), r.shards, r.restarts, r.retries)
                 for r in self._receivers

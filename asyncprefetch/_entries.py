@@ -16,6 +16,10 @@ from asyncprefetch import _items, _pickling
 class Payload(Protocol):
     """A batch that nobody can change: each ``open()`` gives a new item."""
 
+    @property
+    def size(self) -> int:
+        """About how many bytes have to be copied to open it."""
+
     def open(self) -> Any:
         """The item, on memory of its own."""
 
@@ -25,6 +29,10 @@ class Framed:
     """A batch as it came from a worker."""
 
     frame: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.frame)
 
     def open(self) -> Any:
         return _pickling.loads(self.frame)
@@ -36,6 +44,11 @@ class Saved:
 
     structure: JsonValue
     leaves: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        # Of all that the state holds: more than its own, so that no large one is opened on the loop.
+        return sum(map(len, self.leaves))
 
     def open(self) -> Any:
         return _items.decode(self.structure, self.leaves)
@@ -91,6 +104,11 @@ class Lane(asyncio.Queue[Entry]):
 
     def _put(self, item: Entry) -> None:
         self._entries.append(item)
+
+    @property
+    def head(self) -> Entry | None:
+        """What the next get will give."""
+        return self._entries[0] if self._entries else None
 
     def put_back(self, entry: Entry) -> None:
         """Undo the last get."""

@@ -157,3 +157,9 @@ class Death:
     reason: str
     pid: int | None = None
     exit_code: int | None = None
+
+
+def class_name(cls: type) -> str:
+    """What both sides call a class: a worker runs the user's script under the name ``__mp_main__``."""
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"

@@ -10,6 +10,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from asyncprefetch._messages import class_name
+
 
 class Resources(TypedDict, total=False):
     """The keywords that may differ between the loader that saved a state and the one that is built from it."""
@@ -72,10 +74,7 @@ class Options:
     def retry_names(self) -> frozenset[str]:
         """The qualified names of the classes in ``retry_on``: what a worker's error is compared with."""
         retry_on = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
-        return frozenset(
-            cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-            for cls in retry_on
-        )
+        return frozenset(map(class_name, retry_on))
 
     def workers_for(self, num_shards: int) -> int:
         """How many workers host so many shards.

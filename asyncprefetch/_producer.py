@@ -12,6 +12,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from typing import Any, TypeVar
 
 from asyncprefetch import _pickling, _worker_logs
@@ -32,6 +33,7 @@ from asyncprefetch._messages import (
     State,
     Stop,
     ToWorker,
+    class_name,
 )
 from asyncprefetch._recovery import fingerprint
 from asyncprefetch.base import IteratorState, StatefulIterator
@@ -83,7 +85,7 @@ class Producer:
                 answers = self._setup(message)
         return [*map(Log, _worker_logs.drain()), *answers]
 
-    def close(self) -> list[FromWorker]:
+    def close(self) -> list[Log]:
         """Close every iterator, so that the ``finally`` blocks of generators run. Gives the last log records."""
         for shard in self._shards.values():
             shard.close()
@@ -115,6 +117,7 @@ class Producer:
         return []
 
     def _credit(self, credit: Credit) -> list[FromWorker]:
+        self._check_started()
         shard = self._shards.get(credit.shard)
         answers: list[FromWorker] = []
         while credit.run == self._run and shard is not None and shard.open and shard.position < credit.upto:
@@ -122,9 +125,15 @@ class Producer:
         return answers
 
     def _stop(self, stop: Stop) -> list[FromWorker]:
+        self._check_started()
         if stop.run != self._run:
             return []
         return [*(m for shard in self._shards.values() for m in shard.final_state(stop.run)), Final(stop.run)]
+
+    def _check_started(self) -> None:
+        if self._run < 0:
+            # An engine put another worker in the place of the one that the loader knows: the same to it as a death.
+            raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
 
 
 _producers: dict[str, Producer] = {}
@@ -162,7 +171,8 @@ class _Shard:
                 state = self._pickled_state()
                 return [State(run, self._number, self.position, state), EndOfShard(run, self._number, self.position)]
             frame = _guarded("pickle", _pickling.dumps, item)
-            answers.append(Item(run, self._number, self.position, fingerprint(item), frame))
+            sample = _guarded("pickle", fingerprint, item)
+            answers.append(Item(run, self._number, self.position, sample, frame))
             self.position += 1
             if time.monotonic() >= self._next_state_at:
                 answers.append(State(run, self._number, self.position, self._pickled_state()))
@@ -199,7 +209,7 @@ class _Shard:
         for offset, expected in enumerate(self._start.skip):
             position = self._start.state_position + offset
             ended, item = _guarded("next", self._next)
-            if ended or fingerprint(item) != expected:
+            if ended or _guarded("pickle", fingerprint, item) != expected:
                 _guarded("replay", _refuse_replay, self._number, position, ended)
 
     def _next(self) -> tuple[bool, Any]:
@@ -262,12 +272,8 @@ def describe(error: BaseException, phase: str) -> RemoteError:
         formatted = "".join(traceback.format_exception(type(error), error, below))
     except Exception:
         formatted = "".join(traceback.format_tb(below))
-    bases = tuple(_qualified_name(cls) for cls in type(error).__mro__)
+    bases = tuple(class_name(cls) for cls in type(error).__mro__)
     return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error))
-
-
-def _qualified_name(cls: type) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _pickled_error(error: BaseException) -> bytes | None:

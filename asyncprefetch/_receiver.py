@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -98,7 +99,8 @@ class Receiver:
         self._failed: set[int] = set()  # shards that send nothing more, for an error
         self._resting: dict[int, asyncio.TimerHandle] = {}  # shards that wait for their retry
         self._attempts: dict[int, int] = {}
-        self._fruitless_restarts = 0
+        # Deaths by the item that was being made: progress elsewhere does not excuse an item that kills.
+        self._deaths: Counter[tuple[int, int] | None] = Counter()
         self._was_up = False
         self._start_watch = Watchdog(
             options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
@@ -240,7 +242,8 @@ class Receiver:
 
     def _item(self, item: Item) -> None:
         self._ledgers[item.shard].add_item(item.position, item.fingerprint)
-        self._fruitless_restarts = 0
+        if self._deaths:
+            del self._deaths[None], self._deaths[item.shard, item.position]
         self._attempts.pop(item.shard, None)
         self._owner.put(item.shard, Ready(item.shard, Framed(item.frame)))
 
@@ -313,6 +316,7 @@ class Receiver:
         self._cancel_timers()
         if self._carrier is not None:
             carrier, self._carrier = self._carrier, None
+            carrier.detach()
             self._owner.spawn(carrier.aclose())
 
     def _lose_worker(self) -> tuple[int, int] | None:
@@ -345,18 +349,15 @@ class Receiver:
             self._step(RunEvent.RETIRE)  # nobody needs it any more
             self._owner.changed()
             return
-        if not self._was_up or self._fruitless_restarts >= self._options.max_restarts:
-            self._give_up(
-                _reports.death_error(
-                    self.number, death, drawing, was_up=self._was_up, restarts=self._fruitless_restarts
-                )
-            )
+        self._deaths[drawing] += 1
+        restarts = self._deaths[drawing] - 1
+        if not self._was_up or restarts >= self._options.max_restarts:
+            self._give_up(_reports.death_error(self.number, death, drawing, was_up=self._was_up, restarts=restarts))
             return
-        self._fruitless_restarts += 1
         self.restarts += 1
         _LOG.warning(
             "%s; it is started again (%d of %d without progress)",
-            *(_reports.death_text(self.number, death, drawing), self._fruitless_restarts, self._options.max_restarts),
+            *(_reports.death_text(self.number, death, drawing), restarts + 1, self._options.max_restarts),
         )
         self.open()
         self._owner.changed()

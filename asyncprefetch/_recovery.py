@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from pydantic import BaseModel
 from asyncprefetch._messages import ShardStart
 
 _SAMPLE = 16
-_FINGERPRINT_DEPTH = 20
+_MAX_PARTS = 1000
+_LOW_BITS = 2**64 - 1
 
 
 class Ledger:
@@ -63,52 +65,62 @@ class Ledger:
 
 
 def fingerprint(item: Any) -> int:
-    """A checksum (CRC-32) over the layout and the sizes of an item and over a few bytes of each leaf.
+    """A checksum (CRC-32) over the layout and the sizes of an item and over a few bytes of its leaves.
 
-    It is the same in every process, and independent of identity and hashing: equal items that share objects in
-    another way have one fingerprint.
+    It is the same in every process, and independent of identity, of hashing, and of padding: equal items that share
+    objects in another way have one fingerprint. Of long lists and dicts the parts at both ends and in the middle count,
+    and of a large nest the first parts, so that it stays cheap whatever the item is; a cycle ends by that, too.
     """
     parts: list[Any] = []
-    _collect(item, parts, 0)
+    ahead = deque([item])
+    while ahead and len(parts) < _MAX_PARTS:
+        value = ahead.popleft()
+        parts.append(type(value).__name__)
+        _collect(value, parts, ahead)
     return zlib.crc32(repr(parts).encode("utf-8", "surrogatepass"))
 
 
-def _collect(value: Any, parts: list[Any], depth: int) -> None:
+def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
+    """Add what ``value`` itself shows to ``parts``, and what it consists of to ``ahead``."""
     cls = type(value)
-    parts.append(cls.__name__)
-    if depth > _FINGERPRINT_DEPTH:
-        return
     if cls is np.ndarray:
         parts.append((value.dtype.str, value.shape, *_samples(value)))
-    elif value is None or cls in {bool, int, float, complex}:
+    elif value is None or cls in {bool, float, complex}:
         parts.append(value)
+    elif cls is int:
+        # A very long int has no repr.
+        parts.append(value if value.bit_length() <= 64 else (value.bit_length(), value & _LOW_BITS))
     elif cls in {str, bytes, bytearray}:
         parts.append((len(value), value[:_SAMPLE], value[-_SAMPLE:]))
     elif isinstance(value, np.generic):
-        parts.append((value.dtype.str, value.tobytes()))
+        parts.append((value.dtype.str, repr(value)))
     elif isinstance(value, list | tuple):
         parts.append(len(value))
-        for part in value:
-            _collect(part, parts, depth + 1)
+        ahead.extend(_some(value))
     elif isinstance(value, dict):
         parts.append(len(value))
-        for key, part in value.items():
-            _collect(key, parts, depth + 1)
-            _collect(part, parts, depth + 1)
+        for pair in _some(list(value.items())):
+            ahead.extend(pair)
     elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            _collect(getattr(value, field.name, None), parts, depth + 1)
+        ahead.extend(getattr(value, field.name, None) for field in dataclasses.fields(value))
     elif isinstance(value, BaseModel):
-        _collect(value.__dict__, parts, depth + 1)
+        ahead.append(value.__dict__)
+
+
+def _some(values: Sequence[Any]) -> Sequence[Any]:
+    if len(values) <= 3 * _SAMPLE:
+        return values
+    middle = len(values) // 2
+    return [*values[:_SAMPLE], *values[middle : middle + _SAMPLE], *values[-_SAMPLE:]]
 
 
 def _samples(array: np.ndarray[Any, Any]) -> tuple[bytes, ...]:
     if array.dtype.hasobject or array.size == 0 or array.dtype.itemsize == 0:
         return ()
-    if array.dtype.fields is not None:
-        # By value: the padding between fields is whatever lay in memory, and may be something else the next time.
+    if array.dtype.fields is not None or array.dtype.char in "gG":
+        # By value: the padding between fields, or of a long double, is whatever lay in memory, and is not data.
         places = {0, array.size // 2, array.size - 1}
-        return tuple(repr(array.flat[place].item()).encode() for place in sorted(places))
+        return tuple(repr(array.flat[place]).encode() for place in sorted(places))
     if array.flags.c_contiguous:
         flat = array.reshape(-1).view(np.uint8)
         middle = flat.size // 2

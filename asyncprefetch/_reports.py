@@ -6,7 +6,7 @@ import logging
 import pickle
 import signal
 
-from asyncprefetch._messages import Death, RemoteError
+from asyncprefetch._messages import Death, RemoteError, class_name
 from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
 
 _LOG = logging.getLogger("asyncprefetch")
@@ -30,6 +30,21 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
     )
     failure.add_note(f"In the worker:\n{error.traceback}")
     failure.__cause__ = original
+    return failure
+
+
+def unreadable_error(error: Exception, shard: int, position: int) -> ProducerError:
+    """The error for an item that came over but can't be made again here."""
+    failure = ProducerError(
+        f"shard {shard}, position {position} (unpickle): {type(error).__name__}: {error}",
+        shard=shard,
+        position=position,
+        phase="unpickle",
+        type_name=class_name(type(error)),
+        text=str(error),
+        original=error.with_traceback(None),
+    )
+    failure.__cause__ = failure.original
     return failure
 
 
@@ -66,7 +81,7 @@ def death_error(worker: int, death: Death, drawing: Drawing, *, was_up: bool, re
         restarts: how often it was started again without progress.
     """
     text = death_text(worker, death, drawing)
-    if not was_up:
+    if not was_up and death.exit_code is not None:
         text += (
             ". It died before it could say hello. If this is a script, start the loader under "
             "`if __name__ == '__main__':`, since workers import the script; a program typed at a prompt or read from "

@@ -126,7 +126,7 @@ class StateData(BaseModel):
             buffer=tuple(
                 BufferedBatch(
                     shard_id=ready.shard,
-                    item=_items.encode(ready.payload.open(), leaves, name=f"a buffered batch of shard {ready.shard}"),
+                    item=_encoded(ready, leaves),
                 )
                 for ready in snapshot.buffer
             ),
@@ -217,3 +217,12 @@ class StateData(BaseModel):
         for batch in state.buffer:
             _items.decode(batch.item, state.leaves)
         return state
+
+
+def _encoded(ready: Ready, leaves: list[bytes]) -> JsonValue:
+    name = f"a buffered batch of shard {ready.shard}"
+    try:
+        item = ready.payload.open()
+    except Exception as error:
+        raise CheckpointError(f"{name} can't be unpickled here: {type(error).__name__}: {error}") from error
+    return _items.encode(item, leaves, name=name)

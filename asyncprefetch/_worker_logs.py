@@ -71,4 +71,7 @@ def handle(worker: int, record: bytes) -> None:
     received.name = _LOGGER.name
     received.msg = f"[worker {worker}, {origin}] {received.msg}"
     if _LOGGER.isEnabledFor(received.levelno):
-        _LOGGER.handle(received)
+        try:
+            _LOGGER.handle(received)
+        except Exception:  # of a filter: nothing in logging may end a training
+            traceback.print_exc()

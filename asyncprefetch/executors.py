@@ -70,12 +70,13 @@ class ProcessExecutor(Executor):
         self._context = _RecordingContext(start_method or default_start_method())
         self._env = {**os.environ, **(env or {})}
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: a forgotten loader may be collected, and its worker killed, at any allocation within a lock.
+        self._lock = threading.RLock()
         self._waiting: deque[tuple[Future[Any], Callable[..., Any], Any, Any]] | None = deque()  # until the pool is up
         self._pool: ProcessPoolExecutor | None = None
         self._thread: threading.Thread | None = None
         self._ending: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._killed = False
         self._pid: int | None = None
         _live.add(self)
 
@@ -85,21 +86,33 @@ class ProcessExecutor(Executor):
         return self._pid
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue a call. The process is started by the first one, in a thread."""
+        """Queue a call. The process is started by the first one, in a thread.
+
+        Raises:
+            BrokenExecutor: the process is gone or can't be started, or the executor was shut down.
+        """
         with self._lock:
-            if self._closed:
+            if self._closed or _exiting:
                 raise BrokenExecutor("the worker process is gone, or the executor was shut down")
             if self._pool is not None and self._waiting is None:
                 try:
                     return self._pool.submit(fn, *args, **kwargs)
-                except RuntimeError as error:  # the pool is broken, or was shut down because it is
-                    raise _broken(error) from error
+                except BrokenExecutor:
+                    raise
+                except RuntimeError as error:  # the pool was shut down because it is broken
+                    raise _broken(error) from None
             assert self._waiting is not None
             future: Future[T] = Future()
             self._waiting.append((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads, or the interpreter ends
+                    self._closed = True
+                    self._finish(None)
+                    raise _broken(error) from None
+                self._thread = thread
             return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -107,24 +120,26 @@ class ProcessExecutor(Executor):
         with self._lock:
             self._closed = True
             thread = self._thread
-            if self._pool is not None and self._ending is None:
-                # The pool can be waited for once only, and only by its own shutdown(): so that waits, in a thread.
-                self._ending = threading.Thread(
-                    target=self._pool.shutdown,
-                    kwargs={"wait": True, "cancel_futures": cancel_futures},
-                    name="asyncprefetch-worker-end",
-                    daemon=True,
-                )
-                self._ending.start()
+            self._end_pool(cancel_futures)
         if thread is None:
             self._finish(None)
         elif wait:
             thread.join()
 
+    def _end_pool(self, cancel_futures: bool) -> None:
+        if self._pool is not None and self._waiting is None and self._ending is None:
+            # The pool can be waited for once only, and only by its own shutdown(): so that waits, in a thread.
+            self._ending = threading.Thread(
+                target=self._pool.shutdown,
+                kwargs={"wait": True, "cancel_futures": cancel_futures},
+                name="asyncprefetch-worker-end",
+                daemon=True,
+            )
+            self._ending.start()
+
     def kill(self) -> None:
-        """End the worker at once (SIGKILL); a worker that is still being started is ended when it is up."""
-        with self._lock:
-            self._closed = True
+        """End the worker at once (SIGKILL); one that is still being started is ended when it is up. From any thread."""
+        self._closed = self._killed = True
         process = self._context.process
         if process is not None and os.getpid() == self._owner:
             # ValueError: it was reaped and closed; AttributeError: it is being started, and _run sees to it.
@@ -146,6 +161,7 @@ class ProcessExecutor(Executor):
 
     def _run(self) -> None:
         # The whole life of the process, in one thread: start, wait for its end, reap.
+        failure: BaseException = BrokenExecutor("the worker process could not be started")
         try:
             self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
                 1,
@@ -158,21 +174,26 @@ class ProcessExecutor(Executor):
                     assert self._waiting is not None
                     if not self._waiting:
                         self._waiting = None
+                        if self._closed:
+                            self._end_pool(cancel_futures=False)
                         break
                     call = self._waiting.popleft()
                 self._forward(*call)
             process = self._context.process
             if process is not None and process.pid is not None:
                 self._pid = process.pid
-                if self._closed:
+                if self._killed:
                     process.kill()
                 multiprocessing.connection.wait([process.sentinel])
+        except Exception as error:
+            failure = error
         finally:
             with self._lock:
                 self._closed = True
+                waiting, self._waiting = self._waiting, None
                 pool, self._pool = self._pool, None
-            for call in self._waiting or ():
-                call[0].set_exception(BrokenExecutor("the worker process could not be started"))
+            for call in waiting or ():
+                call[0].set_exception(_broken(failure))
             if self._ending is not None:
                 self._ending.join()
                 self._ending = None
@@ -228,7 +249,12 @@ class _RecordingContext:
 _live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
 
 
+_exiting = False
+
+
 def _kill_live() -> None:
+    global _exiting  # noqa: PLW0603 - the interpreter exits once
+    _exiting = True
     for executor in list(_live):
         executor.kill()
 
@@ -245,6 +271,7 @@ def _bootstrap(env: Mapping[str, str], log_level: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     # Under forkserver the environment is the server's, frozen when it started.
+    os.environ.clear()
     os.environ.update(env)
     _worker_logs.collect(log_level)
 

@@ -197,7 +197,7 @@ class AsyncPrefetcher(Generic[T_co]):
         return explain(self.statistics())
 
     async def aclose(self) -> None:
-        """Close the iterators, end the workers, and wait until they are gone; a busy one is killed after a few seconds.
+        """Close the iterators, end the workers, and wait until they are gone; one that is busy is killed after a second.
 
         Idempotent. Whoever waits for a batch or a state gets ``PrefetcherClosedError``.
         """
@@ -291,9 +291,14 @@ class AsyncPrefetcherState(StateData):
             CheckpointError: the file can't be read, is damaged, truncated, foreign or newer, names what is not
                 registered here, or was saved from another pipeline than ``expect``: all differing fields are listed.
         """
-        state = await anyio.to_thread.run_sync(lambda: cls.from_bytes(checkpoint.read_file(path)))
-        if expect is not None:
-            state._check_expected(_states_of(expect))
+        expected = None if expect is None else _states_of(expect)
+        return await anyio.to_thread.run_sync(cls._load, path, expected)
+
+    @classmethod
+    def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:
+        state = cls.from_bytes(checkpoint.read_file(path))
+        if expected is not None:
+            state._check_expected(expected)
         return state
 
     def _check_expected(self, expected: list[IteratorState]) -> None:

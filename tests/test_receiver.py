@@ -48,6 +48,9 @@ class ScriptedCarrier:
     def stop(self, stop):
         self.told.append(stop)
 
+    def detach(self):
+        self.sink = None
+
     def kill(self):
         self.closed = True
 

@@ -40,8 +40,11 @@ class Carrier(Protocol):
     def stop(self, stop: Stop) -> None:
         """Ask for the end of the run; credit that was not used lapses."""
 
+    def detach(self) -> None:
+        """Tell the sink nothing more, from now on."""
+
     def kill(self) -> None:
-        """End the worker at once, if that can be done; nothing more of it is received."""
+        """End the worker at once, if that can be done. From any thread, also while a method runs."""
 
     async def aclose(self) -> None:
         """Close the iterators, end the worker, and give back all that it held. A busy worker is waited for briefly."""

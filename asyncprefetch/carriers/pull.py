@@ -8,15 +8,16 @@ between two items; a stop waits for these at most.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
 import threading
 from collections import deque
-from concurrent.futures import BrokenExecutor, Executor
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
+from asyncprefetch import _worker_logs
 from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop, ToWorker
 from asyncprefetch._producer import Producer
 from asyncprefetch.carriers import Sink
@@ -45,13 +46,22 @@ class PullCarrier:
         self._draws: deque[Credit] = deque()  # one item each; not submitted yet
         self._granted: dict[int, int] = {}  # by shard, up to which position there are draws
         self._calls: deque[tuple[asyncio.Future[list[FromWorker]], ToWorker]] = deque()  # submitted, oldest first
+        self._worker = -1
         self._up = False  # whether a call ever came back
-        self._dead = False
+        self._dead = False  # no more calls are submitted
+        self._last_drawing: tuple[int, int] | None = (
+            None  # set with the first call that failed: nothing counts after it
+        )
+        self._lost = False
+        self._reason = ""
+        self._reported = False
         self._background: set[asyncio.Future[Any]] = set()
 
     @property
     def drawing(self) -> tuple[int, int] | None:
-        """Shard and position of the oldest call that has not come back."""
+        """Shard and position of the oldest call that has not come back, or that failed first."""
+        if self._lost:
+            return self._last_drawing
         for _, message in self._calls:
             if isinstance(message, Credit):
                 return message.shard, message.upto - 1
@@ -59,23 +69,23 @@ class PullCarrier:
 
     def open(self, setup: Setup, start: Start) -> None:
         """Submit the first calls."""
+        self._worker = setup.worker
         if getattr(self._executor, "starts_without_blocking", False):
             self._submit(setup)
             self.start(start)
         else:
             # The first submit to an executor that is not ours may start a process, and block for as long as that takes.
-            first = self._loop.run_in_executor(None, self._executor.submit, self._producer.handle, setup)
-            self._keep(self._opened(first, setup, start))
+            first = self._in_thread(lambda: self._executor.submit(self._producer.handle, setup))
+            first.add_done_callback(lambda done: self._opened(done, setup, start))
 
-    async def _opened(self, first: asyncio.Future[Any], setup: Setup, start: Start) -> None:
-        try:
-            call = await first
-        except Exception as error:
+    def _opened(self, first: asyncio.Future[Any], setup: Setup, start: Start) -> None:
+        if first.cancelled() or self._dead:
+            return
+        if (error := first.exception()) is not None:
             self._gone(error)
             return
-        if not self._dead:
-            self._await(asyncio.wrap_future(call), setup)
-            self.start(start)
+        self._await(asyncio.wrap_future(first.result()), setup)
+        self.start(start)
 
     def start(self, start: Start) -> None:
         """Submit the start."""
@@ -94,26 +104,26 @@ class PullCarrier:
         self._draws.clear()
         self._submit(stop)
 
-    def kill(self) -> None:
-        """Kill the process; of another executor, take no more notice."""
-        self._dead = True
+    def detach(self) -> None:
+        """Tell the sink nothing more."""
         self._sink = None
         self._draws.clear()
+
+    def kill(self) -> None:
+        """Kill the process; another executor is left alone. From any thread: it touches nothing of the carrier."""
         if isinstance(self._executor, ProcessExecutor):
             self._executor.kill()
 
     async def aclose(self) -> None:
         """Close the iterators in the worker, then end it; what does not end in time is killed or left alone."""
-        self._sink = None
-        self._draws.clear()
+        self.detach()
         try:
             await self._shut_down(idle=await self._close_iterators())
         finally:
+            self._dead = True
             self.kill()
-            for task in self._background:
-                task.cancel()
-            # Cancelled just now: they are over as soon as the loop has gone round.
-            await asyncio.gather(*self._background, return_exceptions=True)
+            for future in self._background:
+                future.cancel()
 
     async def _close_iterators(self) -> bool:
         """Whether the worker lives and closed its iterators in time."""
@@ -121,11 +131,15 @@ class PullCarrier:
             return False
         try:
             closing = self._loop.run_in_executor(self._executor, self._producer.close)
-        except RuntimeError:  # BrokenExecutor is one; so is what an executor raises that was shut down
+        except Exception:  # broken, shut down, or an error of its own: there is nobody to close anything
             return False
         closing.add_done_callback(_consume)
         done, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
-        return bool(done)
+        if not done or closing.cancelled() or closing.exception() is not None:
+            return False
+        for message in closing.result():
+            _worker_logs.handle(self._worker, message.record)
+        return True
 
     async def _shut_down(self, idle: bool) -> None:
         if isinstance(self._executor, ProcessExecutor):
@@ -138,19 +152,28 @@ class PullCarrier:
             await exited
             return
         # A foreign executor may block in shutdown() until its call is over; it is not ours to kill.
-        over = self._loop.create_future()
-        threading.Thread(target=self._shut_down_foreign, args=(over,), daemon=True).start()
+        over = self._in_thread(lambda: self._executor.shutdown(wait=True, cancel_futures=True))
+        over.add_done_callback(_log_error)
         done, _ = await asyncio.wait([over], timeout=_CLOSE_GRACE)
         if not done:
             _LOG.warning("an executor is still busy; it was left to itself")
 
-    def _shut_down_foreign(self, over: asyncio.Future[None]) -> None:
-        try:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-        except Exception:
-            _LOG.warning("shutting an executor down raised", exc_info=True)
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            self._loop.call_soon_threadsafe(_resolve, over)
+    def _in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        """The result of a call that may block for long, in a thread that keeps no program from its exit."""
+        result: Future[Any] = Future()
+
+        def run() -> None:
+            if result.set_running_or_notify_cancel():
+                try:
+                    result.set_result(function())
+                except BaseException as error:
+                    result.set_exception(error)
+
+        future = asyncio.wrap_future(result)
+        self._background.add(future)
+        future.add_done_callback(self._background.discard)
+        threading.Thread(target=run, name="asyncprefetch-executor", daemon=True).start()
+        return future
 
     def _pump(self) -> None:
         while self._draws and len(self._calls) < _CALLS_AHEAD and not self._dead:
@@ -161,7 +184,7 @@ class PullCarrier:
             return
         try:
             call = self._loop.run_in_executor(self._executor, self._producer.handle, message)
-        except RuntimeError as error:
+        except Exception as error:  # an executor that does not take calls is as good as gone, whatever it raises
             self._gone(error)
         else:
             self._await(call, message)
@@ -171,47 +194,55 @@ class PullCarrier:
         call.add_done_callback(self._came_back)
 
     def _came_back(self, call: asyncio.Future[list[FromWorker]]) -> None:
-        if call.cancelled() or (error := call.exception()) is not None:
-            self._gone(None if call.cancelled() else error)
+        error = call.exception() if not call.cancelled() else BrokenExecutor("its executor was shut down")
+        if self._lost:
+            return  # a call before it failed, so the iterators are not where this one's answers say
+        if error is not None:
+            self._last_drawing, self._lost = self.drawing, True
+            self._gone(error)
             return
         self._up = True
-        if self._calls and self._calls[0][0] is call:
-            self._calls.popleft()
-        self._pump()
+        self._calls.popleft()
         for message in call.result():
             if self._sink is not None:
                 self._sink.received(message)
+        self._pump()
+        if self._dead and not self._calls:
+            self._report_death()
 
-    def _gone(self, error: BaseException | None) -> None:
-        """The worker takes no more calls: every call that is out fails, the first to tell is enough."""
-        if self._dead:
+    def _gone(self, error: BaseException) -> None:
+        """The worker takes no more calls. What it answered to earlier ones still counts, until one of them fails."""
+        if not self._dead:
+            self._dead = True
+            self._draws.clear()
+            self._reason = f"{type(error).__name__}: {error}"
+            if not isinstance(error, BrokenExecutor | RuntimeError):
+                _LOG.error("an executor failed with an error of its own", exc_info=error)
+        if self._lost or not self._calls:
+            self._report_death()
+
+    def _report_death(self) -> None:
+        if self._reported:
             return
-        self._dead = True
-        self._draws.clear()
-        reason = "its executor was shut down" if error is None else f"{type(error).__name__}: {error}"
-        if error is not None and not isinstance(error, BrokenExecutor | RuntimeError):
-            _LOG.error("an executor failed a call with an error of its own", exc_info=error)
-        self._keep(self._report_death(reason))
-
-    async def _report_death(self, reason: str) -> None:
-        death = Death(reason)
+        self._reported = True
         if isinstance(self._executor, ProcessExecutor):
             # The exit code is known only when the pool has reaped its process. Whatever broke the pool, end it here.
             self._executor.kill()
-            exit_code = await asyncio.wrap_future(self._executor.exited)
-            death = Death(reason, self._executor.pid, exit_code)
+            exited = asyncio.wrap_future(self._executor.exited)
+            exited.add_done_callback(lambda done: self._tell_death(None if done.cancelled() else done.result()))
+        else:
+            # Later: whoever is just asking for more must be done first.
+            self._loop.call_soon(self._tell_death, None)
+
+    def _tell_death(self, exit_code: int | None) -> None:
         if self._sink is not None:
-            self._sink.died(death)
-
-    def _keep(self, coroutine: Any) -> None:
-        task = self._loop.create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+            pid = self._executor.pid if isinstance(self._executor, ProcessExecutor) else None
+            self._sink.died(Death(self._reason, pid, exit_code))
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _log_error(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        _LOG.warning("shutting an executor down raised", exc_info=error)
 
 
 def _consume(future: asyncio.Future[Any]) -> None:

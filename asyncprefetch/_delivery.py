@@ -1,0 +1,167 @@
+"""The consumer's end: lanes of batches, ends and errors, and the order in which they are delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+
+from asyncprefetch import _reports
+from asyncprefetch._entries import Ended, Entry, Failure, Lane, Ready
+from asyncprefetch._recovery import Ledger
+from asyncprefetch._rotation import AsReady, InOrder, Rotation
+from asyncprefetch._snapshot import Snapshot
+
+# With batches always at hand nothing would ever suspend, and every other task would starve.
+_MAX_SECONDS_WITHOUT_YIELD = 0.001
+
+# A batch of more bytes is opened in a thread: copying so many holds the loop up.
+_LARGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """In place of an item that can't be made from its payload."""
+
+    error: Exception
+
+
+class Delivery:
+    """Between the receivers and the consumer: an asyncio queue a shard, or one for all where order is not promised.
+
+    Args:
+        origin: what was made before, and is delivered first.
+        ledgers: what is known of each shard, kept by others.
+        n_prefetch: the bound on batches made and not delivered.
+        on_room: called when a delivery made room for more.
+    """
+
+    def __init__(
+        self, origin: Snapshot, ledgers: Mapping[int, Ledger], n_prefetch: int, on_room: Callable[[], None]
+    ) -> None:
+        self.buffered = dict.fromkeys(ledgers, 0)
+        for ready in origin.buffer:
+            self.buffered[ready.shard] += 1
+        shards = list(ledgers)
+        self.rotation: Rotation = (
+            InOrder(shards, self.buffered, n_prefetch, origin.due)
+            if origin.in_order
+            else AsReady(shards, self.buffered, n_prefetch)
+        )
+        self.failure: Exception | None = None  # what the consumer was told, and is told again
+        self.seconds_to_first: float | None = None
+        self.seconds_waiting = 0.0
+        self._origin_due = origin.due
+        self._ledgers = ledgers
+        self._on_room = on_room
+        self._yielded_at = time.monotonic()
+        shared = Lane()
+        self._lanes = {shard: Lane() if origin.in_order else shared for shard in shards}
+        for ready in origin.buffer:
+            self._lanes[ready.shard].put_nowait(ready)
+        for shard, ledger in ledgers.items():
+            if ledger.ended:
+                self._lanes[shard].put_nowait(Ended(shard))
+
+    @property
+    def due(self) -> int:
+        """The shard whose turn it is, or was last."""
+        return self.rotation.due if self.rotation.active else self._origin_due
+
+    def delivered(self, shard: int) -> int:
+        """How many batches of a shard were delivered, over its whole life."""
+        return self._ledgers[shard].position - self.buffered[shard]
+
+    def ready(self) -> tuple[Ready, ...]:
+        """The batches that were made and not delivered."""
+        return tuple(ready for lane in self._each_lane() for ready in lane.ready())
+
+    def put(self, shard: int, entry: Entry) -> None:
+        """Queue an entry of a shard."""
+        if isinstance(entry, Ready):
+            self.buffered[shard] += 1
+        self._lanes[shard].put_nowait(entry)
+
+    def put_failure(self, error: Exception) -> None:
+        """Queue an error for whichever shard is due."""
+        for lane in self._each_lane():
+            lane.put_nowait(Failure(error))
+
+    def close(self, error: Exception) -> None:
+        """Forget all batches; who waits for one gets ``error``."""
+        for lane in self._each_lane():
+            lane.clear()
+        self.put_failure(error)
+
+    def _each_lane(self) -> list[Lane]:
+        return list(dict.fromkeys(self._lanes.values()))
+
+    async def next(self, check: Callable[[int, Any], None]) -> Any:
+        """The next item, after ``check(shard, item)``. Cancelled, or if the check raises, it has taken nothing.
+
+        Raises:
+            StopAsyncIteration: every shard's end was reached.
+            AsyncPrefetchError: what stands in the place of the next item; again at every further call.
+        """
+        if time.monotonic() - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD:
+            await asyncio.sleep(0)
+            self._yielded_at = time.monotonic()
+        while True:
+            if self.failure is not None:
+                # A copy: with a traceback, what is kept would keep the consumer's frames, and all that they hold, alive.
+                raise copy.copy(self.failure) from self.failure.__cause__
+            if not self.rotation.active:
+                raise StopAsyncIteration
+            lane = self._lanes[self.rotation.due]
+            entry = lane.get_nowait() if not lane.empty() else await self._wait(lane)
+            # From a get to the return, or to the put back, there is no await: what was taken is delivered.
+            match entry:
+                case Ready() if entry.payload.size > _LARGE:
+                    lane.put_back(entry)
+                    item = await anyio.to_thread.run_sync(_open, entry)
+                    if lane.head is entry:  # else the loader was closed meanwhile
+                        lane.get_nowait()
+                        return self._deliver(lane, entry, item, check)
+                case Ready():
+                    return self._deliver(lane, entry, _open(entry), check)
+                case Ended():
+                    self.rotation.dropped(entry.shard)
+                    self._on_room()
+                case Failure():
+                    self.failure = entry.error
+
+    async def _wait(self, lane: Lane) -> Entry:
+        began = time.monotonic()
+        try:
+            return await lane.get()
+        finally:
+            self._yielded_at = time.monotonic()
+            self.seconds_waiting += self._yielded_at - began
+
+    def _deliver(self, lane: Lane, entry: Ready, item: Any, check: Callable[[int, Any], None]) -> Any:
+        try:
+            if isinstance(item, _Unreadable):
+                self.failure = _reports.unreadable_error(item.error, entry.shard, self.delivered(entry.shard))
+                raise copy.copy(self.failure) from item.error
+            check(entry.shard, item)
+        except BaseException:
+            lane.put_back(entry)
+            raise
+        if self.seconds_to_first is None:
+            self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
+        self.buffered[entry.shard] -= 1
+        self.rotation.delivered(entry.shard)
+        self._on_room()
+        return item
+
+
+def _open(entry: Ready) -> Any:
+    try:
+        return entry.payload.open()
+    except Exception as error:
+        return _Unreadable(error)
