@@ -74,6 +74,8 @@ def make_item(kind: str, n: int) -> Any:
             # The bytes of the number, over and over, as whatever the dtype is.
             data = np.resize(np.frombuffer(b"%d." % n, np.uint8), math.prod(sizes) * np.dtype(dtype).itemsize)
             return {"n": n, "array": data.view(dtype).reshape(sizes)}
+        case "huge":
+            return {"n": n, "x": np.full((1 << 18), n, np.int64)}
         case "big":
             return {"n": n, "x": np.full((1 << 16), n, np.int64)}
     raise AssertionError(kind)
@@ -410,5 +412,48 @@ def unpicklable_items() -> Iterator[Any]:
     yield threading.Lock()
 
 
+@register("tests.long_ints")
+def long_ints() -> list[int]:
+    return [1, 10**5000, 3]
+
+
+class WhereOpened:
+    """Unpickled, it is the thread that unpickled it."""
+
+    def __reduce__(self) -> Any:
+        return threading.get_ident, ()
+
+
+@register("tests.where_opened")
+def where_opened() -> list[Any]:
+    return [{"by": WhereOpened(), "data": bytes(size)} for size in (10, 1 << 22, 10)]
+
+
+def fail_to_open() -> None:
+    raise StopAsyncIteration("not here")
+
+
+class Unopenable:
+    def __reduce__(self) -> Any:
+        return fail_to_open, ()
+
+
+@register("tests.unopenable_items")
+def unopenable_items() -> list[Any]:
+    return [0, Unopenable(), 2]
+
+
+@register("tests.says_goodbye")
+def says_goodbye() -> Iterator[int]:
+    try:
+        yield from range(1000)
+    finally:
+        logging.getLogger("tests.goodbye").warning("closed after an item")
+
+
+long = from_iterable(long_ints)
+where = from_iterable(where_opened)
+unopenable = from_iterable(unopenable_items)
+goodbye = from_iterable(says_goodbye)
 unregistered = from_iterable(unregistered_items)
 unpicklable = from_iterable(unpicklable_items)

@@ -266,3 +266,36 @@ if __name__ == "__main__":
 """,
     )
     assert (code, out.strip(), err) == (0, "[0, 1, 2]", "")
+
+
+def test_retry_on_knows_the_classes_of_the_script(tmp_path):
+    code, out, err = run(
+        tmp_path,
+        """
+class FlakyError(Exception):
+    pass
+class FlakyState(IteratorState, kind="program.flaky"):
+    flag: str
+    position: Position[int] = 0
+    def build(self): return Flaky(self)
+class Flaky(StatefulIterator):
+    def __init__(self, state): self.state, self.position = state, state.position
+    def get_state(self): return self.state.model_copy(update={"position": self.position})
+    def create_iter(self):
+        while self.position < 3:
+            if self.position == 1 and not os.path.exists(self.state.flag):
+                open(self.state.flag, "w").close()
+                raise FlakyError("once")
+            self.position += 1
+            yield self.position - 1
+async def main():
+    async with AsyncPrefetcher(Flaky(FlakyState(flag=sys.argv[1])), retry_on=FlakyError) as loader:
+        print([n async for n in loader])
+if __name__ == "__main__":
+    asyncio.run(main())
+""",
+        str(tmp_path / "flag"),
+    )
+    assert code == 0, err
+    assert out.strip() == "[0, 1, 2]"
+    assert "__main__.FlakyError: once; retry 1 of 5" in err

@@ -69,3 +69,19 @@ def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
 
 def test_a_fork_server_is_preferred_where_there_is_one():
     assert default_start_method() == "forkserver"
+
+
+def test_a_process_that_is_shut_down_while_it_starts_does_what_was_asked_before():
+    with ProcessExecutor() as executor:
+        future = executor.submit(pow, 2, 5)
+    assert future.result(0) == 32
+    assert executor.exited.result(0) == 0
+
+
+def test_a_worker_can_be_killed_from_within_a_call():
+    """A collection of garbage may kill a forgotten loader's worker at any allocation, within any of our locks."""
+    executor = ProcessExecutor()
+    executor.submit(os.getpid).result(30)
+    with executor._lock:
+        executor.kill()
+    assert executor.exited.result(30) == -signal.SIGKILL

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import pickle
 import signal
 import time
+import weakref
 from concurrent.futures import BrokenExecutor, Executor, Future
 
 import pytest
@@ -16,10 +18,12 @@ from asyncprefetch import (
     AsyncPrefetcher,
     AsyncPrefetchError,
     AsyncPrefetcherState,
+    CheckpointError,
     ProducerError,
     ProducerStalledError,
     WorkerDiedError,
 )
+from asyncprefetch._producer import Producer
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS, inline
@@ -116,6 +120,42 @@ async def test_an_item_that_can_not_be_pickled_is_an_error_at_its_position(execu
         got, raised = await until_error(loader)
     assert got == [0]
     assert (raised.phase, raised.position) == ("pickle", 1)
+
+
+async def test_what_has_no_repr_crosses_too(executor_factory):
+    assert await rest(AsyncPrefetcher(pipelines.long, executor_factory=executor_factory)) == [1, 10**5000, 3]
+
+
+async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_position(executor_factory):
+    async with AsyncPrefetcher(pipelines.unopenable, executor_factory=executor_factory) as loader:
+        assert await take(loader, 1) == [0]
+        while loader.statistics().buffered < 2:
+            await asyncio.sleep(0)
+        for _ in range(2):
+            with pytest.raises(ProducerError, match="not here") as raised:
+                await anext(loader)
+            assert (raised.value.phase, raised.value.shard, raised.value.position) == ("unpickle", 0, 1)
+        with pytest.raises(CheckpointError, match="can't be unpickled here"):
+            await loader.get_state()
+
+
+async def test_an_error_keeps_nothing_of_the_consumer_alive(executor_factory):
+    class Model:
+        pass
+
+    async def train(model):
+        async for _ in loader:
+            pass
+
+    loader = AsyncPrefetcher(Fail.make(3, 1, "KeyError"), executor_factory=executor_factory)
+    model = Model()
+    seen = weakref.ref(model)
+    with pytest.raises(ProducerError):
+        await train(model)
+    del model
+    gc.collect()
+    assert seen() is None
+    await loader.aclose()
 
 
 @pytest.mark.parametrize("in_order", [True, False])
@@ -283,6 +323,17 @@ async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(caplog):
         assert loader.statistics().restarts >= 2
 
 
+async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(caplog):
+    pipeline = [Die.make(9, 2, "SIGKILL"), Count(10**6, 100)]
+    async with AsyncPrefetcher(
+        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2
+    ) as loader:
+        got, raised = await until_error(loader)
+        assert (raised.shard, raised.position) == (0, 2)
+        assert [n for n in got if n < 100] == [0, 1]
+        assert [n for n in got if n >= 100] == list(range(100, 100 + len(got) - 2))
+
+
 async def test_a_replay_that_differs_is_an_error(caplog):
     async with AsyncPrefetcher(pipelines.NotDeterministic(3)) as loader:
         got, raised = await until_error(loader)
@@ -311,6 +362,69 @@ async def test_the_dead_are_noticed_on_any_executor():
     assert loader.statistics().restarts > 3
     with pytest.raises(WorkerDiedError, match="the node is gone"):
         await rest(AsyncPrefetcher(Count(20), max_restarts=0, executor_factory=lambda worker: Mortal(6)))
+
+
+class Odd(InlineExecutor):
+    """Does something odd at one call: what, is the subclass's."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.left -= 1
+        return self.odd(fn, *args) if self.left == 0 else super().submit(fn, *args, **kwargs)
+
+
+class FailsOneCall(Odd):
+    """A call fails that was never made; those after it succeed."""
+
+    def odd(self, fn, *args):
+        failed: Future = Future()
+        failed.set_exception(ConnectionError("a lost message"))
+        return failed
+
+
+class RefusesOneCall(Odd):
+    def odd(self, fn, *args):
+        raise ConnectionError("no route")
+
+
+class LosesAnAnswer(Odd):
+    """The call is made, and its answer is lost."""
+
+    def odd(self, fn, *args):
+        fn(*args)
+        failed: Future = Future()
+        failed.set_exception(TimeoutError("no answer"))
+        return failed
+
+
+class ReplacesItsWorker(Odd):
+    """An engine with retries of its own: from one call on, another producer answers."""
+
+    def odd(self, fn, *args):
+        self.other = Producer("another worker")
+        return super(Odd, self).submit(self.other.handle, *args)
+
+    def submit(self, fn, /, *args, **kwargs):
+        if hasattr(self, "other") and fn.__name__ == "handle":
+            fn = self.other.handle
+        return super().submit(fn, *args, **kwargs)
+
+
+@pytest.mark.parametrize("odd", [FailsOneCall, RefusesOneCall, LosesAnAnswer, ReplacesItsWorker])
+@pytest.mark.parametrize("at", range(3, 30, 3))
+async def test_whatever_an_executor_does_to_one_call_no_batch_is_lost(odd, at, caplog):
+    executors = []
+
+    def once_odd(worker):
+        executors.append(odd(at) if not executors else InlineExecutor())
+        return executors[-1]
+
+    pipeline = [Count(8), Count(8, 100)]
+    loader = AsyncPrefetcher(pipeline, num_workers=1, n_batches_to_prefetch=3, executor_factory=once_odd)
+    assert await rest(loader) == pipelines.in_turns([list(range(8)), list(range(100, 108))])
+    assert len(executors) == 2 or at > 18
 
 
 async def test_an_executor_factory_that_raises_is_an_error(executor_factory):
@@ -413,6 +527,45 @@ async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
     caplog.set_level(logging.ERROR, "asyncprefetch.worker")
     await rest(AsyncPrefetcher(pipelines.Logging()))
     assert [record.getMessage() for record in caplog.records] == ["[worker 0, tests.logging] that is all"]
+
+
+async def test_what_iterators_log_when_they_are_closed_is_heard(caplog):
+    async with AsyncPrefetcher(pipelines.goodbye) as loader:
+        await anext(loader)
+    assert "[worker 0, tests.goodbye] closed after an item" in caplog.text
+
+
+async def test_a_filter_that_raises_does_not_end_the_stream(capsys):
+    def refuse(record):
+        raise ValueError("not this one")
+
+    logger = logging.getLogger("asyncprefetch.worker")
+    logger.addFilter(refuse)
+    try:
+        assert await rest(AsyncPrefetcher(pipelines.Logging())) == [0, 1, 2]
+    finally:
+        logger.removeFilter(refuse)
+    assert "not this one" in capsys.readouterr().err
+
+
+async def test_a_variable_that_the_parent_removed_is_not_in_the_worker(monkeypatch):
+    monkeypatch.setenv("ASYNCPREFETCH_TEST_REMOVED", "once")
+    await rest(AsyncPrefetcher(Count(1)))  # whoever serves the forks has seen it now
+    monkeypatch.delenv("ASYNCPREFETCH_TEST_REMOVED")
+    (got,) = await rest(AsyncPrefetcher(pipelines.Environment(["ASYNCPREFETCH_TEST_REMOVED"])))
+    assert got["env"] == {"ASYNCPREFETCH_TEST_REMOVED": None}
+
+
+async def test_no_thread_for_a_worker_is_an_error_and_the_loader_can_be_closed(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    loader = AsyncPrefetcher(Count(3))
+    with monkeypatch.context() as patched:
+        patched.setattr("threading.Thread.start", refuse)
+        with pytest.raises(WorkerDiedError, match="can't start new thread"):
+            await anext(loader)
+    await loader.aclose()
 
 
 @pytest.mark.parametrize("executor", ["thread"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -124,6 +125,28 @@ async def test_other_tasks_run_though_batches_are_always_ready():
         seconds, ticks_meanwhile = loop.time() - began, ticks
         ticker.cancel()
     assert ticks_meanwhile >= min(100 * seconds, 5)  # one in ten milliseconds: for a slow machine too
+
+
+async def test_large_batches_are_opened_in_a_thread(executor_factory):
+    got = await rest(AsyncPrefetcher(pipelines.where, executor_factory=executor_factory))
+    here = threading.get_ident()
+    assert [item["by"] == here for item in got] == [True, False, True]
+    assert [len(item["data"]) for item in got] == [10, 1 << 22, 10]
+
+
+async def test_a_large_batch_whose_opening_is_cancelled_is_not_lost(executor_factory):
+    async with AsyncPrefetcher(Count(9, items="huge"), executor_factory=executor_factory) as loader:
+        got = []
+        for rounds in [0, 1, 2, 3, 5, 8, 13, 21]:
+            task = asyncio.create_task(anext(loader))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                got.append((await task)["n"])
+            except asyncio.CancelledError:
+                continue
+        assert got + [item["n"] async for item in loader] == list(range(9))
 
 
 async def _full_buffer(count):
@@ -500,6 +523,7 @@ async def test_statistics_and_their_verdict(executor_factory):
         assert [worker.shards for worker in statistics.workers] == [(0,), (1,)]
         assert all(worker.pid for worker in statistics.workers)
         assert statistics.seconds_to_first is not None
+        assert statistics.seconds_to_first > 0
         assert statistics.restarts == 0
         assert "4 batches delivered" in loader.explain()
     assert loader.statistics().state == "closed"

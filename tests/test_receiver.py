@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 
 import pytest
@@ -68,7 +69,7 @@ class ScriptedCore(Core):
     def __init__(self, shards=1, **options):
         state = pickle.dumps("the state")
         snapshots = tuple(ShardSnapshot(i, ShardStart(state, 0, ()), False, 0) for i in range(shards))
-        super().__init__(Snapshot(True, 0, snapshots, ()), Options(num_workers=1, **options))
+        super().__init__(Snapshot(True, 0, snapshots, ()), Options(**{"num_workers": 1, **options}))
         self.carriers = []
 
     def _open_carrier(self, worker, sink):
@@ -157,3 +158,47 @@ async def test_a_fault_of_the_library_is_raised_and_hangs_nobody(core):
     carrier.say(Hello(1), item(1, 5))
     with pytest.raises(AsyncPrefetchError, match=r"a fault in asyncprefetch.* item 5 came where 0 was due"):
         await core.take()
+
+
+async def test_after_a_snapshot_credit_is_dealt_to_all_workers():
+    core = ScriptedCore(shards=2, num_workers=2, n_batches_to_prefetch=4)
+    core.start()
+    for carrier in core.carriers:
+        carrier.say(Hello(1))
+    core._ask_for_snapshot()
+    for run, carrier in enumerate(core.carriers, 1):
+        carrier.say(Final(run))
+    credits = [[m.upto for m in c.told if isinstance(m, Credit) and m.run > 2] for c in core.carriers]
+    assert credits == [[1, 2], [1, 2]]
+    await core.aclose()
+
+
+async def test_the_end_waits_for_a_stop_that_is_under_way(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1))
+    core._ask_for_snapshot()
+    carrier.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    ending = asyncio.create_task(core.take())
+    await asyncio.sleep(0)
+    assert core.needs_close
+    assert not ending.done()
+    carrier.say(Final(1))
+    with pytest.raises(StopAsyncIteration):
+        await _as_error(ending)
+    assert carrier.closed
+    assert not core.needs_close
+
+
+async def _as_error(task):
+    # A task can't carry a StopAsyncIteration through await on every Python.
+    await asyncio.wait([task])
+    raise task.exception()
+
+
+async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1))
+    sink = carrier.sink
+    carrier.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    assert carrier.sink is None
+    assert sink is core._receivers[0]

@@ -87,3 +87,18 @@ def test_the_padding_of_a_structure_does_not_count():
     assert fingerprint(one) == fingerprint(other)
     other["b"][-1] = 0
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_a_fingerprint_is_cheap_whatever_the_item_is():
+    root: dict = {"children": []}
+    root["children"] = [{"parent": root, "siblings": root["children"]} for _ in range(30)]
+    assert fingerprint(root) == fingerprint(root)  # it ends
+    assert fingerprint(list(range(10**6))) != fingerprint(list(range(1, 10**6 + 1)))
+    assert fingerprint(10**5000) != fingerprint(10**5000 + 1)
+
+
+def test_equal_long_doubles_have_equal_fingerprints():
+    one, other = (np.frombuffer(bytearray([filling] * 32), np.longdouble) for filling in (1, 2))
+    for array in (one, other):
+        array[:] = [1.5, 2.5]
+    assert fingerprint([one, one[0]]) == fingerprint([other, other[0]])
