@@ -8,6 +8,7 @@ nothing waits.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 import warnings
 from collections.abc import Callable, Coroutine
@@ -137,8 +138,9 @@ class Core:
             if self._background:
                 await asyncio.wait(self._background)
             else:
-                self._change = asyncio.get_running_loop().create_future()
-                await self._change
+                if self._change is None or self._change.done():
+                    self._change = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._change)
         if self._watch is not None:
             await self._watch.dismiss()
 
@@ -223,6 +225,9 @@ class Core:
         if self._snapshot is not None:
             self._take_if_quiet()
         self._grant()
+        self._tell_change()
+
+    def _tell_change(self) -> None:
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
 
@@ -273,7 +278,9 @@ class Core:
         self._delivery.close(error)
         self._fail_snapshot(error)
         try:
-            await asyncio.gather(*(receiver.aclose() for receiver in self._receivers))
+            closed = asyncio.gather(*(receiver.aclose() for receiver in self._receivers))
+            self._tell_change()
+            await closed
             await self._settle()
         finally:
             # If the loop cancels this very task, at its end, the processes must not outlive it.
@@ -284,7 +291,10 @@ class Core:
         if self._snapshot is not None:
             pending, self._snapshot = self._snapshot, None
             if not pending.done():
-                pending.set_exception(error)
+                # One of its own: raised, it gets the frames of whoever asked, and they must not live as long as the loader.
+                own = copy.copy(error)
+                own.__cause__ = error.__cause__
+                pending.set_exception(own)
                 pending.exception()  # whoever asked may be gone: that is not worth a warning
 
     def kill(self) -> None:

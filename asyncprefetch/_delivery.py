@@ -118,40 +118,38 @@ class Delivery:
             if not self.rotation.active:
                 raise StopAsyncIteration
             lane = self._lanes[self.rotation.due]
-            entry = lane.get_nowait() if not lane.empty() else await self._wait(lane)
-            # From a get to the return, or to the put back, there is no await: what was taken is delivered.
+            if lane.empty():
+                await self._wait(lane)
+            entry = lane.head
             match entry:
-                case Ready() if entry.payload.size > _LARGE:
-                    lane.put_back(entry)
-                    item = await anyio.to_thread.run_sync(_open, entry)
-                    if lane.head is entry:  # else the loader was closed meanwhile
-                        lane.get_nowait()
-                        return self._deliver(lane, entry, item, check)
                 case Ready():
-                    return self._deliver(lane, entry, _open(entry), check)
+                    # It stays in the lane until nothing can go wrong any more, and is taken without an await.
+                    large = entry.payload.size > _LARGE
+                    item = await anyio.to_thread.run_sync(_open, entry) if large else _open(entry)
+                    if lane.head is entry:  # else the loader was closed meanwhile
+                        return self._deliver(lane, entry, item, check)
                 case Ended():
+                    lane.get_nowait()
                     self.rotation.dropped(entry.shard)
                     self._on_room()
                 case Failure():
                     self.failure = entry.error
 
-    async def _wait(self, lane: Lane) -> Entry:
+    async def _wait(self, lane: Lane) -> None:
         began = time.monotonic()
         try:
-            return await lane.get()
+            # Cancelled, it took nothing; else there is no await between the get and the putting back.
+            lane.put_back(await lane.get())
         finally:
             self._yielded_at = time.monotonic()
             self.seconds_waiting += self._yielded_at - began
 
     def _deliver(self, lane: Lane, entry: Ready, item: Any, check: Callable[[int, Any], None]) -> Any:
-        try:
-            if isinstance(item, _Unreadable):
-                self.failure = _reports.unreadable_error(item.error, entry.shard, self.delivered(entry.shard))
-                raise copy.copy(self.failure) from item.error
-            check(entry.shard, item)
-        except BaseException:
-            lane.put_back(entry)
-            raise
+        if isinstance(item, _Unreadable):
+            self.failure = _reports.unreadable_error(item.error, entry.shard, self.delivered(entry.shard))
+            raise copy.copy(self.failure) from item.error
+        check(entry.shard, item)
+        lane.get_nowait()
         if self.seconds_to_first is None:
             self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
         self.buffered[entry.shard] -= 1

@@ -163,3 +163,11 @@ def class_name(cls: type) -> str:
     """What both sides call a class: a worker runs the user's script under the name ``__mp_main__``."""
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
     return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"
+
+
+def text_of(error: BaseException) -> str:
+    """``str(error)``, of one that raises too."""
+    try:
+        return str(error)
+    except Exception:
+        return "<an exception whose str() raises>"

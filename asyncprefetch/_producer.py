@@ -34,6 +34,7 @@ from asyncprefetch._messages import (
     Stop,
     ToWorker,
     class_name,
+    text_of,
 )
 from asyncprefetch._recovery import fingerprint
 from asyncprefetch.base import IteratorState, StatefulIterator
@@ -68,6 +69,7 @@ class Producer:
         self._key = key
         self._shards: dict[int, _Shard] = {}
         self._run = -1
+        self._set_up = False
 
     def __reduce__(self) -> Any:
         return _producer_of_this_process, (self._key,)
@@ -100,9 +102,11 @@ class Producer:
                 _guarded("worker_initializer", initializer, setup.worker)
             except _RaisedError as raised:
                 return [SetupFailed(raised.error)]
+        self._set_up = True
         return [Hello(os.getpid())]
 
     def _start(self, start: Start) -> list[FromWorker]:
+        self._check_same_worker()
         kept = self._shards
         self._run = start.run
         self._shards = {}
@@ -117,7 +121,7 @@ class Producer:
         return []
 
     def _credit(self, credit: Credit) -> list[FromWorker]:
-        self._check_started()
+        self._check_same_worker()
         shard = self._shards.get(credit.shard)
         answers: list[FromWorker] = []
         while credit.run == self._run and shard is not None and shard.open and shard.position < credit.upto:
@@ -125,13 +129,13 @@ class Producer:
         return answers
 
     def _stop(self, stop: Stop) -> list[FromWorker]:
-        self._check_started()
+        self._check_same_worker()
         if stop.run != self._run:
             return []
         return [*(m for shard in self._shards.values() for m in shard.final_state(stop.run)), Final(stop.run)]
 
-    def _check_started(self) -> None:
-        if self._run < 0:
+    def _check_same_worker(self) -> None:
+        if not self._set_up:
             # An engine put another worker in the place of the one that the loader knows: the same to it as a death.
             raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
 
@@ -262,10 +266,7 @@ def _guarded(phase: str, function: Callable[..., T], *args: Any) -> T:
 
 def describe(error: BaseException, phase: str) -> RemoteError:
     """An exception as data: it crosses even if its class can't be pickled, or its ``str()`` raises."""
-    try:
-        text = str(error)
-    except Exception:
-        text = "<an exception whose str() raises>"
+    text = text_of(error)
     # The first frame is _guarded's, which tells the user nothing.
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
     try:

@@ -133,7 +133,7 @@ class Receiver:
                 f"worker {self.number} could not be made: executor_factory raised {type(error).__name__}: {error}",
                 worker=self.number,
             )
-            failure.__cause__ = error
+            failure.__cause__ = error.with_traceback(None)
             self._give_up(failure)
             return
         self._begin(starts)
@@ -332,9 +332,7 @@ class Receiver:
             if not ledger.ended and shard not in self._failed:
                 self._failed.add(shard)
                 self._owner.put(shard, Failure(error))
-        for timer in self._resting.values():
-            timer.cancel()
-        self._resting.clear()
+        self._cancel_timers()
         self._owner.changed()
 
     def _step(self, event: RunEvent) -> None:
@@ -395,6 +393,7 @@ class Receiver:
         for watchdog in (self._start_watch, self._stall_watch):
             if watchdog is not None:
                 watchdog.cancel()
-        if self.state is RunState.CLOSED:
+        if self.state in {RunState.CLOSED, RunState.FAILED}:
             for timer in self._resting.values():
                 timer.cancel()
+            self._resting.clear()

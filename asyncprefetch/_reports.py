@@ -6,7 +6,7 @@ import logging
 import pickle
 import signal
 
-from asyncprefetch._messages import Death, RemoteError, class_name
+from asyncprefetch._messages import Death, RemoteError, class_name, text_of
 from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
 
 _LOG = logging.getLogger("asyncprefetch")
@@ -36,12 +36,12 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
 def unreadable_error(error: Exception, shard: int, position: int) -> ProducerError:
     """The error for an item that came over but can't be made again here."""
     failure = ProducerError(
-        f"shard {shard}, position {position} (unpickle): {type(error).__name__}: {error}",
+        f"shard {shard}, position {position} (unpickle): {type(error).__name__}: {text_of(error)}",
         shard=shard,
         position=position,
         phase="unpickle",
         type_name=class_name(type(error)),
-        text=str(error),
+        text=text_of(error),
         original=error.with_traceback(None),
     )
     failure.__cause__ = failure.original
@@ -54,7 +54,7 @@ def _original(error: RemoteError) -> BaseException | None:
         return None
     try:
         original: BaseException = pickle.loads(error.pickled)
-        whole = type(original).__qualname__ == error.type_name.rpartition(".")[2] and str(original) == error.text
+        whole = class_name(type(original)) == error.type_name and text_of(original) == error.text
     except Exception:
         _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
         return None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from asyncprefetch import _items, checkpoint
 from asyncprefetch._entries import Ready, Saved
-from asyncprefetch._messages import ShardStart
+from asyncprefetch._messages import ShardStart, text_of
 from asyncprefetch._options import Options, pickle_for_worker
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.base import IteratorState
@@ -224,5 +224,5 @@ def _encoded(ready: Ready, leaves: list[bytes]) -> JsonValue:
     try:
         item = ready.payload.open()
     except Exception as error:
-        raise CheckpointError(f"{name} can't be unpickled here: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{name} can't be unpickled here: {type(error).__name__}: {text_of(error)}") from error
     return _items.encode(item, leaves, name=name)

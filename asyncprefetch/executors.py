@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from asyncprefetch import _worker_logs
@@ -105,14 +105,13 @@ class ProcessExecutor(Executor):
             future: Future[T] = Future()
             self._waiting.append((future, fn, args, kwargs))
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
                 try:
-                    thread.start()
+                    self._thread.start()
                 except RuntimeError as error:  # no more threads, or the interpreter ends
-                    self._closed = True
+                    self._closed, self._thread = True, None
                     self._finish(None)
                     raise _broken(error) from None
-                self._thread = thread
             return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -129,13 +128,18 @@ class ProcessExecutor(Executor):
     def _end_pool(self, cancel_futures: bool) -> None:
         if self._pool is not None and self._waiting is None and self._ending is None:
             # The pool can be waited for once only, and only by its own shutdown(): so that waits, in a thread.
-            self._ending = threading.Thread(
+            ending = threading.Thread(
                 target=self._pool.shutdown,
                 kwargs={"wait": True, "cancel_futures": cancel_futures},
                 name="asyncprefetch-worker-end",
                 daemon=True,
             )
-            self._ending.start()
+            try:
+                ending.start()
+            except RuntimeError:  # no more threads, or the interpreter ends: then not in order, but at once
+                self.kill()
+            else:
+                self._ending = ending
 
     def kill(self) -> None:
         """End the worker at once (SIGKILL); one that is still being started is ended when it is up. From any thread."""
@@ -193,7 +197,8 @@ class ProcessExecutor(Executor):
                 waiting, self._waiting = self._waiting, None
                 pool, self._pool = self._pool, None
             for call in waiting or ():
-                call[0].set_exception(_broken(failure))
+                if call[0].set_running_or_notify_cancel():
+                    call[0].set_exception(_broken(failure))
             if self._ending is not None:
                 self._ending.join()
                 self._ending = None
@@ -209,7 +214,7 @@ class ProcessExecutor(Executor):
             self._finish(exit_code)
 
     def _finish(self, exit_code: int | None) -> None:
-        if not self.exited.done():
+        with contextlib.suppress(InvalidStateError):  # told already
             self.exited.set_result(exit_code)
 
 

@@ -162,7 +162,7 @@ class AsyncPrefetcher(Generic[T_co]):
             warnings.warn(
                 f"shard {shard}: a checkpoint can't hold its batches, and get_state() will raise: {reason}",
                 CheckpointWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     async def get_state(self, *, grace: float | None = None) -> AsyncPrefetcherState:

@@ -144,6 +144,11 @@ class ChangingError(Exception):
         super().__init__(f"so to speak: {text}")
 
 
+class Outer:
+    class NestedError(Exception):
+        """Its qualified name has more than one part."""
+
+
 class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -160,6 +165,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "OSError": lambda: OSError(5, "the disk went away"),
     "TwoArgumentsError": lambda: TwoArgumentsError(1, 2),
     "ChangingError": lambda: ChangingError("text"),
+    "NestedError": lambda: Outer.NestedError("within"),
     "UnprintableError": UnprintableError,
     "with a lock": _holding_a_lock,
     "StopIteration": lambda: StopIteration("from inside"),
@@ -438,6 +444,25 @@ class Unopenable:
         return fail_to_open, ()
 
 
+interrupts: list[BaseException] = []
+
+
+def open_unless_interrupted() -> str:
+    if interrupts:
+        raise interrupts.pop()
+    return "opened"
+
+
+class Interrupted:
+    def __reduce__(self) -> Any:
+        return open_unless_interrupted, ()
+
+
+@register("tests.interrupted")
+def interrupted_items() -> list[Any]:
+    return [0, Interrupted(), 2]
+
+
 @register("tests.unopenable_items")
 def unopenable_items() -> list[Any]:
     return [0, Unopenable(), 2]
@@ -453,6 +478,7 @@ def says_goodbye() -> Iterator[int]:
 
 long = from_iterable(long_ints)
 where = from_iterable(where_opened)
+interrupted = from_iterable(interrupted_items)
 unopenable = from_iterable(unopenable_items)
 goodbye = from_iterable(says_goodbye)
 unregistered = from_iterable(unregistered_items)

@@ -139,6 +139,21 @@ async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_positio
             await loader.get_state()
 
 
+async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_factory):
+    async with AsyncPrefetcher(pipelines.interrupted, executor_factory=executor_factory) as loader:
+        assert await anext(loader) == 0
+        pipelines.interrupts.append(asyncio.CancelledError())
+        with pytest.raises(asyncio.CancelledError):
+            await anext(loader)
+        assert [item async for item in loader] == ["opened", 2]
+
+
+async def test_an_error_of_a_nested_class_is_the_cause(executor_factory):
+    async with AsyncPrefetcher(Fail.make(1, 0, "NestedError"), executor_factory=executor_factory) as loader:
+        _, raised = await until_error(loader)
+    assert isinstance(raised.__cause__, pipelines.Outer.NestedError)
+
+
 async def test_an_error_keeps_nothing_of_the_consumer_alive(executor_factory):
     class Model:
         pass

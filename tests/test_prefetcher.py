@@ -309,8 +309,11 @@ async def test_what_shapes_the_stream_can_not_be_given_to_build():
 async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_loses_nothing(executor_factory):
     loader = AsyncPrefetcher(pipelines.unregistered, executor_factory=executor_factory)
     async with loader:
-        with pytest.warns(CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.Unregistered is not registered"):
+        with pytest.warns(
+            CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.Unregistered is not registered"
+        ) as told:
             first = await anext(loader)
+        assert told[0].filename == __file__
         assert first == pipelines.Unregistered(0)
         with pytest.raises(CheckpointError, match=r"a buffered batch of shard 0: .*Unregistered is not registered"):
             await loader.get_state()

@@ -1,6 +1,7 @@
 """The worker's end of the protocol, driven by hand: credit, stop, runs, live iterators."""
 
 import pickle
+from concurrent.futures import BrokenExecutor
 
 import pytest
 
@@ -26,7 +27,9 @@ from tests.pipelines import Count, Fail
 @pytest.fixture
 def producer(monkeypatch):
     monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 3600)
-    return Producer("tests")
+    producer = Producer("tests")
+    assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
+    return producer
 
 
 def begin(iterator, position=0, skip=()):
@@ -39,7 +42,6 @@ def items(answers):
 
 
 def test_an_item_is_drawn_only_when_there_is_credit(producer):
-    assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
     assert producer.handle(Start(1, {0: begin(Count(9))})) == []
     assert items(producer.handle(Credit(1, 0, 2))) == [0, 1]
     assert producer.handle(Credit(1, 0, 2)) == []  # absolute: said twice, it adds nothing
@@ -110,6 +112,7 @@ def test_states_come_now_and_then(monkeypatch):
     monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 0)
     monkeypatch.setattr(_producer, "_STATE_SHARE", float("inf"))
     producer = Producer("tests")
+    producer.handle(Setup(0, None))
     producer.handle(Start(1, {0: begin(Count(3))}))
     answers = producer.handle(Credit(1, 0, 2))
     assert [type(answer) for answer in answers] == [Item, State, Item, State]
@@ -133,6 +136,12 @@ def test_closing_closes_the_iterators(producer):
     producer.handle(Credit(1, 0, 2))
     producer.close()
     assert closed == [2]
+
+
+@pytest.mark.parametrize("message", [Start(1, {}), Credit(1, 0, 1), Stop(1)])
+def test_a_producer_that_was_not_set_up_is_another_one_than_the_loader_knows(message):
+    with pytest.raises(BrokenExecutor, match="replaced its worker"):
+        Producer("tests").handle(message)
 
 
 def test_a_pickled_producer_is_the_one_of_its_process():

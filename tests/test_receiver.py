@@ -104,8 +104,10 @@ async def test_no_credit_before_hello_and_then_as_much_as_may_be(core):
 
 async def test_messages_of_another_run_are_dropped(core):
     (carrier,) = core.carriers
-    carrier.say(Hello(1), item(7, 0), State(7, 0, 5, b""), EndOfShard(7, 0, 0), Final(7), item(1, 0))
+    stale = Item(7, 0, 0, 0, _pickling.dumps("stale"))
+    carrier.say(Hello(1), stale, State(7, 0, 0, b""), EndOfShard(7, 0, 0), Final(7), item(1, 0), item(1, 1))
     assert await core.take() == (0, 0)
+    assert await core.take() == (0, 1)
     assert core.statistics().buffered == 0
 
 
@@ -202,3 +204,14 @@ async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
     carrier.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
     assert carrier.sink is None
     assert sink is core._receivers[0]
+
+
+async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1))
+    core._ask_for_snapshot()
+    carrier.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    endings = [asyncio.create_task(core._end()) for _ in range(2)]
+    await asyncio.sleep(0)
+    await core.aclose()
+    await asyncio.wait_for(asyncio.gather(*endings), 5)

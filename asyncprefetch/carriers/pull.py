@@ -81,10 +81,13 @@ class PullCarrier:
     def _opened(self, first: asyncio.Future[Any], setup: Setup, start: Start) -> None:
         if first.cancelled() or self._dead:
             return
-        if (error := first.exception()) is not None:
-            self._gone(error)
+        if (refusal := first.exception()) is not None:
+            self._gone(refusal)
             return
-        self._await(asyncio.wrap_future(first.result()), setup)
+        try:
+            self._await(asyncio.wrap_future(first.result()), setup)
+        except Exception as error:  # what it gave is no future
+            self._gone(error)
         self.start(start)
 
     def start(self, start: Start) -> None:
@@ -172,7 +175,10 @@ class PullCarrier:
         future = asyncio.wrap_future(result)
         self._background.add(future)
         future.add_done_callback(self._background.discard)
-        threading.Thread(target=run, name="asyncprefetch-executor", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="asyncprefetch-executor", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            result.set_exception(error)
         return future
 
     def _pump(self) -> None:
