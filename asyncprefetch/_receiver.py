@@ -101,7 +101,7 @@ class Receiver:
         self._attempts: dict[int, int] = {}
         # Deaths by the item that was being made: progress elsewhere does not excuse an item that kills.
         self._deaths: Counter[tuple[int, int] | None] = Counter()
-        self._was_up = False
+        self._was_up = self._killed = False  # killed by us: then its death is no reason to start another
         self._start_watch = Watchdog(
             options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
         )
@@ -173,7 +173,8 @@ class Receiver:
         self._carrier.credit(Credit(self._run, shard, self._upto[shard]))
 
     def kill(self) -> None:
-        """End the worker at once, from any thread and without a loop; ``aclose`` is still to be called if there is one."""
+        """End the worker at once and for good, from any thread; ``aclose`` is still to be called if there is a loop."""
+        self._killed = True
         if self._carrier is not None:
             self._carrier.kill()
 
@@ -349,7 +350,7 @@ class Receiver:
             return
         self._deaths[drawing] += 1
         restarts = self._deaths[drawing] - 1
-        if not self._was_up or restarts >= self._options.max_restarts:
+        if not self._was_up or self._killed or restarts >= self._options.max_restarts:
             self._give_up(_reports.death_error(self.number, death, drawing, was_up=self._was_up, restarts=restarts))
             return
         self.restarts += 1

@@ -215,3 +215,12 @@ async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
     await asyncio.sleep(0)
     await core.aclose()
     await asyncio.wait_for(asyncio.gather(*endings), 5)
+
+
+async def test_a_worker_that_the_loader_killed_is_not_started_again(core):
+    (carrier,) = core.carriers
+    carrier.say(Hello(1))
+    core.kill()  # as a loader does that was forgotten, before its loop can close it in order
+    carrier.sink.died(Death("it was killed"))
+    assert len(core.carriers) == 1
+    assert core.statistics().restarts == 0
