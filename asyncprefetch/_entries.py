@@ -43,12 +43,8 @@ class Saved:
     """A batch as a checkpoint holds it."""
 
     structure: JsonValue
-    leaves: tuple[bytes, ...]
-
-    @property
-    def size(self) -> int:
-        # Of all that the state holds: more than its own, so that no large one is opened on the loop.
-        return sum(map(len, self.leaves))
+    leaves: tuple[bytes, ...]  # of the whole state: the structure names its own
+    size: int
 
     def open(self) -> Any:
         return _items.decode(self.structure, self.leaves)

@@ -155,7 +155,9 @@ class StateData(BaseModel):
             )
             for shard in self.shards
         )
-        buffer = tuple(Ready(batch.shard_id, Saved(batch.item, self.leaves)) for batch in self.buffer)
+        # For each batch that of all leaves: more than its own, so that no large one is opened on the loop.
+        size = sum(map(len, self.leaves))
+        buffer = tuple(Ready(batch.shard_id, Saved(batch.item, self.leaves, size)) for batch in self.buffer)
         return Snapshot(self.in_order, self.due, shards, buffer)
 
     def iterator_state(self, shard: ShardState) -> IteratorState:
