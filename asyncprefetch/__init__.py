@@ -9,6 +9,7 @@ shard, and puts it into an asyncio queue) -> ``_delivery`` (delivers in the orde
 """
 
 from asyncprefetch._registry import register
+from asyncprefetch.arrays import empty, full, zeros
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch
 from asyncprefetch.errors import (
@@ -40,7 +41,10 @@ __all__ = [
     "StatefulIterator",
     "Statistics",
     "WorkerDiedError",
+    "empty",
+    "full",
     "register",
+    "zeros",
 ]
 
 __version__ = "0.1.0"

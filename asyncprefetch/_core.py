@@ -23,7 +23,7 @@ from asyncprefetch._options import Options
 from asyncprefetch._receiver import Receiver
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
-from asyncprefetch.carriers import Carrier, Sink
+from asyncprefetch.carriers import Carrier, Sink, stream
 from asyncprefetch.carriers.pull import PullCarrier
 from asyncprefetch.errors import AsyncPrefetchError, PrefetcherBusyError, PrefetcherClosedError
 from asyncprefetch.executors import ProcessExecutor
@@ -41,7 +41,9 @@ class Core:
         self._in_order = origin.in_order
         self._num_workers = options.workers_for(len(origin.shards))
         self._ledgers = {s.shard: Ledger(s.shard, s.start, ended=s.ended) for s in origin.shards}
-        self._delivery = Delivery(origin, self._ledgers, options.n_batches_to_prefetch, self._grant)
+        self._delivery = Delivery(
+            origin, self._ledgers, options.n_batches_to_prefetch, on_room=self._grant, on_want=self._poll
+        )
         self._rotation = self._delivery.rotation
         self._receivers: list[Receiver] = []
         self._receiver_of: dict[int, Receiver] = {}
@@ -102,9 +104,15 @@ class Core:
             executor = options.executor_factory(worker)
             if not isinstance(executor, Executor):
                 raise TypeError(f"it must return a concurrent.futures.Executor, not {executor!r:.80}")
-        else:
-            executor = ProcessExecutor(start_method=options.start_method, env=options.worker_env)
-        return PullCarrier(executor, sink)
+            return PullCarrier(executor, sink)
+        if not stream.is_supported():
+            return PullCarrier(ProcessExecutor(start_method=options.start_method, env=options.worker_env), sink)
+        return stream.StreamCarrier(
+            sink,
+            n_prefetch=options.n_batches_to_prefetch,
+            start_method=options.start_method,
+            env=options.worker_env,
+        )
 
     # -------------------------------------------------------------------------------------------------------- consuming
 
@@ -149,6 +157,12 @@ class Core:
             return
         for shard in self._rotation.grant():
             self._receiver_of[shard].credit(shard)
+        for receiver in self._receivers:
+            receiver.flush()
+
+    def _poll(self) -> None:
+        for receiver in self._receivers:
+            receiver.poll()
 
     # -------------------------------------------------------------------------------------------------------- snapshot
 

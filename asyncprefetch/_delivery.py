@@ -20,6 +20,10 @@ from asyncprefetch._snapshot import Snapshot
 # With batches always at hand nothing would ever suspend, and every other task would starve.
 _MAX_SECONDS_WITHOUT_YIELD = 0.001
 
+# Room for more is told of at once, but for a consumer that takes batch after batch in less than so many seconds: then when
+# a quarter of what may be prefetched is free.
+_MAX_SECONDS_UNTOLD = 0.0001
+
 # A batch of more bytes is opened in a thread: copying so many holds the loop up.
 _LARGE = 1 << 20
 
@@ -38,11 +42,18 @@ class Delivery:
         origin: what was made before, and is delivered first.
         ledgers: what is known of each shard, kept by others.
         n_prefetch: the bound on batches made and not delivered.
-        on_room: called when a delivery made room for more.
+        on_room: called when deliveries made room for more.
+        on_want: called before the consumer waits: a batch that has come meanwhile may be put.
     """
 
     def __init__(
-        self, origin: Snapshot, ledgers: Mapping[int, Ledger], n_prefetch: int, on_room: Callable[[], None]
+        self,
+        origin: Snapshot,
+        ledgers: Mapping[int, Ledger],
+        n_prefetch: int,
+        *,
+        on_room: Callable[[], None],
+        on_want: Callable[[], None],
     ) -> None:
         self.buffered = dict.fromkeys(ledgers, 0)
         for ready in origin.buffer:
@@ -59,7 +70,10 @@ class Delivery:
         self._origin_due = origin.due
         self._ledgers = ledgers
         self._on_room = on_room
-        self._yielded_at = time.monotonic()
+        self._on_want = on_want
+        self._yielded_at = self._told_at = time.monotonic()
+        self._untold = 0  # deliveries since room was told of
+        self._max_untold = max(1, n_prefetch // 4)
         shared = Lane()
         self._lanes = {shard: Lane() if origin.in_order else shared for shard in shards}
         for ready in origin.buffer:
@@ -78,14 +92,16 @@ class Delivery:
         return self._ledgers[shard].position - self.buffered[shard]
 
     def ready(self) -> tuple[Ready, ...]:
-        """The batches that were made and not delivered."""
-        return tuple(ready for lane in self._each_lane() for ready in lane.ready())
+        """The batches that were made and not delivered, for a snapshot."""
+        return tuple(
+            Ready(ready.shard, ready.payload.reading()) for lane in self._each_lane() for ready in lane.ready()
+        )
 
     def put(self, shard: int, entry: Entry) -> None:
         """Queue an entry of a shard."""
         if isinstance(entry, Ready):
             self.buffered[shard] += 1
-        self._lanes[shard].put_nowait(entry)
+        self._lanes[shard].add(entry)
 
     def put_failure(self, error: Exception) -> None:
         """Queue an error for whichever shard is due."""
@@ -131,11 +147,16 @@ class Delivery:
                 case Ended():
                     lane.get_nowait()
                     self.rotation.dropped(entry.shard)
-                    self._on_room()
+                    self._tell_room(time.monotonic())
                 case Failure():
                     self.failure = entry.error
 
     async def _wait(self, lane: Lane) -> None:
+        if self._untold:
+            self._tell_room(time.monotonic())
+        self._on_want()
+        if not lane.empty():
+            return
         began = time.monotonic()
         try:
             # Cancelled, it took nothing; else there is no await between the get and the putting back.
@@ -154,8 +175,15 @@ class Delivery:
             self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
         self.buffered[entry.shard] -= 1
         self.rotation.delivered(entry.shard)
-        self._on_room()
+        self._untold += 1
+        now = time.monotonic()
+        if self._untold >= self._max_untold or now - self._told_at > _MAX_SECONDS_UNTOLD:
+            self._tell_room(now)
         return item
+
+    def _tell_room(self, now: float) -> None:
+        self._untold, self._told_at = 0, now
+        self._on_room()
 
 
 def _open(entry: Ready) -> Any:

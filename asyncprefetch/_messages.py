@@ -9,7 +9,10 @@ not a dead worker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from asyncprefetch._payloads import Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,15 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begin a run."""
+    """Begin a run.
+
+    ``careful`` names, by shard, the position up to which each item is sent as soon as it is made: where a worker died
+    before, so that the next death is blamed on the right item.
+    """
 
     run: int
     shards: Mapping[int, ShardStart]
+    careful: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +94,14 @@ class Hello:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item of a shard, pickled at the yield."""
+class Item(NamedTuple):
+    """One item of a shard, pickled at the yield. A tuple, which is made in half the time: there is one a batch."""
 
     run: int
     shard: int
     position: int
     fingerprint: int
-    frame: bytes
+    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)

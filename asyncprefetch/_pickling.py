@@ -1,55 +1,133 @@
-"""The pickle that items cross in: one frame of bytes an item.
+"""The pickle that items cross in: one frame of bytes an item, and beside it a slot of shared memory for large arrays.
 
-Arrays are reduced to their buffer, dtype name and shape, which is several times cheaper than numpy's own reduction.
-They arrive writable, on memory of their own, in the memory order (C or Fortran) that they had; what is neither arrives
-in C order.
+Arrays are reduced to their buffer, dtype and shape, which is several times cheaper than numpy's own reduction. They
+arrive writable, in the memory order (C or Fortran) that they had; what is neither arrives in C order. Large ones may
+lie in a slot, of which the frame then holds their offsets. CPU tensors of torch cross as arrays.
 """
 
 from __future__ import annotations
 
 import copyreg
-import io
+import importlib
+import itertools
 import pickle
-from collections import ChainMap
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch._tensors import as_array, is_tensor
 
-def dumps(item: Any) -> bytes:
-    """``item`` as one frame. Raises whatever pickle raises for it."""
-    with io.BytesIO() as file:
-        _Pickler(file, 5).dump(item)
-        return file.getvalue()
+# By dtype, its name: several times faster than to ask the dtype. What is not in here is not a plain number.
+_NAMES = {np.dtype(char): np.dtype(char).str for char in "?bBhHiIlLqQefdFD"}
 
-
-def loads(frame: bytes) -> Any:
-    """The item of a frame made by :func:`dumps`, new at every call. Raises whatever pickle raises for it."""
-    return pickle.loads(frame)
+# Stands in the frame for the slot's memory, whatever that is on the other side.
+_SLOT = pickle.PickleBuffer(bytearray(1))
 
 
-def _reduce_array(array: npt.NDArray[Any]) -> Any:
-    dtype = array.dtype
-    if dtype.hasobject:
-        return array.__reduce_ex__(5)
-    described = dtype.str if dtype.isbuiltin == 1 else dtype
-    if array.size == 0 or dtype.itemsize == 0:
-        return np.ndarray, (array.shape, dtype)  # by its dtype: "S0" as a name would become "S1"
-    if dtype.fields:
-        array = array.view(f"V{dtype.itemsize}")  # as one field: a copy would leave the padding as memory has it
-    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    flat = (array.T if fortran else np.ascontiguousarray(array)).reshape(-1)
-    buffer = pickle.PickleBuffer(flat.view(np.uint8))  # type: ignore[arg-type]  # an array is a buffer from 3.12 on only
-    return _rebuild_array, (buffer, described, array.shape, fortran)
+class Placer(Protocol):
+    """Where large arrays of an item go."""
+
+    def place(self, array: npt.NDArray[Any]) -> int | None:
+        """The array's offset in the item's slot; ``None`` if it belongs into the frame."""
 
 
-def _rebuild_array(data: bytearray | bytes, dtype: Any, shape: tuple[int, ...], fortran: bool) -> npt.NDArray[Any]:
-    # A read-only array was sent as bytes: the copy makes it writable.
-    buffer = data if isinstance(data, bytearray) else bytearray(data)
-    return np.frombuffer(buffer, dtype).reshape(shape, order="F" if fortran else "C")
+class ItemPickler:
+    """Makes frames, one after the other. Not for two threads at a time."""
+
+    def __init__(self, placer: Placer | None = None) -> None:
+        self.has_tensors = False  # of the item pickled last
+        self._placer = placer
+        self._parts: list[Any] = []
+        self._pickler = pickle.Pickler(_Writer(self._parts.append), 5, buffer_callback=_stays_in_frame)
+        self._pickler.dispatch_table = _Reducers(self._reduce_array, self._reduce_tensor)
+
+    def dumps(self, item: Any) -> bytes:
+        """``item`` as one frame. Raises whatever pickle, or the placer, raises for it."""
+        self.has_tensors = False
+        parts = self._parts
+        try:
+            self._pickler.dump(item)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            parts.clear()
+            # The memo knows objects by their identity: an array that is filled anew would be taken for the old one.
+            self._pickler.clear_memo()
+
+    def _reduce_array(self, array: npt.NDArray[Any]) -> Any:
+        dtype = array.dtype
+        name = _NAMES.get(dtype)
+        if name is None:
+            return self._reduce_uncommon(array)
+        flags = array.flags
+        contiguous = flags.c_contiguous
+        order = () if contiguous or not flags.f_contiguous else (None, "F")
+        if self._placer is not None and (offset := self._placer.place(array)) is not None:
+            return np.ndarray, (array.shape, name, _SLOT, offset, *order)
+        if array.size == 0:
+            return np.ndarray, (array.shape, name)
+        if not contiguous and not order:
+            array = np.ascontiguousarray(array)
+        elif not flags.writeable:
+            array = array.copy("K")  # it would arrive as bytes, and they are read-only
+        if order:
+            return np.ndarray, (array.shape, name, pickle.PickleBuffer(array), 0, *order)
+        return np.ndarray, (array.shape, name, pickle.PickleBuffer(array))
+
+    def _reduce_uncommon(self, array: npt.NDArray[Any]) -> Any:
+        dtype, shape = array.dtype, array.shape
+        if dtype.hasobject:
+            return array.__reduce_ex__(5)
+        if array.size == 0 or dtype.itemsize == 0:
+            return np.ndarray, (shape, dtype)  # by its dtype: "S0" as a name would become "S1"
+        if dtype.fields:
+            array = array.view(f"V{dtype.itemsize}")  # as one field: a copy would leave the padding as memory has it
+        order = (None, "F") if array.flags.f_contiguous and not array.flags.c_contiguous else ()
+        if self._placer is not None and (offset := self._placer.place(array)) is not None:
+            return np.ndarray, (shape, dtype, _SLOT, offset, *order)
+        flat = (array.T if order else np.ascontiguousarray(array)).reshape(-1).view(np.uint8)
+        return np.ndarray, (shape, dtype, bytearray(flat), 0, *order)
+
+    def _reduce_tensor(self, tensor: Any) -> Any:
+        array = as_array(tensor)
+        if array is None:
+            return tensor.__reduce_ex__(5)
+        self.has_tensors = True
+        rebuild = importlib.import_module("asyncprefetch._torch").rebuild
+        return rebuild, (array, str(tensor.dtype).removeprefix("torch."))
 
 
-class _Pickler(pickle.Pickler):
-    # A chain, not a copy: what is registered with copyreg later counts as well.
-    dispatch_table = ChainMap({np.ndarray: _reduce_array}, copyreg.dispatch_table)  # type: ignore[arg-type]  # noqa: RUF012
+def loads(frame: bytes | memoryview, memory: Any = None) -> Any:
+    """The item of a frame, new at every call. Raises whatever pickle raises for it.
+
+    Args:
+        frame: made by an :class:`ItemPickler`.
+        memory: the slot's memory, on which the arrays that were placed then lie: any writable buffer of bytes.
+    """
+    return pickle.loads(frame, buffers=itertools.repeat(memory))
+
+
+def _stays_in_frame(buffer: pickle.PickleBuffer) -> bool:
+    return buffer is not _SLOT
+
+
+class _Writer:
+    """The file of a pickler that keeps what is written."""
+
+    def __init__(self, write: Callable[[Any], object]) -> None:
+        self.write = write
+
+
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """The dispatch table: ours for arrays and tensors, and all that is registered with copyreg, also later."""
+
+    def __init__(self, reduce_array: Callable[[Any], Any], reduce_tensor: Callable[[Any], Any]) -> None:
+        self[np.ndarray] = reduce_array
+        self._reduce_tensor = reduce_tensor
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        if is_tensor(cls):  # torch is imported, but not by us
+            self[cls] = self._reduce_tensor
+            return self._reduce_tensor
+        return copyreg.dispatch_table[cls]

@@ -36,6 +36,7 @@ from asyncprefetch._messages import (
     class_name,
     text_of,
 )
+from asyncprefetch._payloads import Framed
 from asyncprefetch._recovery import fingerprint
 from asyncprefetch.base import IteratorState, StatefulIterator
 
@@ -63,10 +64,15 @@ class Producer:
 
     An executor that shares memory with the loader calls this very object. Where a call is pickled, the object arrives
     as the one that its process keeps under the same key.
+
+    Args:
+        key: its name in the process.
+        pack: makes the payload of an item; whatever it raises is the item's failure. By default one frame.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, pack: Callable[[Any], Any] | None = None) -> None:
         self._key = key
+        self._pack = pack if pack is not None else _Framer()
         self._shards: dict[int, _Shard] = {}
         self._run = -1
         self._set_up = False
@@ -86,6 +92,21 @@ class Producer:
             case Setup():
                 answers = self._setup(message)
         return [*map(Log, _worker_logs.drain()), *answers]
+
+    def draw(self, credit: Credit) -> list[FromWorker]:
+        """What comes of drawing one item; nothing if the credit is used up or its shard has nothing to send."""
+        shard = self._shards.get(credit.shard)
+        if shard is None or not shard.open or shard.position >= credit.upto or credit.run != self._run:
+            return []
+        answers = shard.draw(credit.run)
+        return [*map(Log, _worker_logs.drain()), *answers] if _worker_logs.pending() else answers
+
+    def missing(self, credit: Credit) -> int:
+        """How many items may still be drawn on the credit."""
+        shard = self._shards.get(credit.shard)
+        if shard is None or not shard.open or credit.run != self._run:
+            return 0
+        return max(0, credit.upto - shard.position)
 
     def close(self) -> list[Log]:
         """Close every iterator, so that the ``finally`` blocks of generators run. Gives the last log records."""
@@ -115,17 +136,16 @@ class Producer:
             if live is not None and live.can_serve(shard_start):
                 self._shards[number] = kept.pop(number)
             else:
-                self._shards[number] = _Shard(number, shard_start)
+                self._shards[number] = _Shard(number, shard_start, self._pack)
         for shard in kept.values():
             shard.close()
         return []
 
     def _credit(self, credit: Credit) -> list[FromWorker]:
         self._check_same_worker()
-        shard = self._shards.get(credit.shard)
         answers: list[FromWorker] = []
-        while credit.run == self._run and shard is not None and shard.open and shard.position < credit.upto:
-            answers += shard.draw(credit.run)
+        while self.missing(credit):
+            answers += self._shards[credit.shard].draw(credit.run)
         return answers
 
     def _stop(self, stop: Stop) -> list[FromWorker]:
@@ -140,6 +160,16 @@ class Producer:
             raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
 
 
+class _Framer:
+    """Makes of each item one frame."""
+
+    def __init__(self) -> None:
+        self._pickler = _pickling.ItemPickler()
+
+    def __call__(self, item: Any) -> Framed:
+        return Framed(self._pickler.dumps(item), self._pickler.has_tensors)
+
+
 _producers: dict[str, Producer] = {}
 
 
@@ -150,8 +180,9 @@ def _producer_of_this_process(key: str) -> Producer:
 class _Shard:
     """One shard's iterator. It is built at the first draw, so that starting a run waits for nothing."""
 
-    def __init__(self, number: int, start: ShardStart) -> None:
+    def __init__(self, number: int, start: ShardStart, pack: Callable[[Any], Any]) -> None:
         self.position = start.position
+        self._pack = pack
         self.open = True
         self._number = number
         self._start = start
@@ -174,9 +205,10 @@ class _Shard:
                 self.open = False
                 state = self._pickled_state()
                 return [State(run, self._number, self.position, state), EndOfShard(run, self._number, self.position)]
-            frame = _guarded("pickle", _pickling.dumps, item)
+            # First, for what was packed may be the consumer's from then on.
             sample = _guarded("pickle", fingerprint, item)
-            answers.append(Item(run, self._number, self.position, sample, frame))
+            payload = _guarded("pickle", self._pack, item)
+            answers.append(Item(run, self._number, self.position, sample, payload))
             self.position += 1
             if time.monotonic() >= self._next_state_at:
                 answers.append(State(run, self._number, self.position, self._pickled_state()))

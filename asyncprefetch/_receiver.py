@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from asyncprefetch import _reports, _worker_logs
-from asyncprefetch._entries import Ended, Entry, Failure, Framed, Ready
+from asyncprefetch._entries import Ended, Entry, Failure, Ready
 from asyncprefetch._lifecycle import RUN, RunEvent, RunState, advance
 from asyncprefetch._messages import (
     Credit,
@@ -101,6 +101,7 @@ class Receiver:
         self._attempts: dict[int, int] = {}
         # Deaths by the item that was being made: progress elsewhere does not excuse an item that kills.
         self._deaths: Counter[tuple[int, int] | None] = Counter()
+        self._careful: dict[int, int] = {}  # by shard, up to where credit was given when the worker died
         self._was_up = self._killed = False  # killed by us: then its death is no reason to start another
         self._start_watch = Watchdog(
             options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
@@ -137,7 +138,7 @@ class Receiver:
             self._give_up(failure)
             return
         self._begin(starts)
-        self._carrier.open(Setup(self.number, self._initializer), Start(self._run, starts))
+        self._carrier.open(Setup(self.number, self._initializer), Start(self._run, starts, self._careful))
 
     def start(self) -> None:
         """Begin the next run on a worker that is idle."""
@@ -149,7 +150,7 @@ class Receiver:
         self._step(RunEvent.START)
         self._begin(starts)
         assert self._carrier is not None
-        self._carrier.start(Start(self._run, starts))
+        self._carrier.start(Start(self._run, starts, self._careful))
         self._open_shards()
 
     def stop(self) -> None:
@@ -172,6 +173,21 @@ class Receiver:
         assert self._carrier is not None
         self._carrier.credit(Credit(self._run, shard, self._upto[shard]))
 
+    def flush(self) -> None:
+        """Let the worker know of the credit."""
+        if self._carrier is not None:
+            self._carrier.flush()
+
+    def poll(self) -> None:
+        """Receive what has come."""
+        if self._carrier is not None:
+            self._carrier.poll()
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of shared memory in use."""
+        return self._carrier.mapped if self._carrier is not None else 0
+
     def kill(self) -> None:
         """End the worker at once and for good, from any thread; ``aclose`` is still to be called if there is a loop."""
         self._killed = True
@@ -187,12 +203,16 @@ class Receiver:
 
     # ------------------------------------------------------------------------------------------ Sink, from the carrier
 
-    def received(self, message: FromWorker) -> None:
-        """A message came from the worker."""
+    def received(self, messages: Sequence[FromWorker]) -> None:
+        """Messages came from the worker."""
         if self._stall_watch is not None:
             self._stall_watch.heard()
         try:
-            self._receive(message)
+            for message in messages:
+                if type(message) is not Item:
+                    self._receive(message)
+                elif message.run == self._run:
+                    self._item(message)
         except Exception as error:
             self._owner.crashed(error)
 
@@ -207,10 +227,8 @@ class Receiver:
                 self._give_up(
                     _reports.producer_error(message.error, None, None, f"worker {self.number}: worker_initializer")
                 )
-            case Item() | State() | EndOfShard() | Failed() | Final() if message.run != self._run:
+            case State() | EndOfShard() | Failed() | Final() if message.run != self._run:
                 pass  # of a run that is over
-            case Item():
-                self._item(message)
             case State():
                 self._ledgers[message.shard].add_state(message.position, message.state)
             case EndOfShard():
@@ -242,11 +260,13 @@ class Receiver:
         self._open_shards()
 
     def _item(self, item: Item) -> None:
-        self._ledgers[item.shard].add_item(item.position, item.fingerprint)
+        _, shard, position, fingerprint, payload = item
+        self._ledgers[shard].add_item(position, fingerprint)
         if self._deaths:
-            del self._deaths[None], self._deaths[item.shard, item.position]
-        self._attempts.pop(item.shard, None)
-        self._owner.put(item.shard, Ready(item.shard, Framed(item.frame)))
+            del self._deaths[None], self._deaths[shard, position]
+        if self._attempts:
+            self._attempts.pop(shard, None)
+        self._owner.put(shard, Ready(shard, payload))
 
     def _shard_failed(self, failed: Failed) -> None:
         shard, error = failed.shard, failed.error
@@ -342,6 +362,7 @@ class Receiver:
     # ---------------------------------------------------------------------------------------------- death and silence
 
     def _died(self, death: Death) -> None:
+        self._careful = {**self._careful, **self._upto}
         drawing = self._lose_worker()
         self._step(RunEvent.DEATH)
         if not self._starts() and not self._resting:

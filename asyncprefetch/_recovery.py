@@ -8,6 +8,7 @@ and compare each with its fingerprint, so that an iterator that replays somethin
 from __future__ import annotations
 
 import dataclasses
+import marshal
 import zlib
 from collections import deque
 from collections.abc import Sequence
@@ -17,9 +18,14 @@ import numpy as np
 from pydantic import BaseModel
 
 from asyncprefetch._messages import ShardStart
+from asyncprefetch._tensors import as_array, is_tensor
 
 _SAMPLE = 16
+_ELEMENTS = 32  # of a large array
+_SMALL = 1 << 11  # bytes of an array that counts as a whole
 _MAX_PARTS = 1000
+_SCALARS = frozenset({bool, float, complex, type(None)})
+_BUFFERS = frozenset(np.dtype(char) for char in "?bBhHiIlLqQefdFD")  # dtypes that the buffer protocol knows
 _LOW_BITS = 2**64 - 1
 
 
@@ -67,31 +73,40 @@ class Ledger:
 def fingerprint(item: Any) -> int:
     """A checksum (CRC-32) over the layout and the sizes of an item and over a few bytes of its leaves.
 
-    It is the same in every process, and independent of identity, of hashing, and of padding: equal items that share
-    objects in another way have one fingerprint. Of long lists and dicts the parts at both ends and in the middle count,
-    and of a large nest the first parts, so that it stays cheap whatever the item is; a cycle ends by that, too.
+    It is the same in every process, and independent of identity, of hashing, of memory order and of padding: equal items
+    that share objects in another way have one fingerprint. Of long lists and dicts the parts at both ends and in the
+    middle count, of an array some elements from all over it, and of a large nest the first parts, so that it stays cheap
+    whatever the item is; a cycle ends by that, too.
     """
     parts: list[Any] = []
-    ahead = deque([item])
+    ahead = deque((item,))
     while ahead and len(parts) < _MAX_PARTS:
         value = ahead.popleft()
-        parts.append(type(value).__name__)
-        _collect(value, parts, ahead)
-    return zlib.crc32(repr(parts).encode("utf-8", "surrogatepass"))
+        cls = type(value)
+        if cls is np.ndarray:
+            parts.append(_sample(value))
+        elif cls is str:
+            parts.append(value if len(value) <= 2 * _SAMPLE else (len(value), value[:_SAMPLE], value[-_SAMPLE:]))
+        elif cls is dict and len(value) <= _SAMPLE:
+            parts.append(len(value))
+            for pair in value.items():
+                ahead.extend(pair)
+        elif cls in _SCALARS:
+            parts.append(value)
+        else:
+            parts.append(cls.__name__)
+            _collect(value, parts, ahead)
+    # Of this version of marshal the bytes depend on the values alone; later ones write shared objects once.
+    return zlib.crc32(marshal.dumps(parts, 2))
 
 
 def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
     """Add what ``value`` itself shows to ``parts``, and what it consists of to ``ahead``."""
     cls = type(value)
-    if cls is np.ndarray:
-        parts.append((value.dtype.str, value.shape, *_samples(value)))
-    elif value is None or cls in {bool, float, complex}:
-        parts.append(value)
-    elif cls is int:
-        # A very long int has no repr.
+    if cls is int:
         parts.append(value if value.bit_length() <= 64 else (value.bit_length(), value & _LOW_BITS))
-    elif cls in {str, bytes, bytearray}:
-        parts.append((len(value), value[:_SAMPLE], value[-_SAMPLE:]))
+    elif cls in {bytes, bytearray}:
+        parts.append((len(value), bytes(value[:_SAMPLE]), bytes(value[-_SAMPLE:])))
     elif isinstance(value, np.generic):
         parts.append((value.dtype.str, repr(value)))
     elif isinstance(value, list | tuple):
@@ -105,6 +120,8 @@ def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
         ahead.extend(getattr(value, field.name, None) for field in dataclasses.fields(value))
     elif isinstance(value, BaseModel):
         ahead.append(value.__dict__)
+    elif is_tensor(cls) and (array := as_array(value)) is not None:
+        ahead.append(array)
 
 
 def _some(values: Sequence[Any]) -> Sequence[Any]:
@@ -114,15 +131,16 @@ def _some(values: Sequence[Any]) -> Sequence[Any]:
     return [*values[:_SAMPLE], *values[middle : middle + _SAMPLE], *values[-_SAMPLE:]]
 
 
-def _samples(array: np.ndarray[Any, Any]) -> tuple[bytes, ...]:
-    if array.dtype.hasobject or array.size == 0 or array.dtype.itemsize == 0:
-        return ()
-    if array.dtype.fields is not None or array.dtype.char in "gG":
+def _sample(array: np.ndarray[Any, Any]) -> Any:
+    """Dtype, shape, and elements from all over the array, by their place and not by where they lie in memory."""
+    dtype, size = array.dtype, array.size
+    if dtype in _BUFFERS:
+        if array.nbytes <= _SMALL:
+            return dtype.char, array.shape, zlib.crc32(array if array.flags.c_contiguous else array.tobytes())
+    elif dtype.hasobject or size == 0 or dtype.itemsize == 0:
+        return dtype.str, array.shape
+    elif dtype.fields is not None or dtype.char in "gG":
         # By value: the padding between fields, or of a long double, is whatever lay in memory, and is not data.
-        places = {0, array.size // 2, array.size - 1}
-        return tuple(repr(array.flat[place]).encode() for place in sorted(places))
-    if array.flags.c_contiguous:
-        flat = array.reshape(-1).view(np.uint8)
-        middle = flat.size // 2
-        return flat[:_SAMPLE].tobytes(), flat[middle : middle + _SAMPLE].tobytes(), flat[-_SAMPLE:].tobytes()
-    return array[(0,) * array.ndim].tobytes(), array[(-1,) * array.ndim].tobytes()
+        return dtype.str, array.shape, *(repr(array.flat[place]) for place in sorted({0, size // 2, size - 1}))
+    elements = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    return dtype.str, array.shape, elements[:: max(1, size // _ELEMENTS)].tobytes(), elements[-1:].tobytes()

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from asyncprefetch import _items, checkpoint
-from asyncprefetch._entries import Ready, Saved
+from asyncprefetch._entries import Ready
 from asyncprefetch._messages import ShardStart, text_of
 from asyncprefetch._options import Options, pickle_for_worker
+from asyncprefetch._payloads import Saved
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.base import IteratorState
 from asyncprefetch.errors import CheckpointError

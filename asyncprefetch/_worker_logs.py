@@ -42,6 +42,11 @@ def collect(level: int) -> None:
     root.setLevel(level)
 
 
+def pending() -> bool:
+    """Whether a record was collected since the last drain."""
+    return bool(_collected)
+
+
 def drain() -> list[bytes]:
     """The records collected since the last call."""
     records = []

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch import _worker_logs
+from asyncprefetch import _malloc, _worker_logs
 
 if sys.platform != "win32":
     import fcntl
@@ -58,6 +58,13 @@ class ProcessExecutor(Executor):
     own. The worker ignores SIGINT (whoever owns the loader ends it), ends itself when the parent dies, and sends
     its log records to the parent.
 
+    Args:
+        start_method: by default see :func:`default_start_method`.
+        env: environment variables, beside the present ones.
+        initializer: called in the process before anything else, with ``initargs``: both must be such that
+            multiprocessing can send them, sockets included.
+        initargs: its arguments.
+
     Attributes:
         exited: resolves when the process is gone and reaped, to its exit code (negative: the number of a signal), or to
             ``None`` if there never was a process.
@@ -65,10 +72,18 @@ class ProcessExecutor(Executor):
 
     starts_without_blocking = True
 
-    def __init__(self, *, start_method: str | None = None, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        start_method: str | None = None,
+        env: Mapping[str, str] | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
         self.exited: Future[int | None] = Future()
         self._context = _RecordingContext(start_method or default_start_method())
         self._env = {**os.environ, **(env or {})}
+        self._initializer, self._initargs = initializer, initargs
         self._owner = os.getpid()
         # Reentrant: a forgotten loader may be collected, and its worker killed, at any allocation within a lock.
         self._lock = threading.RLock()
@@ -171,7 +186,7 @@ class ProcessExecutor(Executor):
                 1,
                 mp_context=self._context,
                 initializer=_bootstrap,
-                initargs=(self._env, _worker_logs.level()),
+                initargs=(self._env, _worker_logs.level(), self._initializer, self._initargs),
             )
             while True:
                 with self._lock:
@@ -272,13 +287,18 @@ threading._register_atexit(_kill_live)  # type: ignore[attr-defined]
 # ------------------------------------------------------------------------------------------- inside the worker process
 
 
-def _bootstrap(env: Mapping[str, str], log_level: int) -> None:
+def _bootstrap(
+    env: Mapping[str, str], log_level: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     # Under forkserver the environment is the server's, frozen when it started.
     os.environ.clear()
     os.environ.update(env)
     _worker_logs.collect(log_level)
+    _malloc.raise_thresholds()
+    if initializer is not None:
+        initializer(*initargs)
 
 
 def _die_with_parent() -> None:

@@ -38,7 +38,7 @@ def begin(iterator, position=0, skip=()):
 
 def items(answers):
     assert all(isinstance(answer, Item) for answer in answers)
-    return [_pickling.loads(answer.frame) for answer in answers]
+    return [_pickling.loads(answer.payload.frame) for answer in answers]
 
 
 def test_an_item_is_drawn_only_when_there_is_credit(producer):

@@ -23,6 +23,7 @@ from asyncprefetch._messages import (
     Stop,
 )
 from asyncprefetch._options import Options
+from asyncprefetch._payloads import Framed
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.errors import AsyncPrefetchError
 
@@ -31,6 +32,7 @@ class ScriptedCarrier:
     """Keeps what it is told, and says what the test tells it."""
 
     drawing = None
+    mapped = 0
 
     def __init__(self, sink):
         self.sink = sink
@@ -46,6 +48,12 @@ class ScriptedCarrier:
     def credit(self, credit):
         self.told.append(credit)
 
+    def flush(self):
+        pass
+
+    def poll(self):
+        pass
+
     def stop(self, stop):
         self.told.append(stop)
 
@@ -59,8 +67,7 @@ class ScriptedCarrier:
         self.closed = True
 
     def say(self, *messages):
-        for message in messages:
-            self.sink.received(message)
+        self.sink.received(messages)
 
 
 class ScriptedCore(Core):
@@ -80,8 +87,12 @@ class ScriptedCore(Core):
         return await self.next(lambda shard, item: None)
 
 
+def frame(value):
+    return Framed(_pickling.ItemPickler().dumps(value))
+
+
 def item(run, position, shard=0):
-    return Item(run, shard, position, position, _pickling.dumps((shard, position)))
+    return Item(run, shard, position, position, frame((shard, position)))
 
 
 @pytest.fixture
@@ -104,7 +115,7 @@ async def test_no_credit_before_hello_and_then_as_much_as_may_be(core):
 
 async def test_messages_of_another_run_are_dropped(core):
     (carrier,) = core.carriers
-    stale = Item(7, 0, 0, 0, _pickling.dumps("stale"))
+    stale = Item(7, 0, 0, 0, frame("stale"))
     carrier.say(Hello(1), stale, State(7, 0, 0, b""), EndOfShard(7, 0, 0), Final(7), item(1, 0), item(1, 1))
     assert await core.take() == (0, 0)
     assert await core.take() == (0, 1)

@@ -6,6 +6,7 @@ were made, tells of a death once and after the last message, and never draws an 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop
@@ -14,8 +15,8 @@ from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Sto
 class Sink(Protocol):
     """Where a carrier puts what comes from its worker. Called on the loop, never after ``aclose()`` was begun."""
 
-    def received(self, message: FromWorker) -> None:
-        """A message came."""
+    def received(self, messages: Sequence[FromWorker]) -> None:
+        """Messages came, in this order."""
 
     def died(self, death: Death) -> None:
         """The worker is gone; every message of it was received before."""
@@ -34,8 +35,18 @@ class Carrier(Protocol):
     def start(self, start: Start) -> None:
         """Ask for a further run."""
 
+    @property
+    def mapped(self) -> int:
+        """Bytes of shared memory that the worker's batches take at present."""
+
     def credit(self, credit: Credit) -> None:
-        """Let a shard send more."""
+        """Let a shard send more, from the next ``flush`` on at the latest."""
+
+    def flush(self) -> None:
+        """Let the worker know of all credit."""
+
+    def poll(self) -> None:
+        """Receive what has come, without waiting for the loop to tell of it."""
 
     def stop(self, stop: Stop) -> None:
         """Ask for the end of the run; credit that was not used lapses."""

@@ -11,26 +11,21 @@ import asyncio
 import itertools
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
-from asyncprefetch import _worker_logs
 from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop, ToWorker
 from asyncprefetch._producer import Producer
 from asyncprefetch.carriers import Sink
+from asyncprefetch.carriers.ending import CLOSE_GRACE, close_iterators, end_process, in_thread
 from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
 
 # One call runs, one waits at the worker, one is on its way: with fewer the worker runs dry between two items.
 _CALLS_AHEAD = 3
-
-# Seconds for closing the iterators, and then for the process to end by itself. A worker that is too busy to close its
-# iterators in time is not waited for again: a program that ends should end within two seconds.
-_CLOSE_GRACE = 1.0
 
 _keys = itertools.count()
 
@@ -102,6 +97,17 @@ class PullCarrier:
             self._granted[credit.shard] = upto
         self._pump()
 
+    @property
+    def mapped(self) -> int:
+        """None: everything rides in frames."""
+        return 0
+
+    def flush(self) -> None:
+        """Nothing: a draw is submitted as soon as it may be."""
+
+    def poll(self) -> None:
+        """Nothing: the loop tells of what came back."""
+
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""
         self._draws.clear()
@@ -132,53 +138,23 @@ class PullCarrier:
         """Whether the worker lives and closed its iterators in time."""
         if self._dead or not self._up:
             return False
-        try:
-            closing = self._loop.run_in_executor(self._executor, self._producer.close)
-        except Exception:  # broken, shut down, or an error of its own: there is nobody to close anything
-            return False
-        closing.add_done_callback(_consume)
-        done, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
-        if not done or closing.cancelled() or closing.exception() is not None:
-            return False
-        for message in closing.result():
-            _worker_logs.handle(self._worker, message.record)
-        return True
+        return await close_iterators(self._executor, self._producer.close, self._worker)
 
     async def _shut_down(self, idle: bool) -> None:
         if isinstance(self._executor, ProcessExecutor):
-            executor = self._executor
-            exited = asyncio.wrap_future(executor.exited)
-            if idle:
-                executor.shutdown(wait=False, cancel_futures=True)
-                await asyncio.wait([exited], timeout=_CLOSE_GRACE)
-            executor.kill()
-            await exited
+            await end_process(self._executor, idle=idle)
             return
         # A foreign executor may block in shutdown() until its call is over; it is not ours to kill.
         over = self._in_thread(lambda: self._executor.shutdown(wait=True, cancel_futures=True))
         over.add_done_callback(_log_error)
-        done, _ = await asyncio.wait([over], timeout=_CLOSE_GRACE)
+        done, _ = await asyncio.wait([over], timeout=CLOSE_GRACE)
         if not done:
             _LOG.warning("an executor is still busy; it was left to itself")
 
     def _in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        """The result of a call that may block for long, in a thread that keeps no program from its exit."""
-        result: Future[Any] = Future()
-
-        def run() -> None:
-            if result.set_running_or_notify_cancel():
-                try:
-                    result.set_result(function())
-                except BaseException as error:
-                    result.set_exception(error)
-
-        future = asyncio.wrap_future(result)
+        future = in_thread(function, "asyncprefetch-executor")
         self._background.add(future)
         future.add_done_callback(self._background.discard)
-        try:
-            threading.Thread(target=run, name="asyncprefetch-executor", daemon=True).start()
-        except RuntimeError as error:  # no more threads
-            result.set_exception(error)
         return future
 
     def _pump(self) -> None:
@@ -209,9 +185,8 @@ class PullCarrier:
             return
         self._up = True
         self._calls.popleft()
-        for message in call.result():
-            if self._sink is not None:
-                self._sink.received(message)
+        if self._sink is not None:
+            self._sink.received(call.result())
         self._pump()
         if self._dead and not self._calls:
             self._report_death()
@@ -249,8 +224,3 @@ class PullCarrier:
 def _log_error(future: asyncio.Future[Any]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         _LOG.warning("shutting an executor down raised", exc_info=error)
-
-
-def _consume(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

@@ -1,0 +1,69 @@
+"""How carriers end a worker: its iterators first, then the process, and never longer than they should."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+from asyncprefetch import _worker_logs
+from asyncprefetch._messages import Log
+from asyncprefetch.executors import ProcessExecutor
+
+T = TypeVar("T")
+
+# Seconds for closing the iterators, and then for the process to end by itself. A worker that is too busy to close its
+# iterators in time is not waited for again: a program that ends should end within two seconds.
+CLOSE_GRACE = 1.0
+
+
+async def close_iterators(executor: Executor, close: Callable[[], list[Log]], worker: int) -> bool:
+    """Call ``close`` in the worker, and handle the records that it gives. Whether that went well, and in time."""
+    try:
+        closing = asyncio.get_running_loop().run_in_executor(executor, close)
+    except Exception:  # broken, shut down, or an error of its own: there is nobody to close anything
+        return False
+    closing.add_done_callback(consume)
+    done, _ = await asyncio.wait([closing], timeout=CLOSE_GRACE)
+    if not done or closing.cancelled() or closing.exception() is not None:
+        return False
+    for message in closing.result():
+        _worker_logs.handle(worker, message.record)
+    return True
+
+
+async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
+    """Wait until the process is gone: an idle one may end by itself, any other is killed."""
+    exited = asyncio.wrap_future(executor.exited)
+    if idle:
+        executor.shutdown(wait=False, cancel_futures=True)
+        await asyncio.wait([exited], timeout=CLOSE_GRACE)
+    executor.kill()
+    await exited
+
+
+def in_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """The result of a call that may block for long, in a thread that keeps no program from its exit."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        if result.set_running_or_notify_cancel():
+            try:
+                result.set_result(function())
+            except BaseException as error:
+                result.set_exception(error)
+
+    future = asyncio.wrap_future(result)
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:  # no more threads
+        result.set_exception(error)
+    return future
+
+
+def consume(future: asyncio.Future[T]) -> None:
+    """Take an error that nobody will ask for, so that asyncio does not report it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,130 @@
+"""The loader's side of the shared memory: batches that lie on slots, and which slots can go back to the worker."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Self
+
+from asyncprefetch import _pickling
+from asyncprefetch._payloads import import_size
+from asyncprefetch.carriers.segments import Segment
+
+
+class Loans:
+    """The slots of a worker that the consumer has.
+
+    Args:
+        segment: the memory.
+        max_held: when the consumer holds so many, it gets copies: the worker never runs short of slots.
+    """
+
+    def __init__(self, segment: Segment, max_held: int) -> None:
+        self.segment = segment
+        self._max_held = max_held
+        self._lent: dict[int, None] = {}
+
+    @property
+    def held(self) -> int:
+        """How many slots the consumer has."""
+        return len(self._lent)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the consumer holds as many as it may."""
+        return len(self._lent) >= self._max_held
+
+    def lend(self, slot: int) -> None:
+        """The batch on the slot goes to the consumer. From any thread."""
+        self._lent[slot] = None
+
+    def returned(self) -> list[int]:
+        """The slots on which nothing lies any more, each told once."""
+        if not self._lent:
+            return []
+        returned = [slot for slot in list(self._lent) if not self.segment.in_use(slot)]
+        for slot in returned:
+            del self._lent[slot]
+        return returned
+
+
+class OnSlot:
+    """A batch whose large arrays lie on a slot. The consumer gets them where they are, or a copy.
+
+    A copy, when a snapshot is being taken of it, for that must not see what the consumer does to them; and when the
+    consumer holds too many slots.
+    """
+
+    __slots__ = ("_extent", "_frame", "_has_tensors", "_loans", "_owner", "_place", "_reading", "_slot")
+
+    def __init__(
+        self,
+        frame: bytes | bytearray,
+        place: tuple[int, int] | None,
+        slot: int,
+        extent: int,
+        has_tensors: bool,
+        loans: Loans,
+    ) -> None:
+        self._frame = frame
+        self._place = place
+        self._slot = slot
+        self._extent = extent
+        self._has_tensors = has_tensors
+        self._loans = loans
+        self._owner = loans.segment.owner(slot)
+        self._reading: weakref.ref[_Reading] | None = None
+
+    @property
+    def size(self) -> int:
+        frame = self._place[1] if self._place is not None else len(self._frame)
+        return import_size(self._has_tensors) + frame + (self._extent if self._must_copy else 0)
+
+    @property
+    def _must_copy(self) -> bool:
+        return self._loans.exhausted or (self._reading is not None and self._reading() is not None)
+
+    def open(self) -> Any:
+        memory = bytearray(memoryview(self._owner)[: self._extent]) if self._must_copy else self._owner
+        item = self.load(memory)
+        self._loans.lend(self._slot)
+        return item
+
+    def reading(self) -> _Reading:
+        reading = self._reading() if self._reading is not None else None
+        if reading is None:
+            reading = _Reading(self)
+            self._reading = weakref.ref(reading)
+        return reading
+
+    @property
+    def extent(self) -> int:
+        """Bytes of the slot that it takes."""
+        return self._extent
+
+    def load(self, memory: Any = None) -> Any:
+        """The item, on ``memory``, by default on the slot itself."""
+        memory = self._owner if memory is None else memory
+        frame: Any = self._frame
+        if self._place is not None:
+            offset, length = self._place
+            frame = memoryview(memory).cast("B")[offset : offset + length]
+        return _pickling.loads(frame, memory)
+
+
+class _Reading:
+    """The batch for a snapshot: while this lives, the consumer gets a copy."""
+
+    __slots__ = ("__weakref__", "_batch")
+
+    def __init__(self, batch: OnSlot) -> None:
+        self._batch = batch
+
+    @property
+    def size(self) -> int:
+        return self._batch.extent
+
+    def open(self) -> Any:
+        return self._batch.load()
+
+    def reading(self) -> Self:
+        return self

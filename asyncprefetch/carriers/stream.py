@@ -1,0 +1,219 @@
+"""The stream carrier: a run is one call to a worker process, and all its messages come over a socket as they are made.
+
+Large arrays lie in memory that is shared with the worker, see ``segments``; the socket carries the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from asyncprefetch._messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
+from asyncprefetch._payloads import Framed
+from asyncprefetch.carriers import Sink, stream_worker
+from asyncprefetch.carriers.channel import LoaderEnd
+from asyncprefetch.carriers.ending import close_iterators, end_process, in_thread
+from asyncprefetch.carriers.loans import Loans, OnSlot
+from asyncprefetch.carriers.segments import Segment
+from asyncprefetch.carriers.wire import NO_SLOT, Header, Mark, Release, unpack_place
+from asyncprefetch.executors import ProcessExecutor
+
+# A consumer may hold so many batches, or as many as are prefetched if that is more, before it gets copies.
+_MIN_HELD = 16
+
+# Credits that are used up are forgotten when so many are kept.
+_MAX_CREDITS = 1000
+
+# The position of a shard that sends nothing more: beyond all credit.
+_NO_MORE = 1 << 63
+
+
+def is_supported() -> bool:
+    """Whether this system and the running loop have what the carrier needs."""
+    loop = asyncio.get_running_loop()
+    # Windows' default loop has no add_reader.
+    return sys.platform == "linux" and type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
+
+
+class StreamCarrier:
+    """Carries the runs of one worker process.
+
+    Args:
+        sink: what the messages go to.
+        n_prefetch: how many batches may be made and not delivered.
+        start_method: of the process.
+        env: its environment, beside the present one.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        n_prefetch: int,
+        start_method: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._sink: Sink | None = sink
+        self._loop = asyncio.get_running_loop()
+        max_held = max(n_prefetch, _MIN_HELD)
+        # Beside those held: one for each batch ahead, as many that a snapshot looks at, and that which is being made.
+        self._segment = Segment.create(2 * n_prefetch + max_held + 1)
+        self._loans = Loans(self._segment, max_held) if self._segment is not None else None
+        loader_end, self._worker_socket = socket.socketpair()
+        descriptors = [self._segment.descriptor] if self._segment is not None else []
+        socket.send_fds(loader_end, [b"m"], descriptors)
+        self._end = LoaderEnd(loader_end, self._records)
+        self._executor = ProcessExecutor(
+            start_method=start_method,
+            env=env,
+            initializer=stream_worker.attach,
+            initargs=(self._worker_socket, self._segment.geometry if self._segment is not None else None),
+        )
+        self._worker = -1
+        self._up = False
+        self._positions: dict[int, int] = {}  # by shard of the run: of the next item to come
+        self._credits: deque[Credit] = deque()  # in the order in which the worker works them off
+        self._unsent: list[Credit] = []
+        self._reason = ""
+
+    @property
+    def drawing(self) -> tuple[int, int] | None:
+        """Shard and next position of the oldest credit that is not used up."""
+        self._forget_credits()
+        if not self._credits:
+            return None
+        shard = self._credits[0].shard
+        return shard, self._positions[shard]
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of memory that the slots take."""
+        return self._segment.mapped if self._segment is not None else 0
+
+    def open(self, setup: Setup, start: Start) -> None:
+        """Start the process, and its first run."""
+        self._worker = setup.worker
+        asyncio.wrap_future(self._executor.exited).add_done_callback(self._exited)
+        self._call(stream_worker.set_up, setup)
+        self.start(start)
+
+    def start(self, start: Start) -> None:
+        """Submit the run."""
+        self._positions = {shard: begin.position for shard, begin in start.shards.items()}
+        self._credits.clear()
+        self._unsent.clear()
+        self._call(stream_worker.run, start)
+
+    def credit(self, credit: Credit) -> None:
+        """Keep the credit for the next flush."""
+        self._credits.append(credit)
+        last = self._unsent[-1] if self._unsent else None
+        if last is not None and last.shard == credit.shard:
+            self._unsent[-1] = credit  # it says more than the one before
+        else:
+            self._unsent.append(credit)
+        if len(self._credits) > _MAX_CREDITS:
+            self._forget_credits()
+
+    def flush(self) -> None:
+        """Send the credits, and the slots that are free again."""
+        if self._unsent:
+            released = self._loans.returned() if self._loans is not None else []
+            self._end.write([*map(Release, released), *self._unsent])
+            self._unsent.clear()
+
+    def poll(self) -> None:
+        """Read once."""
+        self._end.read()
+
+    def stop(self, stop: Stop) -> None:
+        """Ask for the states."""
+        self._unsent.clear()
+        self._end.write([stop])
+
+    def detach(self) -> None:
+        """Tell the sink nothing more."""
+        self._sink = None
+
+    def kill(self) -> None:
+        """Kill the process, from any thread."""
+        self._executor.kill()
+
+    async def aclose(self) -> None:
+        """Close the iterators in the worker, then end it; if it does not end in time, it is killed."""
+        self.detach()
+        try:
+            self._end.end_orders()
+            idle = self._up and await close_iterators(self._executor, stream_worker.close, self._worker)
+            await end_process(self._executor, idle=idle)
+        finally:
+            self.kill()
+            self._end.close()
+            self._worker_socket.close()
+            if self._segment is not None:
+                await in_thread(self._segment.retire, "asyncprefetch-unmap")
+
+    # ---------------------------------------------------------------------------------------------------- the process
+
+    def _call(self, function: Callable[[Any], None], argument: Any) -> None:
+        try:
+            call = self._loop.run_in_executor(self._executor, function, argument)
+        except Exception as error:
+            self._fails(error)
+        else:
+            call.add_done_callback(self._returned)
+
+    def _returned(self, call: asyncio.Future[None]) -> None:
+        # What counts came over the socket. But a call that fails leaves nobody who would send anything.
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self._fails(error)
+
+    def _fails(self, error: BaseException) -> None:
+        self._reason = self._reason or f"{type(error).__name__}: {error}"
+        self._executor.kill()
+
+    def _exited(self, exited: asyncio.Future[int | None]) -> None:
+        if self._sink is None:
+            return
+        # What it sent before it died still counts.
+        self._end.read_to_end()
+        if self._sink is not None:
+            code = None if exited.cancelled() else exited.result()
+            self._sink.died(Death(self._reason or "its process ended", self._executor.pid, code))
+
+    # ---------------------------------------------------------------------------------------------------- its messages
+
+    def _records(self, records: list[tuple[Header, bytes | bytearray]]) -> None:
+        if not self._up:
+            self._up = True
+            self._worker_socket.close()  # it has its own
+        messages: list[FromWorker] = []
+        positions = self._positions
+        for header, body in records:
+            _, marks, run, shard, position, fingerprint, slot, extent = header
+            if not marks:
+                message: FromWorker = pickle.loads(body)
+                if isinstance(message, EndOfShard | Failed):
+                    positions[message.shard] = _NO_MORE
+                messages.append(message)
+                continue
+            if slot == NO_SLOT:
+                payload: Framed | OnSlot = Framed(body, marks & Mark.TENSORS != 0)
+            else:
+                assert self._loans is not None
+                place = unpack_place(body) if marks & Mark.IN_SLOT else None
+                payload = OnSlot(body, place, slot, extent, marks & Mark.TENSORS != 0, self._loans)
+            positions[shard] = position + 1
+            messages.append(Item(run, shard, position, fingerprint, payload))
+        if self._sink is not None:
+            self._sink.received(messages)
+
+    def _forget_credits(self) -> None:
+        credits, positions = self._credits, self._positions
+        while credits and positions[credits[0].shard] >= credits[0].upto:
+            credits.popleft()

@@ -1,0 +1,177 @@
+"""What the stream carrier runs in its worker: a run is one call, in which orders come and records go over a socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import deque
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+from asyncprefetch import _pickling, arrays
+from asyncprefetch._messages import Credit, Item, Log, Setup, Start, Stop
+from asyncprefetch._producer import Producer
+from asyncprefetch.carriers.arena import Arena
+from asyncprefetch.carriers.channel import WorkerEnd
+from asyncprefetch.carriers.segments import Geometry, Segment
+from asyncprefetch.carriers.wire import Mark, Parcel, Release, pack_place
+
+_LOG = logging.getLogger("asyncprefetch.worker")
+
+# A longer frame is put into the slot: the socket holds about 200 kB, and a loader that is busy does not read it.
+_MAX_FRAME = 16 << 10
+
+# Orders are looked for so often, in seconds, while there is credit to work on.
+_LOOK_EVERY = 0.0001
+
+# Only where the last item took less than this, the next ones are expected to, and may be sent together.
+_QUICK = 0.00005
+
+
+class StreamWorker:
+    """The worker's end of a stream carrier, for its whole life."""
+
+    def __init__(self, sock: socket.socket, geometry: Geometry | None) -> None:
+        """Take the memory from the socket, by which the loader has sent it."""
+        _, descriptors, flags, _ = socket.recv_fds(sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        self._end = WorkerEnd(sock)
+        self._arena: Arena | None = None
+        self._due: deque[Credit] = deque()
+        self._stop: Stop | None = None
+        self._over = False  # no order can come any more
+        self._looked_at = 0.0
+        if geometry is not None:
+            if not descriptors or flags & socket.MSG_CTRUNC:
+                _LOG.warning("the shared memory did not arrive (too many open files?): batches cross the socket")
+            else:
+                protect = os.environ.get("ASYNCPREFETCH_PROTECT", "0") not in {"", "0"}
+                try:
+                    segment = Segment(descriptors[0], geometry)
+                except (OSError, ValueError) as error:
+                    _LOG.warning("the shared memory can't be mapped (%s): batches cross the socket", error)
+                else:
+                    self._arena = Arena(segment, self._look, protect=protect)
+        self._pickler = _pickling.ItemPickler(self._arena)
+        self._producer = Producer("stream", self._pack)
+
+    def set_up(self, setup: Setup) -> None:
+        """Call the user's initializer, and say hello."""
+        arrays.use(self._arena)
+        for message in self._producer.handle(setup):
+            self._end.send(message)
+
+    def run(self, start: Start) -> None:
+        """One run: until its final sentinel is sent, or no order can come any more."""
+        try:
+            self._producer.handle(start)
+        except BrokenExecutor:
+            return  # the initializer failed, and that was told
+        self._due.clear()
+        self._stop = None
+        end, producer, careful = self._end, self._producer, start.careful
+        began = time.monotonic()
+        while True:
+            if not self._due or self._stop is not None or self._over:
+                end.flush()
+                if self._over:
+                    return
+                if self._stop is not None:
+                    for message in producer.handle(self._stop):
+                        end.send(message)
+                    if self._stop.run == start.run:
+                        return
+                    self._stop = None
+                    continue
+                self._take(wait=True)
+                began = time.monotonic()
+                continue
+            credit = self._due[0]
+            messages = producer.draw(credit)
+            if not messages:
+                self._due.popleft()
+                continue
+            now = time.monotonic()
+            quick = now - began < _QUICK
+            for message in messages:
+                if quick and type(message) is Item and message.position >= careful.get(message.shard, 0):
+                    end.hold(message, now)
+                else:
+                    end.send(message)
+            if now - self._looked_at > _LOOK_EVERY:
+                self._take(wait=False)
+            began = now
+
+    def close(self) -> list[Log]:
+        """Close the iterators. Gives the last log records."""
+        return self._producer.close()
+
+    def _look(self) -> None:
+        """See what has come: before memory is taken, slots that were released can be used."""
+        self._take(wait=False)
+
+    def _take(self, *, wait: bool) -> None:
+        orders = self._end.receive(wait=wait)
+        self._looked_at = time.monotonic()
+        if orders is None:
+            self._over = True
+            return
+        released = False
+        for order in orders:
+            match order:
+                case Credit():
+                    self._due.append(order)
+                case Release(slot):
+                    assert self._arena is not None
+                    self._arena.release(slot)
+                    released = True
+                case Stop():
+                    self._stop = order
+        if released and self._arena is not None:
+            # One slot for each item that may be made now, and one for that which is being made.
+            self._arena.trim(sum(map(self._producer.missing, self._due)) + 1)
+
+    def _pack(self, item: Any) -> Parcel:
+        """``item`` as it is sent. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
+        arena = self._arena
+        if arena is None:
+            frame = self._pickler.dumps(item)
+            return Parcel(frame, Mark.ITEM | Mark.TENSORS if self._pickler.has_tensors else Mark.ITEM)
+        try:
+            frame = self._pickler.dumps(item)
+            marks = int(Mark.ITEM | Mark.TENSORS) if self._pickler.has_tensors else int(Mark.ITEM)
+            if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
+                frame, marks = pack_place(offset, len(frame)), marks | Mark.IN_SLOT
+        except BaseException:
+            arena.discard()
+            raise
+        sealed = arena.seal()
+        return Parcel(frame, marks) if sealed is None else Parcel(frame, marks, *sealed)
+
+
+_worker: StreamWorker | None = None
+
+
+def attach(sock: socket.socket, geometry: Geometry | None) -> None:
+    """Called once, when the process begins."""
+    global _worker  # noqa: PLW0603 - a process is the worker of one loader
+    _worker = StreamWorker(sock, geometry)
+
+
+def set_up(setup: Setup) -> None:
+    """See :meth:`StreamWorker.set_up`."""
+    assert _worker is not None
+    _worker.set_up(setup)
+
+
+def run(start: Start) -> None:
+    """See :meth:`StreamWorker.run`."""
+    assert _worker is not None
+    _worker.run(start)
+
+
+def close() -> list[Log]:
+    """See :meth:`StreamWorker.close`."""
+    assert _worker is not None
+    return _worker.close()

@@ -1,0 +1,163 @@
+"""The bytes that cross the socket of the stream carrier.
+
+From the loader come orders, all of one length. From the worker come records: a header, and a body of the length that it
+tells. An item's body is its frame, or the place of its frame in the slot; of every other message it is the message, pickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from asyncprefetch._messages import Credit, FromWorker, Item, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """To the worker: nothing on the loader's side lies on the slot any more."""
+
+    slot: int
+
+
+class _Order(IntEnum):
+    CREDIT = 0
+    STOP = 1
+    RELEASE = 2
+
+
+_ORDER = struct.Struct("<BIIQ")  # kind, run, shard or slot, upto
+
+
+def pack_order(order: Credit | Stop | Release) -> bytes:
+    """An order as bytes."""
+    match order:
+        case Credit(run, shard, upto):
+            return _ORDER.pack(_Order.CREDIT, run, shard, upto)
+        case Stop(run):
+            return _ORDER.pack(_Order.STOP, run, 0, 0)
+        case Release(slot):
+            return _ORDER.pack(_Order.RELEASE, 0, slot, 0)
+
+
+def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
+    """The whole orders in ``data``, and what is left of it."""
+    whole = len(data) - len(data) % _ORDER.size
+    orders: list[Credit | Stop | Release] = []
+    for kind, run, number, upto in _ORDER.iter_unpack(memoryview(data)[:whole]):
+        if kind == _Order.CREDIT:
+            orders.append(Credit(run, number, upto))
+        elif kind == _Order.RELEASE:
+            orders.append(Release(number))
+        else:
+            orders.append(Stop(run))
+    return orders, data[whole:]
+
+
+class Mark(IntFlag):
+    """What the body of a record is."""
+
+    ITEM = 1  # an item's frame; else a pickled message
+    IN_SLOT = 2  # the frame lies in the slot, and this is its place
+    TENSORS = 4  # opening the item takes torch
+
+
+NO_SLOT = -1
+_HEADER = struct.Struct("<QBIIQIiQ")
+_PLACE = struct.Struct("<QQ")
+
+
+class Header(NamedTuple):
+    """What goes before a body: all but the first two are an item's."""
+
+    length: int
+    marks: int
+    run: int
+    shard: int
+    position: int
+    fingerprint: int
+    slot: int
+    extent: int
+
+
+@dataclass(slots=True)
+class Parcel:
+    """An item's payload as the worker sends it: a frame, and the slot that goes with it, if any.
+
+    ``extent`` is how many bytes of the slot, from its beginning, the item takes at most.
+    """
+
+    frame: bytes
+    marks: int = Mark.ITEM
+    slot: int = NO_SLOT
+    extent: int = 0
+
+
+def pack_place(offset: int, length: int) -> bytes:
+    """The body in place of a frame that lies in the slot."""
+    return _PLACE.pack(offset, length)
+
+
+def unpack_place(body: bytes) -> tuple[int, int]:
+    """Offset and length of the frame in the slot."""
+    offset, length = _PLACE.unpack(body)
+    return offset, length
+
+
+def pack_record(message: FromWorker) -> tuple[bytes, bytes]:
+    """Header and body of a message; an item's payload must be a :class:`Parcel`."""
+    if isinstance(message, Item):
+        run, shard, position, fingerprint, parcel = message
+        assert isinstance(parcel, Parcel)
+        body = parcel.frame
+        return _HEADER.pack(len(body), parcel.marks, run, shard, position, fingerprint, parcel.slot, parcel.extent), body
+    body = pickle.dumps(message, 5)
+    return _HEADER.pack(len(body), 0, 0, 0, 0, 0, NO_SLOT, 0), body
+
+
+class RecordReader:
+    """Cuts what comes from the socket into records, however it was cut on its way."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._header: Header | None = None  # of the large record that is coming in
+        self._large = bytearray()
+        self._filled = 0
+
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes go, if they are of a large record: it is then not copied again."""
+        return memoryview(self._large)[self._filled :] if self._header is not None else None
+
+    def filled(self, size: int) -> Iterator[tuple[Header, bytes | bytearray]]:
+        """So many bytes were put into ``room``: the record, if that was all of it."""
+        self._filled += size
+        if self._header is not None and self._filled == len(self._large):
+            header, body = self._header, self._large
+            self._header, self._large, self._filled = None, bytearray(), 0
+            yield header, body
+
+    def feed(self, data: bytes) -> Iterator[tuple[Header, bytes | bytearray]]:
+        """The records that are complete with ``data``."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        begin, end = 0, len(data)
+        size, unpack = _HEADER.size, _HEADER.unpack_from
+        while end - begin >= size:
+            fields = unpack(data, begin)
+            body = begin + size
+            begin = body + fields[0]
+            if begin > end:
+                self._expect(Header._make(fields), data[body:])
+                return
+            yield Header._make(fields), data[body:begin]
+        self._rest = data[begin:]
+
+    def _expect(self, header: Header, beginning: bytes) -> None:
+        self._header = header
+        self._large = bytearray(header.length)
+        self._large[: len(beginning)] = beginning
+        self._filled = len(beginning)
