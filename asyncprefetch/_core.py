@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
-from asyncprefetch._delivery import Delivery
-from asyncprefetch._entries import Entry
+from asyncprefetch._delivery import NOTHING, Delivery
 from asyncprefetch._lifecycle import LOADER, LoaderEvent, LoaderState, RunState, advance
 from asyncprefetch._loop_watch import LoopWatch
 from asyncprefetch._options import Options
@@ -27,7 +27,7 @@ from asyncprefetch.carriers import Carrier, Sink, stream
 from asyncprefetch.carriers.pull import PullCarrier
 from asyncprefetch.errors import AsyncPrefetchError, PrefetcherBusyError, PrefetcherClosedError
 from asyncprefetch.executors import ProcessExecutor
-from asyncprefetch.statistics import Statistics, WorkerStatistics
+from asyncprefetch.statistics import Statistics
 
 _HOLDING_A_WORKER = {RunState.STARTING, RunState.RUNNING, RunState.STOPPING, RunState.IDLE, RunState.LOST}
 
@@ -44,6 +44,7 @@ class Core:
         self._delivery = Delivery(
             origin, self._ledgers, options.n_batches_to_prefetch, on_room=self._grant, on_want=self._poll
         )
+        self.put = self._delivery.put  # for the receivers: queue an entry for the consumer
         self._rotation = self._delivery.rotation
         self._receivers: list[Receiver] = []
         self._receiver_of: dict[int, Receiver] = {}
@@ -101,10 +102,7 @@ class Core:
     def _open_carrier(self, worker: int, sink: Sink) -> Carrier:
         options = self.options
         if options.executor_factory is not None:
-            executor = options.executor_factory(worker)
-            if not isinstance(executor, Executor):
-                raise TypeError(f"it must return a concurrent.futures.Executor, not {executor!r:.80}")
-            return PullCarrier(executor, sink)
+            return PullCarrier(_made_by(options.executor_factory, worker), sink)
         if not stream.is_supported():
             return PullCarrier(ProcessExecutor(start_method=options.start_method, env=options.worker_env), sink)
         return stream.StreamCarrier(
@@ -115,6 +113,12 @@ class Core:
         )
 
     # -------------------------------------------------------------------------------------------------------- consuming
+
+    def next_nowait(self, check: Callable[[int, Any], None]) -> Any:
+        """The next item, if it is at hand and nothing has to be waited for, decided or told; else ``NOTHING``."""
+        if self.state is not LoaderState.ACTIVE or asyncio.get_running_loop() is not self._loop:
+            return NOTHING
+        return self._delivery.next_nowait(check)
 
     async def next(self, check: Callable[[int, Any], None]) -> Any:
         """The next item, after ``check(shard, item)``. Cancelled, or if the check raises, it has taken nothing.
@@ -155,14 +159,13 @@ class Core:
     def _grant(self) -> None:
         if self._opening:
             return
-        for shard in self._rotation.grant():
-            self._receiver_of[shard].credit(shard)
+        for shard, batches in itertools.groupby(self._rotation.grant()):
+            self._receiver_of[shard].credit(shard, sum(1 for _ in batches))
         for receiver in self._receivers:
             receiver.flush()
 
-    def _poll(self) -> None:
-        for receiver in self._receivers:
-            receiver.poll()
+    def _poll(self) -> bool:
+        return sum(receiver.poll() for receiver in self._receivers) > 0
 
     # -------------------------------------------------------------------------------------------------------- snapshot
 
@@ -223,10 +226,6 @@ class Core:
         """A run number that was never used."""
         self._runs += 1
         return self._runs
-
-    def put(self, shard: int, entry: Entry) -> None:
-        """Queue an entry for the consumer."""
-        self._delivery.put(shard, entry)
 
     def run_ended(self, receiver: Receiver) -> None:
         """A worker is idle: start its next run, or take the snapshot for which it was stopped."""
@@ -349,14 +348,21 @@ class Core:
             seconds_active=until - self._started_at if self._started_at else 0.0,
             seconds_to_first=self._delivery.seconds_to_first,
             seconds_waiting=self._delivery.seconds_waiting,
-            workers=tuple(
-                WorkerStatistics(r.number, r.pid, r.state.name.lower(), r.shards, r.restarts, r.retries)
-                for r in self._receivers
-            ),
+            workers=tuple(receiver.statistics() for receiver in self._receivers),
         )
 
     def _step(self, event: LoaderEvent) -> None:
         self.state = advance(LOADER, self.state, event)
+
+
+def _made_by(factory: Callable[[int], Executor], worker: int) -> Executor:
+    try:
+        executor = factory(worker)
+    except Exception as error:
+        raise RuntimeError(f"executor_factory raised {type(error).__name__}: {error}") from error.with_traceback(None)
+    if not isinstance(executor, Executor):
+        raise TypeError(f"executor_factory must return a concurrent.futures.Executor, not {executor!r:.80}")
+    return executor
 
 
 def _warn_unclosed(loader: str) -> None:

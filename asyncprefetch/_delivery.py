@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from asyncprefetch import _reports
 from asyncprefetch._entries import Ended, Entry, Failure, Lane, Ready
+from asyncprefetch._patience import Patience
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._rotation import AsReady, InOrder, Rotation
 from asyncprefetch._snapshot import Snapshot
@@ -22,10 +23,14 @@ _MAX_SECONDS_WITHOUT_YIELD = 0.001
 
 # Room for more is told of at once, but for a consumer that takes batch after batch in less than so many seconds: then when
 # a quarter of what may be prefetched is free.
-_MAX_SECONDS_UNTOLD = 0.0001
+_MAX_SECONDS_UNTOLD = 0.0005
 
 # A batch of more bytes is opened in a thread: copying so many holds the loop up.
 _LARGE = 1 << 20
+
+
+NOTHING = object()
+"""What is given where no batch is at hand: any item may be ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class Delivery:
         ledgers: what is known of each shard, kept by others.
         n_prefetch: the bound on batches made and not delivered.
         on_room: called when deliveries made room for more.
-        on_want: called before the consumer waits: a batch that has come meanwhile may be put.
+        on_want: called before the consumer waits: a batch that has come meanwhile may be put. Gives whether calling
+            it again may help.
     """
 
     def __init__(
@@ -53,7 +59,7 @@ class Delivery:
         n_prefetch: int,
         *,
         on_room: Callable[[], None],
-        on_want: Callable[[], None],
+        on_want: Callable[[], bool],
     ) -> None:
         self.buffered = dict.fromkeys(ledgers, 0)
         for ready in origin.buffer:
@@ -72,6 +78,7 @@ class Delivery:
         self._on_room = on_room
         self._on_want = on_want
         self._yielded_at = self._told_at = time.monotonic()
+        self._patience = Patience()
         self._untold = 0  # deliveries since room was told of
         self._max_untold = max(1, n_prefetch // 4)
         shared = Lane()
@@ -117,6 +124,20 @@ class Delivery:
     def _each_lane(self) -> list[Lane]:
         return list(dict.fromkeys(self._lanes.values()))
 
+    def next_nowait(self, check: Callable[[int, Any], None]) -> Any:
+        """The next item, after ``check(shard, item)``, if it is a batch at hand that opens at once; else ``NOTHING``."""
+        if not self.rotation.active:
+            return NOTHING
+        lane = self._lanes[self.rotation.due]
+        entry = lane.head
+        now = time.monotonic()
+        if type(entry) is not Ready or now - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD or self.failure is not None:
+            return NOTHING
+        if entry.payload.size > _LARGE:
+            return NOTHING
+        item = _open(entry)
+        return NOTHING if type(item) is _Unreadable else self._deliver(lane, entry, item, check, now)
+
     async def next(self, check: Callable[[int, Any], None]) -> Any:
         """The next item, after ``check(shard, item)``. Cancelled, or if the check raises, it has taken nothing.
 
@@ -143,9 +164,9 @@ class Delivery:
                     large = entry.payload.size > _LARGE
                     item = await anyio.to_thread.run_sync(_open, entry) if large else _open(entry)
                     if lane.head is entry:  # else the loader was closed meanwhile
-                        return self._deliver(lane, entry, item, check)
+                        return self._deliver(lane, entry, item, check, time.monotonic())
                 case Ended():
-                    lane.get_nowait()
+                    lane.take()
                     self.rotation.dropped(entry.shard)
                     self._tell_room(time.monotonic())
                 case Failure():
@@ -154,7 +175,8 @@ class Delivery:
     async def _wait(self, lane: Lane) -> None:
         if self._untold:
             self._tell_room(time.monotonic())
-        self._on_want()
+        if self._on_want() and lane.empty():
+            self._patience.look(lambda: self._on_want() and not lane.empty())
         if not lane.empty():
             return
         began = time.monotonic()
@@ -165,18 +187,18 @@ class Delivery:
             self._yielded_at = time.monotonic()
             self.seconds_waiting += self._yielded_at - began
 
-    def _deliver(self, lane: Lane, entry: Ready, item: Any, check: Callable[[int, Any], None]) -> Any:
-        if isinstance(item, _Unreadable):
-            self.failure = _reports.unreadable_error(item.error, entry.shard, self.delivered(entry.shard))
+    def _deliver(self, lane: Lane, entry: Ready, item: Any, check: Callable[[int, Any], None], now: float) -> Any:
+        shard = entry.shard
+        if type(item) is _Unreadable:
+            self.failure = _reports.unreadable_error(item.error, shard, self.delivered(shard))
             raise copy.copy(self.failure) from item.error
-        check(entry.shard, item)
-        lane.get_nowait()
+        check(shard, item)
+        lane.take()
         if self.seconds_to_first is None:
             self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
-        self.buffered[entry.shard] -= 1
-        self.rotation.delivered(entry.shard)
+        self.buffered[shard] -= 1
+        self.rotation.delivered(shard)
         self._untold += 1
-        now = time.monotonic()
         if self._untold >= self._max_untold or now - self._told_at > _MAX_SECONDS_UNTOLD:
             self._tell_room(now)
         return item

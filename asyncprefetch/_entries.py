@@ -68,6 +68,10 @@ class Lane(asyncio.Queue[Entry]):
         else:
             self.put_nowait(entry)
 
+    def take(self) -> Entry:
+        """Get what is there, at a fraction of the cost: nobody waits for room or for the queue to be worked off."""
+        return self._entries.popleft()
+
     @property
     def head(self) -> Entry | None:
         """What the next get will give."""

@@ -9,7 +9,7 @@ not a dead worker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from asyncprefetch._payloads import Payload
@@ -54,15 +54,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Begin a run.
-
-    ``careful`` names, by shard, the position up to which each item is sent as soon as it is made: where a worker died
-    before, so that the next death is blamed on the right item.
-    """
+    """Begin a run."""
 
     run: int
     shards: Mapping[int, ShardStart]
-    careful: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

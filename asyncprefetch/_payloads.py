@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from pydantic import JsonValue
 
-from asyncprefetch import _items, _pickling
+from asyncprefetch import _items
 
 # Opening the first tensor imports torch, which takes a second: as if so many bytes had to be copied.
 _IMPORT_SIZE = 1 << 30
@@ -32,15 +33,15 @@ class Payload(Protocol):
 class Framed:
     """A batch as one frame of bytes."""
 
-    frame: bytes
+    frame: bytes | bytearray
     has_tensors: bool = False
 
     @property
     def size(self) -> int:
-        return import_size(self.has_tensors) + len(self.frame)
+        return len(self.frame) + (import_size() if self.has_tensors else 0)
 
     def open(self) -> Any:
-        return _pickling.loads(self.frame)
+        return pickle.loads(self.frame)
 
     def reading(self) -> Self:
         return self
@@ -61,6 +62,6 @@ class Saved:
         return self
 
 
-def import_size(has_tensors: bool) -> int:
-    """What the import of torch counts, if opening the batch would bring it about."""
-    return _IMPORT_SIZE if has_tensors and "torch" not in sys.modules else 0
+def import_size() -> int:
+    """What the import of torch counts, if it is still to come."""
+    return _IMPORT_SIZE if "torch" not in sys.modules else 0

@@ -22,8 +22,14 @@ from asyncprefetch._tensors import as_array, is_tensor
 # By dtype, its name: several times faster than to ask the dtype. What is not in here is not a plain number.
 _NAMES = {np.dtype(char): np.dtype(char).str for char in "?bBhHiIlLqQefdFD"}
 
+# Smaller arrays ride in the frame: the way through the socket is shorter than that to a slot and back.
+MIN_PLACED = 8 << 10
+
 # Stands in the frame for the slot's memory, whatever that is on the other side.
 _SLOT = pickle.PickleBuffer(bytearray(1))
+
+
+_buffer: Callable[[Any], pickle.PickleBuffer] = pickle.PickleBuffer  # an array is a buffer for mypy from 3.12 on only
 
 
 class Placer(Protocol):
@@ -56,14 +62,17 @@ class ItemPickler:
             self._pickler.clear_memo()
 
     def _reduce_array(self, array: npt.NDArray[Any]) -> Any:
-        dtype = array.dtype
-        name = _NAMES.get(dtype)
+        name = _NAMES.get(array.dtype)
         if name is None:
             return self._reduce_uncommon(array)
         flags = array.flags
         contiguous = flags.c_contiguous
+        # A small array rides in the frame, but for one that may be a view of what lies in a slot.
+        may_be_placed = self._placer is not None and (array.nbytes >= MIN_PLACED or array.base is not None)
+        if contiguous and flags.writeable and not may_be_placed and array.nbytes:
+            return np.ndarray, (array.shape, name, _buffer(array))
         order = () if contiguous or not flags.f_contiguous else (None, "F")
-        if self._placer is not None and (offset := self._placer.place(array)) is not None:
+        if may_be_placed and self._placer is not None and (offset := self._placer.place(array)) is not None:
             return np.ndarray, (array.shape, name, _SLOT, offset, *order)
         if array.size == 0:
             return np.ndarray, (array.shape, name)
@@ -71,9 +80,7 @@ class ItemPickler:
             array = np.ascontiguousarray(array)
         elif not flags.writeable:
             array = array.copy("K")  # it would arrive as bytes, and they are read-only
-        if order:
-            return np.ndarray, (array.shape, name, pickle.PickleBuffer(array), 0, *order)
-        return np.ndarray, (array.shape, name, pickle.PickleBuffer(array))
+        return np.ndarray, (array.shape, name, _buffer(array), 0, *order)
 
     def _reduce_uncommon(self, array: npt.NDArray[Any]) -> Any:
         dtype, shape = array.dtype, array.shape

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from asyncprefetch import _pickling, _worker_logs
 from asyncprefetch._messages import (
@@ -188,6 +188,7 @@ class _Shard:
         self._start = start
         self._iterator: StatefulIterator[Any] | None = None
         self._items: Iterator[Any] | None = None
+        self._next: Callable[[], Any] = _not_begun
         self._next_state_at = time.monotonic() + _MIN_STATE_INTERVAL
 
     def can_serve(self, start: ShardStart) -> bool:
@@ -196,26 +197,35 @@ class _Shard:
 
     def draw(self, run: int) -> list[FromWorker]:
         """One item; or the end, or a failure, after which the shard is not open any more."""
-        answers: list[FromWorker] = []
+        phase = "next"
         try:
             if self._items is None:
                 self._build()
-            ended, item = _guarded("next", self._next)
-            if ended:
+            try:
+                item = self._next()
+            except StopIteration:
                 self.open = False
                 state = self._pickled_state()
                 return [State(run, self._number, self.position, state), EndOfShard(run, self._number, self.position)]
-            # First, for what was packed may be the consumer's from then on.
-            sample = _guarded("pickle", fingerprint, item)
-            payload = _guarded("pickle", self._pack, item)
-            answers.append(Item(run, self._number, self.position, sample, payload))
-            self.position += 1
-            if time.monotonic() >= self._next_state_at:
-                answers.append(State(run, self._number, self.position, self._pickled_state()))
+            phase = "pickle"
+            # The fingerprint first, for what was packed may be the consumer's from then on.
+            sample = fingerprint(item)
+            answers: list[FromWorker] = [Item(run, self._number, self.position, sample, self._pack(item))]
         except _RaisedError as raised:
-            self.open = False
-            answers.append(Failed(run, self._number, self.position, raised.error))
+            return self._fail(run, raised.error)
+        except BaseException as error:  # SystemExit, CancelledError and the like mean something else on the other side
+            return self._fail(run, describe(error, phase))
+        self.position += 1
+        if time.monotonic() >= self._next_state_at:
+            try:
+                answers.append(State(run, self._number, self.position, self._pickled_state()))
+            except _RaisedError as raised:
+                answers += self._fail(run, raised.error)
         return answers
+
+    def _fail(self, run: int, error: RemoteError) -> list[FromWorker]:
+        self.open = False
+        return [Failed(run, self._number, self.position, error)]
 
     def final_state(self, run: int) -> list[FromWorker]:
         """The state for the end of a run; nothing if the iterator was never begun, has ended, or has failed."""
@@ -224,8 +234,7 @@ class _Shard:
         try:
             return [State(run, self._number, self.position, self._pickled_state())]
         except _RaisedError as raised:
-            self.open = False
-            return [Failed(run, self._number, self.position, raised.error)]
+            return self._fail(run, raised.error)
 
     def close(self) -> None:
         """Close the iterator if it can be closed. What that raises is logged: nobody waits for it."""
@@ -242,16 +251,16 @@ class _Shard:
         state = _guarded("build", pickle.loads, self._start.state)
         self._iterator = _guarded("build", _build, state)
         self._items = _guarded("create_iter", _create_iter, self._iterator)
+        self._next = self._items.__next__
         for offset, expected in enumerate(self._start.skip):
             position = self._start.state_position + offset
-            ended, item = _guarded("next", self._next)
+            ended, item = _guarded("next", self._next_or_end)
             if ended or _guarded("pickle", fingerprint, item) != expected:
                 _guarded("replay", _refuse_replay, self._number, position, ended)
 
-    def _next(self) -> tuple[bool, Any]:
-        assert self._items is not None
+    def _next_or_end(self) -> tuple[bool, Any]:
         try:
-            return False, next(self._items)
+            return False, self._next()
         except StopIteration:
             return True, None
 
@@ -261,6 +270,10 @@ class _Shard:
         now = time.monotonic()
         self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / _STATE_SHARE)
         return pickled
+
+
+def _not_begun() -> NoReturn:
+    raise RuntimeError("the iterator was not begun")
 
 
 def _build(state: IteratorState) -> StatefulIterator[Any]:

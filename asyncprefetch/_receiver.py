@@ -6,7 +6,6 @@ run going as long as a shard has more to send. It decides nothing about order an
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -34,16 +33,14 @@ from asyncprefetch._messages import (
 )
 from asyncprefetch._options import Options
 from asyncprefetch._recovery import Ledger
+from asyncprefetch._retries import Retries
 from asyncprefetch._rotation import Rotation
 from asyncprefetch._watchdog import Watchdog
 from asyncprefetch.carriers import Carrier, Sink
 from asyncprefetch.errors import WorkerDiedError
+from asyncprefetch.statistics import WorkerStatistics
 
 _LOG = logging.getLogger("asyncprefetch")
-
-# Retries of one item for retry_on: after 0.1, 0.2, 0.4, 0.8 and 1.6 s.
-_MAX_RETRIES = 5
-_FIRST_BACKOFF = 0.1
 
 
 class Owner(Protocol):
@@ -52,8 +49,9 @@ class Owner(Protocol):
     def new_run(self) -> int:
         """A run number that was never used."""
 
-    def put(self, shard: int, entry: Entry) -> None:
-        """Queue an entry for the consumer."""
+    @property
+    def put(self) -> Callable[[int, Entry], None]:
+        """Queues an entry of a shard for the consumer."""
 
     def run_ended(self, receiver: Receiver) -> None:
         """The receiver's run came to its final sentinel; it waits for ``start()``."""
@@ -83,25 +81,21 @@ class Receiver:
     ) -> None:
         self.number = number
         self.state = RunState.OFF
-        self.pid: int | None = None
-        self.restarts = 0
-        self.retries = 0
+        self._pid: int | None = None
+        self._restarts = 0
         self._ledgers = ledgers
         self._rotation = rotation
         self._options = options
         self._initializer = options.pickled_initializer()
         self._open_carrier = open_carrier
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
         self._carrier: Carrier | None = None
         self._run = -1
         self._upto: dict[int, int] = {}  # credit given, by shard of the run
         self._failed: set[int] = set()  # shards that send nothing more, for an error
-        self._resting: dict[int, asyncio.TimerHandle] = {}  # shards that wait for their retry
-        self._attempts: dict[int, int] = {}
+        self._retries = Retries(options.retry_names, self._retry)
         # Deaths by the item that was being made: progress elsewhere does not excuse an item that kills.
         self._deaths: Counter[tuple[int, int] | None] = Counter()
-        self._careful: dict[int, int] = {}  # by shard, up to where credit was given when the worker died
         self._was_up = self._killed = False  # killed by us: then its death is no reason to start another
         self._start_watch = Watchdog(
             options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
@@ -112,17 +106,24 @@ class Receiver:
             else None
         )
 
-    @property
-    def shards(self) -> tuple[int, ...]:
-        """The shards that this worker hosts."""
-        return tuple(self._ledgers)
+    def statistics(self) -> WorkerStatistics:
+        """The figures of this moment."""
+        return WorkerStatistics(
+            worker=self.number,
+            pid=self._pid,
+            state=self.state.name.lower(),
+            shards=tuple(self._ledgers),
+            restarts=self._restarts,
+            retries=self._retries.count,
+            mapped=self._carrier.mapped if self._carrier is not None else 0,
+        )
 
     # ------------------------------------------------------------------------------------------ runs, from the owner
 
     def open(self) -> None:
         """Ask for a worker and a first run; nothing if no shard has anything left to send."""
         starts = self._starts()
-        if not starts and not self._resting:
+        if not starts and not self._retries.resting:
             self._step(RunEvent.RETIRE)
             return
         self._start_watch.expect()
@@ -131,26 +132,26 @@ class Receiver:
             self._carrier = self._open_carrier(self.number, self)
         except Exception as error:
             failure = WorkerDiedError(
-                f"worker {self.number} could not be made: executor_factory raised {type(error).__name__}: {error}",
+                f"worker {self.number} could not be made: {type(error).__name__}: {error}",
                 worker=self.number,
             )
             failure.__cause__ = error.with_traceback(None)
             self._give_up(failure)
             return
         self._begin(starts)
-        self._carrier.open(Setup(self.number, self._initializer), Start(self._run, starts, self._careful))
+        self._carrier.open(Setup(self.number, self._initializer), Start(self._run, starts))
 
     def start(self) -> None:
         """Begin the next run on a worker that is idle."""
         starts = self._starts()
         if not starts:
-            if not self._resting:
+            if not self._retries.resting:
                 self._retire()
             return
         self._step(RunEvent.START)
         self._begin(starts)
         assert self._carrier is not None
-        self._carrier.start(Start(self._run, starts, self._careful))
+        self._carrier.start(Start(self._run, starts))
         self._open_shards()
 
     def stop(self) -> None:
@@ -165,11 +166,11 @@ class Receiver:
         assert self._carrier is not None
         self._carrier.stop(Stop(self._run))
 
-    def credit(self, shard: int) -> None:
-        """Let the shard send one item more."""
+    def credit(self, shard: int, batches: int) -> None:
+        """Let the shard send so many items more."""
         if self._stall_watch is not None:
             self._stall_watch.expect()
-        self._upto[shard] += 1
+        self._upto[shard] += batches
         assert self._carrier is not None
         self._carrier.credit(Credit(self._run, shard, self._upto[shard]))
 
@@ -178,15 +179,9 @@ class Receiver:
         if self._carrier is not None:
             self._carrier.flush()
 
-    def poll(self) -> None:
-        """Receive what has come."""
-        if self._carrier is not None:
-            self._carrier.poll()
-
-    @property
-    def mapped(self) -> int:
-        """Bytes of shared memory in use."""
-        return self._carrier.mapped if self._carrier is not None else 0
+    def poll(self) -> bool:
+        """Receive what has come. Gives whether asking again may help."""
+        return self._carrier is not None and self._carrier.poll()
 
     def kill(self) -> None:
         """End the worker at once and for good, from any thread; ``aclose`` is still to be called if there is a loop."""
@@ -253,7 +248,7 @@ class Receiver:
     # ------------------------------------------------------------------------------------------------------- messages
 
     def _hello(self, hello: Hello) -> None:
-        self.pid = hello.pid
+        self._pid = hello.pid
         self._was_up = True
         self._start_watch.cancel()
         self._step(RunEvent.HELLO)
@@ -264,33 +259,21 @@ class Receiver:
         self._ledgers[shard].add_item(position, fingerprint)
         if self._deaths:
             del self._deaths[None], self._deaths[shard, position]
-        if self._attempts:
-            self._attempts.pop(shard, None)
+        self._retries.succeeded(shard)
         self._owner.put(shard, Ready(shard, payload))
 
     def _shard_failed(self, failed: Failed) -> None:
-        shard, error = failed.shard, failed.error
+        shard = failed.shard
         self._close_shard(shard)
-        attempt = self._attempts.get(shard, 0)
-        if attempt < _MAX_RETRIES and not self._options.retry_names.isdisjoint(error.bases):
-            self._attempts[shard] = attempt + 1
-            self.retries += 1
-            delay = _FIRST_BACKOFF * 2**attempt
-            _LOG.warning(
-                "shard %d, position %d: %s: %s; retry %d of %d in %.1f s",
-                *(shard, failed.position, error.type_name, error.text, attempt + 1, _MAX_RETRIES, delay),
-            )
-            self._resting[shard] = self._loop.call_later(delay, self._retry, shard)
-        else:
+        if not self._retries.begin(failed):
             self._failed.add(shard)
             where = f"shard {shard}, position {failed.position}"
-            if attempt:
-                where += f", after {attempt} retries"
-            self._owner.put(shard, Failure(_reports.producer_error(error, shard, failed.position, where)))
+            if attempts := self._retries.attempts(shard):
+                where += f", after {attempts} retries"
+            self._owner.put(shard, Failure(_reports.producer_error(failed.error, shard, failed.position, where)))
         self._retire_if_done()
 
     def _retry(self, shard: int) -> None:
-        del self._resting[shard]
         if self.state is RunState.RUNNING:
             self.stop()  # the next run has the shard with it
         elif self.state is RunState.IDLE:
@@ -299,7 +282,7 @@ class Receiver:
     # ---------------------------------------------------------------------------------------------------- run, inside
 
     def _starts(self) -> dict[int, ShardStart]:
-        idle = self._failed | self._resting.keys()
+        idle = self._failed | self._retries.resting
         return {s: ledger.start() for s, ledger in self._ledgers.items() if not ledger.ended and s not in idle}
 
     def _begin(self, starts: Mapping[int, ShardStart]) -> None:
@@ -322,7 +305,7 @@ class Receiver:
         self._rotation.close(shard, upto - self._ledgers[shard].position)
 
     def _retire_if_done(self) -> None:
-        if not self._upto and not self._resting and self.state is RunState.RUNNING:
+        if not self._upto and not self._retries.resting and self.state is RunState.RUNNING:
             self._retire()
         else:
             self._owner.changed()
@@ -362,10 +345,9 @@ class Receiver:
     # ---------------------------------------------------------------------------------------------- death and silence
 
     def _died(self, death: Death) -> None:
-        self._careful = {**self._careful, **self._upto}
         drawing = self._lose_worker()
         self._step(RunEvent.DEATH)
-        if not self._starts() and not self._resting:
+        if not self._starts() and not self._retries.resting:
             self._step(RunEvent.RETIRE)  # nobody needs it any more
             self._owner.changed()
             return
@@ -374,7 +356,7 @@ class Receiver:
         if not self._was_up or self._killed or restarts >= self._options.max_restarts:
             self._give_up(_reports.death_error(self.number, death, drawing, was_up=self._was_up, restarts=restarts))
             return
-        self.restarts += 1
+        self._restarts += 1
         _LOG.warning(
             "%s; it is started again (%d of %d without progress)",
             *(_reports.death_text(self.number, death, drawing), restarts + 1, self._options.max_restarts),
@@ -384,11 +366,8 @@ class Receiver:
 
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
-        text = (
-            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer take "
-            "longer, or its executor has no place for it"
-        )
-        self._abort(seconds, text)
+        text = f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer "
+        self._abort(seconds, text + "take longer, or its executor has no place for it")
 
     @property
     def _owes(self) -> bool:
@@ -402,7 +381,7 @@ class Receiver:
         assert seconds is not None
         asked = "its states were" if self.state is RunState.STOPPING else "batches were"
         self._abort(
-            seconds, f"(pid {self.pid}) sent nothing for stall_timeout={seconds:g} s, though {asked} asked of it"
+            seconds, f"(pid {self._pid}) sent nothing for stall_timeout={seconds:g} s, though {asked} asked of it"
         )
 
     def _abort(self, seconds: float, text: str) -> None:
@@ -416,6 +395,4 @@ class Receiver:
             if watchdog is not None:
                 watchdog.cancel()
         if self.state in {RunState.CLOSED, RunState.FAILED}:
-            for timer in self._resting.values():
-                timer.cancel()
-            self._resting.clear()
+            self._retries.cancel()

@@ -22,10 +22,9 @@ from asyncprefetch._tensors import as_array, is_tensor
 
 _SAMPLE = 16
 _ELEMENTS = 32  # of a large array
-_SMALL = 1 << 11  # bytes of an array that counts as a whole
 _MAX_PARTS = 1000
 _SCALARS = frozenset({bool, float, complex, type(None)})
-_BUFFERS = frozenset(np.dtype(char) for char in "?bBhHiIlLqQefdFD")  # dtypes that the buffer protocol knows
+_NUMBERS = frozenset("?bBhHiIlLqQefdFD")  # dtypes that need no closer look
 _LOW_BITS = 2**64 - 1
 
 
@@ -37,17 +36,14 @@ class Ledger:
         self.ended = ended
         self._state = start.state
         self._state_position = start.state_position
-        self._fingerprints = deque(start.skip)
-
-    @property
-    def position(self) -> int:
-        """Position of the next item to come."""
-        return self._state_position + len(self._fingerprints)
+        self._fingerprints = deque(start.skip)  # of the items since the state
+        self.position = start.position  # of the next item to come
 
     def add_item(self, position: int, fingerprint: int) -> None:
         """An item came."""
         if position != self.position:
             raise RuntimeError(f"shard {self.shard}: item {position} came where {self.position} was due")
+        self.position = position + 1
         self._fingerprints.append(fingerprint)
 
     def add_state(self, position: int, state: bytes) -> None:
@@ -79,7 +75,20 @@ def fingerprint(item: Any) -> int:
     whatever the item is; a cycle ends by that, too.
     """
     parts: list[Any] = []
-    ahead = deque((item,))
+    ahead: deque[Any] = deque()
+    if type(item) is dict and len(item) <= _SAMPLE:
+        # The usual item, a few named arrays, without the detour.
+        for key, value in item.items():
+            if type(key) is not str or len(key) > _SAMPLE:
+                ahead.append(key)
+            else:
+                parts.append(key)
+            if type(value) is np.ndarray:
+                parts.append(_sample(value))
+            else:
+                ahead.append(value)
+    else:
+        ahead.append(item)
     while ahead and len(parts) < _MAX_PARTS:
         value = ahead.popleft()
         cls = type(value)
@@ -134,13 +143,18 @@ def _some(values: Sequence[Any]) -> Sequence[Any]:
 def _sample(array: np.ndarray[Any, Any]) -> Any:
     """Dtype, shape, and elements from all over the array, by their place and not by where they lie in memory."""
     dtype, size = array.dtype, array.size
-    if dtype in _BUFFERS:
-        if array.nbytes <= _SMALL:
-            return dtype.char, array.shape, zlib.crc32(array if array.flags.c_contiguous else array.tobytes())
-    elif dtype.hasobject or size == 0 or dtype.itemsize == 0:
-        return dtype.str, array.shape
-    elif dtype.fields is not None or dtype.char in "gG":
-        # By value: the padding between fields, or of a long double, is whatever lay in memory, and is not data.
-        return dtype.str, array.shape, *(repr(array.flat[place]) for place in sorted({0, size // 2, size - 1}))
-    elements = array.reshape(-1) if array.flags.c_contiguous else array.flat
-    return dtype.str, array.shape, elements[:: max(1, size // _ELEMENTS)].tobytes(), elements[-1:].tobytes()
+    char = dtype.char
+    if char not in _NUMBERS:
+        if dtype.hasobject or size == 0 or dtype.itemsize == 0:
+            return dtype.str, array.shape
+        if dtype.fields is not None or char in "gG":
+            # By value: the padding between fields, or of a long double, is whatever lay in memory, and is not data.
+            return dtype.str, array.shape, *(repr(array.flat[place]) for place in sorted({0, size // 2, size - 1}))
+        char = dtype.str
+    step = size // _ELEMENTS
+    if step > 1:
+        elements: Any = array.ravel() if array.flags.c_contiguous else array.flat
+        array_bytes = elements[(size - 1) % step :: step].tobytes()
+    else:
+        array_bytes = array.tobytes()
+    return char, array.shape, array_bytes

@@ -57,10 +57,15 @@ class Rotation(ABC):
 
     def grant(self) -> list[int]:
         """Deal out all the credit that may be: a list of shards, one batch for each mention."""
+        if len(self._order) == 1 and (room := self._n_prefetch - self._total) > 0 and self._open:
+            (shard,) = self._order
+            if shard in self._open:
+                self._shift(shard, room)
+                return [shard] * room
         granted: list[int] = []
-        while (shard := self._next_grant()) is not None:
-            self._shift(shard, 1)
-            granted.append(shard)
+        while (next_shard := self._next_grant()) is not None:
+            self._shift(next_shard, 1)
+            granted.append(next_shard)
         return granted
 
     def _shift(self, shard: int, by: int) -> None:

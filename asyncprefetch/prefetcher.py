@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from asyncprefetch import _items, checkpoint
 from asyncprefetch._core import Core
+from asyncprefetch._delivery import NOTHING
 from asyncprefetch._messages import ShardStart
 from asyncprefetch._options import Options, Resources, pickle_for_worker
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
@@ -145,16 +146,19 @@ class AsyncPrefetcher(Generic[T_co]):
                 "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
                 "share the stream in an order that no checkpoint could restore"
             )
+        item: T_co = self._core.next_nowait(self._check_first)
+        if item is not NOTHING:
+            return item
         self._taking = True
         try:
-            item: T_co = await self._core.next(self._check_first)
+            item = await self._core.next(self._check_first)
         finally:
             self._taking = False
         return item
 
     def _check_first(self, shard: int, item: Any) -> None:
         """Warn once a shard, at its first batch, if a checkpoint could not hold what it makes."""
-        if shard not in self._to_check:
+        if not self._to_check or shard not in self._to_check:
             return
         self._to_check.discard(shard)
         reason = _items.explain_unsupported(item)

@@ -21,6 +21,8 @@ class WorkerStatistics:
         shards: the global numbers of the shards that it hosts.
         restarts: how often it died and was started again.
         retries: how often a shard of it was retried for ``retry_on``.
+        mapped: bytes of shared memory that its batches take: those buffered, those that the consumer holds, and room
+            for the next ones. 0 where batches do not cross shared memory.
     """
 
     worker: int
@@ -29,6 +31,7 @@ class WorkerStatistics:
     shards: tuple[int, ...]
     restarts: int
     retries: int
+    mapped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ class Statistics:
     def delivered(self) -> int:
         """Batches delivered, over all shards, restores included."""
         return sum(self.delivered_by_shard.values())
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of shared memory that the batches of all workers take."""
+        return sum(worker.mapped for worker in self.workers)
 
     @property
     def restarts(self) -> int:

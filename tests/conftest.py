@@ -15,7 +15,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
-from asyncprefetch.executors import InlineExecutor
+from asyncprefetch.executors import InlineExecutor, ProcessExecutor
 
 # As a program of many loaders would: workers start several times faster.
 multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
@@ -34,6 +34,7 @@ EXECUTORS: dict[str, Callable[[int], Executor] | None] = {
     "inline": lambda worker: InlineExecutor(),
     "thread": lambda worker: ThreadPoolExecutor(1),
     "process": None,
+    "pull": lambda worker: ProcessExecutor(),
 }
 
 
@@ -41,9 +42,9 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(params=["inline", "process"])
+@pytest.fixture(params=["inline", "process", "pull"])
 def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor] | None:
-    """Both ways of running a producer; for what happens to a process, tests ask for processes by themselves."""
+    """Each way of running a producer: in this process, and in another one by the stream and by the pull carrier."""
     return EXECUTORS[request.param]
 
 

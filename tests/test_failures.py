@@ -205,7 +205,7 @@ async def test_a_state_after_an_error_resumes_at_the_item_that_failed(tmp_path, 
 
 @pytest.fixture
 def fast_backoff(monkeypatch):
-    monkeypatch.setattr("asyncprefetch._receiver._FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("asyncprefetch._retries._FIRST_BACKOFF", 0.001)
 
 
 @pytest.mark.parametrize("retry_on", [OSError, (LookupError, Exception)])
@@ -233,7 +233,7 @@ async def test_retries_are_bounded_and_other_errors_are_not_retried(executor_fac
 
 
 async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executor_factory, monkeypatch):
-    monkeypatch.setattr("asyncprefetch._receiver._FIRST_BACKOFF", 3600)
+    monkeypatch.setattr("asyncprefetch._retries._FIRST_BACKOFF", 3600)
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
     async with AsyncPrefetcher(pipeline, num_workers=1, retry_on=OSError, executor_factory=executor_factory) as loader:

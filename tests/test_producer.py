@@ -133,6 +133,7 @@ def test_closing_closes_the_iterators(producer):
     shard = producer._shards[0]
     shard._iterator = Closing(9)
     shard._items = shard._iterator.create_iter()
+    shard._next = shard._items.__next__
     producer.handle(Credit(1, 0, 2))
     producer.close()
     assert closed == [2]

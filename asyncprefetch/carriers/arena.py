@@ -12,10 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch._pickling import MIN_PLACED
 from asyncprefetch.carriers.segments import PROT_NONE, PROT_READ_WRITE, Segment
-
-# Smaller arrays ride in the frame: the way through the socket is shorter than that to a slot and back.
-MIN_PLACED = 8 << 10
 
 _ALIGNMENT = 64
 

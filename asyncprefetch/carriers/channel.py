@@ -5,24 +5,15 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-import threading
-import time
 from collections.abc import Callable
 
 from asyncprefetch._messages import Credit, FromWorker, Stop
-from asyncprefetch.carriers.wire import Header, RecordReader, Release, pack_order, pack_record, unpack_orders
+from asyncprefetch._patience import Patience
+from asyncprefetch.carriers.wire import Record, RecordReader, Release, pack_order, pack_record, unpack_orders
 
 # What one turn of the loop reads at most: so that a flood of large frames leaves room for others.
 _MAX_READ = 1 << 20
 _READ_SIZE = 1 << 17
-
-# A worker may keep records back for so long, in seconds and in bytes, while it makes the next item: a system call costs
-# as much as a small item does.
-_MAX_HELD_SECONDS = 0.0002
-_MAX_HELD_BYTES = 1 << 16
-# The thread that sends what is held by a draw that takes long looks so often, and rests after so many idle rounds.
-_FLUSH_INTERVAL = 0.0005
-_IDLE_ROUNDS = 20
 
 
 class LoaderEnd:
@@ -33,9 +24,7 @@ class LoaderEnd:
         on_records: called with the records of each read, in order.
     """
 
-    def __init__(
-        self, sock: socket.socket, on_records: Callable[[list[tuple[Header, bytes | bytearray]]], None]
-    ) -> None:
+    def __init__(self, sock: socket.socket, on_records: Callable[[list[Record]], None]) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._loop = asyncio.get_running_loop()
@@ -64,7 +53,7 @@ class LoaderEnd:
         if size == 0:
             self._stop_reading()
             return False
-        records = list(self._reader.feed(bytes(target[:size])) if room is None else self._reader.filled(size))
+        records = self._reader.feed(bytes(target[:size])) if room is None else self._reader.filled(size)
         if records:
             self._on_records(records)
         return size == len(target)
@@ -129,25 +118,21 @@ class LoaderEnd:
 
 
 class WorkerEnd:
-    """Reads orders and sends records, in the thread that draws; a second thread sends what a long draw holds up."""
+    """Reads orders and sends records, and may wait for either. Each record is sent as soon as it is made."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
         self._socket = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._patience = Patience()
         self._rest = b""
-        self._lock = threading.Lock()
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._held_since = 0.0
-        self._flusher: threading.Thread | None = None
-        self._resting = threading.Event()
-        self._wake = threading.Event()
 
     def receive(self, *, wait: bool) -> list[Credit | Stop | Release] | None:
         """The orders that have come; with ``wait`` at least one. ``None`` when no more can come."""
-        if not wait and not self._poll.poll(0):
+        if wait:
+            self._patience.look(self._has_come)
+        elif not self._has_come():
             return []
         while True:
             try:
@@ -161,60 +146,12 @@ class WorkerEnd:
                 return orders
 
     def send(self, message: FromWorker) -> None:
-        """Send a message, after all that is held."""
-        with self._lock:
-            self._held += pack_record(message)
-            self._flush()
-
-    def hold(self, message: FromWorker, now: float) -> None:
-        """Send a message within a fraction of a millisecond: with others, if more are made as quickly."""
-        with self._lock:
-            header, body = pack_record(message)
-            if not self._held:
-                self._held_since = now
-            self._held += (header, body)
-            self._held_bytes += len(header) + len(body)
-            if now - self._held_since > _MAX_HELD_SECONDS or self._held_bytes > _MAX_HELD_BYTES:
-                self._flush()
-        if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush_late, name="asyncprefetch-flush", daemon=True)
-            self._flusher.start()
-        elif self._resting.is_set():
-            self._wake.set()
-
-    def flush(self) -> None:
-        """Send what is held. To be called before anything that may wait."""
-        if self._held:
-            with self._lock:
-                self._flush()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def _flush(self) -> None:
-        data = b"".join(self._held)
-        self._held.clear()
-        self._held_bytes = 0
+        """Send a message."""
+        header, body = pack_record(message)
         try:
-            self._socket.sendall(data)
+            self._socket.sendall(header + body)
         except OSError:
             return  # the loader is gone, and this process ends with it: see executors
 
-    def _flush_late(self) -> None:
-        idle = 0
-        while True:
-            time.sleep(_FLUSH_INTERVAL)
-            idle += 1
-            if self._held:
-                idle = 0
-                with self._lock:
-                    if self._held and time.monotonic() - self._held_since > _MAX_HELD_SECONDS:
-                        self._flush()
-            if idle > _IDLE_ROUNDS:
-                self._wake.clear()
-                self._resting.set()
-                if not self._held:  # else it was held before this thread said that it rests
-                    self._wake.wait()
-                self._resting.clear()
-                idle = 0
+    def _has_come(self) -> bool:
+        return bool(self._poll.poll(0))

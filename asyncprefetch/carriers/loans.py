@@ -76,8 +76,10 @@ class OnSlot:
 
     @property
     def size(self) -> int:
-        frame = self._place[1] if self._place is not None else len(self._frame)
-        return import_size(self._has_tensors) + frame + (self._extent if self._must_copy else 0)
+        size = self._place[1] if self._place is not None else len(self._frame)
+        if self._must_copy:
+            size += self._extent
+        return size + import_size() if self._has_tensors else size
 
     @property
     def _must_copy(self) -> bool:

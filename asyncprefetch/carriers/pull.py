@@ -105,8 +105,9 @@ class PullCarrier:
     def flush(self) -> None:
         """Nothing: a draw is submitted as soon as it may be."""
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Nothing: the loop tells of what came back."""
+        return False
 
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""

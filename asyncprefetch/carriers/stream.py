@@ -20,7 +20,7 @@ from asyncprefetch.carriers.channel import LoaderEnd
 from asyncprefetch.carriers.ending import close_iterators, end_process, in_thread
 from asyncprefetch.carriers.loans import Loans, OnSlot
 from asyncprefetch.carriers.segments import Segment
-from asyncprefetch.carriers.wire import NO_SLOT, Header, Mark, Release, unpack_place
+from asyncprefetch.carriers.wire import IN_SLOT, ITEM, NO_SLOT, TENSORS, Record, Release, unpack_place
 from asyncprefetch.executors import ProcessExecutor
 
 # A consumer may hold so many batches, or as many as are prefetched if that is more, before it gets copies.
@@ -127,9 +127,10 @@ class StreamCarrier:
             self._end.write([*map(Release, released), *self._unsent])
             self._unsent.clear()
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Read once."""
         self._end.read()
+        return True
 
     def stop(self, stop: Stop) -> None:
         """Ask for the states."""
@@ -188,30 +189,35 @@ class StreamCarrier:
 
     # ---------------------------------------------------------------------------------------------------- its messages
 
-    def _records(self, records: list[tuple[Header, bytes | bytearray]]) -> None:
+    def _records(self, records: list[Record]) -> None:
         if not self._up:
             self._up = True
             self._worker_socket.close()  # it has its own
         messages: list[FromWorker] = []
         positions = self._positions
-        for header, body in records:
-            _, marks, run, shard, position, fingerprint, slot, extent = header
-            if not marks:
+        for (_, marks, run, shard, position, fingerprint, slot, extent), body in records:
+            if marks == ITEM and slot == NO_SLOT:
+                payload: Framed | OnSlot = Framed(body)
+            elif marks:
+                payload = self._payload(body, marks, slot, extent)
+            else:
                 message: FromWorker = pickle.loads(body)
                 if isinstance(message, EndOfShard | Failed):
                     positions[message.shard] = _NO_MORE
                 messages.append(message)
                 continue
-            if slot == NO_SLOT:
-                payload: Framed | OnSlot = Framed(body, marks & Mark.TENSORS != 0)
-            else:
-                assert self._loans is not None
-                place = unpack_place(body) if marks & Mark.IN_SLOT else None
-                payload = OnSlot(body, place, slot, extent, marks & Mark.TENSORS != 0, self._loans)
             positions[shard] = position + 1
             messages.append(Item(run, shard, position, fingerprint, payload))
         if self._sink is not None:
             self._sink.received(messages)
+
+    def _payload(self, body: bytes | bytearray, marks: int, slot: int, extent: int) -> Framed | OnSlot:
+        has_tensors = bool(marks & TENSORS)
+        if slot == NO_SLOT:
+            return Framed(body, has_tensors)
+        assert self._loans is not None
+        place = unpack_place(body) if marks & IN_SLOT else None
+        return OnSlot(body, place, slot, extent, has_tensors, self._loans)
 
     def _forget_credits(self) -> None:
         credits, positions = self._credits, self._positions

@@ -11,12 +11,12 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch import _pickling, arrays
-from asyncprefetch._messages import Credit, Item, Log, Setup, Start, Stop
+from asyncprefetch._messages import Credit, Log, Setup, Start, Stop
 from asyncprefetch._producer import Producer
 from asyncprefetch.carriers.arena import Arena
 from asyncprefetch.carriers.channel import WorkerEnd
 from asyncprefetch.carriers.segments import Geometry, Segment
-from asyncprefetch.carriers.wire import Mark, Parcel, Release, pack_place
+from asyncprefetch.carriers.wire import IN_SLOT, ITEM, TENSORS, Parcel, Release, pack_place
 
 _LOG = logging.getLogger("asyncprefetch.worker")
 
@@ -24,10 +24,7 @@ _LOG = logging.getLogger("asyncprefetch.worker")
 _MAX_FRAME = 16 << 10
 
 # Orders are looked for so often, in seconds, while there is credit to work on.
-_LOOK_EVERY = 0.0001
-
-# Only where the last item took less than this, the next ones are expected to, and may be sent together.
-_QUICK = 0.00005
+_LOOK_EVERY = 0.0005
 
 
 class StreamWorker:
@@ -70,38 +67,23 @@ class StreamWorker:
             return  # the initializer failed, and that was told
         self._due.clear()
         self._stop = None
-        end, producer, careful = self._end, self._producer, start.careful
-        began = time.monotonic()
-        while True:
-            if not self._due or self._stop is not None or self._over:
-                end.flush()
-                if self._over:
-                    return
-                if self._stop is not None:
-                    for message in producer.handle(self._stop):
-                        end.send(message)
-                    if self._stop.run == start.run:
-                        return
-                    self._stop = None
-                    continue
-                self._take(wait=True)
-                began = time.monotonic()
-                continue
-            credit = self._due[0]
-            messages = producer.draw(credit)
-            if not messages:
-                self._due.popleft()
-                continue
-            now = time.monotonic()
-            quick = now - began < _QUICK
-            for message in messages:
-                if quick and type(message) is Item and message.position >= careful.get(message.shard, 0):
-                    end.hold(message, now)
-                else:
+        end, producer, due = self._end, self._producer, self._due
+        while not self._over:
+            if self._stop is not None:
+                stop, self._stop = self._stop, None
+                for message in producer.handle(stop):
                     end.send(message)
-            if now - self._looked_at > _LOOK_EVERY:
-                self._take(wait=False)
-            began = now
+                if stop.run == start.run:
+                    return
+            elif not due:
+                self._take(wait=True)
+            elif messages := producer.draw(due[0]):
+                for message in messages:
+                    end.send(message)
+                if time.monotonic() - self._looked_at > _LOOK_EVERY:
+                    self._take(wait=False)
+            else:
+                due.popleft()
 
     def close(self) -> list[Log]:
         """Close the iterators. Gives the last log records."""
@@ -135,18 +117,18 @@ class StreamWorker:
     def _pack(self, item: Any) -> Parcel:
         """``item`` as it is sent. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
         arena = self._arena
-        if arena is None:
-            frame = self._pickler.dumps(item)
-            return Parcel(frame, Mark.ITEM | Mark.TENSORS if self._pickler.has_tensors else Mark.ITEM)
         try:
             frame = self._pickler.dumps(item)
-            marks = int(Mark.ITEM | Mark.TENSORS) if self._pickler.has_tensors else int(Mark.ITEM)
+            marks = ITEM | TENSORS if self._pickler.has_tensors else ITEM
+            if arena is None:
+                return Parcel(frame, marks)
             if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
-                frame, marks = pack_place(offset, len(frame)), marks | Mark.IN_SLOT
+                frame, marks = pack_place(offset, len(frame)), marks | IN_SLOT
+            sealed = arena.seal()
         except BaseException:
-            arena.discard()
+            if arena is not None:
+                arena.discard()
             raise
-        sealed = arena.seal()
         return Parcel(frame, marks) if sealed is None else Parcel(frame, marks, *sealed)
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
-from typing import NamedTuple
+from enum import IntEnum
 
 from asyncprefetch._messages import Credit, FromWorker, Item, Stop
 
@@ -57,30 +55,20 @@ def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
     return orders, data[whole:]
 
 
-class Mark(IntFlag):
-    """What the body of a record is."""
-
-    ITEM = 1  # an item's frame; else a pickled message
-    IN_SLOT = 2  # the frame lies in the slot, and this is its place
-    TENSORS = 4  # opening the item takes torch
-
+# What the body of a record is, as bits. Plain numbers: they are looked at once a batch.
+ITEM = 1  # an item's frame; else a pickled message
+IN_SLOT = 2  # the frame lies in the slot, and this is its place
+TENSORS = 4  # opening the item takes torch
 
 NO_SLOT = -1
 _HEADER = struct.Struct("<QBIIQIiQ")
 _PLACE = struct.Struct("<QQ")
 
 
-class Header(NamedTuple):
-    """What goes before a body: all but the first two are an item's."""
+Header = tuple[int, int, int, int, int, int, int, int]
+"""Length of the body, marks; and of an item: run, shard, position, fingerprint, slot, extent."""
 
-    length: int
-    marks: int
-    run: int
-    shard: int
-    position: int
-    fingerprint: int
-    slot: int
-    extent: int
+Record = tuple[Header, bytes | bytearray]
 
 
 @dataclass(slots=True)
@@ -91,7 +79,7 @@ class Parcel:
     """
 
     frame: bytes
-    marks: int = Mark.ITEM
+    marks: int = ITEM
     slot: int = NO_SLOT
     extent: int = 0
 
@@ -101,7 +89,7 @@ def pack_place(offset: int, length: int) -> bytes:
     return _PLACE.pack(offset, length)
 
 
-def unpack_place(body: bytes) -> tuple[int, int]:
+def unpack_place(body: bytes | bytearray) -> tuple[int, int]:
     """Offset and length of the frame in the slot."""
     offset, length = _PLACE.unpack(body)
     return offset, length
@@ -113,7 +101,9 @@ def pack_record(message: FromWorker) -> tuple[bytes, bytes]:
         run, shard, position, fingerprint, parcel = message
         assert isinstance(parcel, Parcel)
         body = parcel.frame
-        return _HEADER.pack(len(body), parcel.marks, run, shard, position, fingerprint, parcel.slot, parcel.extent), body
+        return _HEADER.pack(
+            len(body), parcel.marks, run, shard, position, fingerprint, parcel.slot, parcel.extent
+        ), body
     body = pickle.dumps(message, 5)
     return _HEADER.pack(len(body), 0, 0, 0, 0, 0, NO_SLOT, 0), body
 
@@ -132,32 +122,35 @@ class RecordReader:
         """Where the next bytes go, if they are of a large record: it is then not copied again."""
         return memoryview(self._large)[self._filled :] if self._header is not None else None
 
-    def filled(self, size: int) -> Iterator[tuple[Header, bytes | bytearray]]:
+    def filled(self, size: int) -> list[Record]:
         """So many bytes were put into ``room``: the record, if that was all of it."""
         self._filled += size
-        if self._header is not None and self._filled == len(self._large):
-            header, body = self._header, self._large
-            self._header, self._large, self._filled = None, bytearray(), 0
-            yield header, body
+        if self._header is None or self._filled < len(self._large):
+            return []
+        record = self._header, self._large
+        self._header, self._large, self._filled = None, bytearray(), 0
+        return [record]
 
-    def feed(self, data: bytes) -> Iterator[tuple[Header, bytes | bytearray]]:
+    def feed(self, data: bytes) -> list[Record]:
         """The records that are complete with ``data``."""
         if self._rest:
             data, self._rest = self._rest + data, b""
+        records: list[Record] = []
         begin, end = 0, len(data)
         size, unpack = _HEADER.size, _HEADER.unpack_from
         while end - begin >= size:
-            fields = unpack(data, begin)
+            header: Header = unpack(data, begin)
             body = begin + size
-            begin = body + fields[0]
+            begin = body + header[0]
             if begin > end:
-                self._expect(Header._make(fields), data[body:])
-                return
-            yield Header._make(fields), data[body:begin]
+                self._expect(header, data[body:])
+                return records
+            records.append((header, data[body:begin]))
         self._rest = data[begin:]
+        return records
 
     def _expect(self, header: Header, beginning: bytes) -> None:
         self._header = header
-        self._large = bytearray(header.length)
+        self._large = bytearray(header[0])
         self._large[: len(beginning)] = beginning
         self._filled = len(beginning)
