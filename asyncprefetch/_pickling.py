@@ -80,7 +80,8 @@ class ItemPickler:
             array = np.ascontiguousarray(array)
         elif not flags.writeable:
             array = array.copy("K")  # it would arrive as bytes, and they are read-only
-        return np.ndarray, (array.shape, name, _buffer(array), 0, *order)
+        # The transposed of a Fortran array is C-contiguous, as whoever joins the parts of a frame wants them.
+        return np.ndarray, (array.shape, name, _buffer(array.T if order else array), 0, *order)
 
     def _reduce_uncommon(self, array: npt.NDArray[Any]) -> Any:
         dtype, shape = array.dtype, array.shape

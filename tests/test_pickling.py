@@ -59,6 +59,11 @@ def test_the_memory_order_of_an_array_is_kept():
     assert not crossed.flags.c_contiguous
 
 
+def test_a_large_array_of_fortran_order_crosses_in_a_frame():
+    item = [np.asfortranarray(np.arange(60_000).reshape(300, 200)), np.arange(60_000).reshape(300, 200)[::-1].T]
+    assert_items_equal(_pickling.loads(_pickling.ItemPickler().dumps(item)), item)
+
+
 def test_each_opening_of_a_frame_is_an_item_of_its_own():
     frame = _pickling.ItemPickler().dumps(np.zeros(3))
     first = _pickling.loads(frame)

@@ -6,11 +6,14 @@ Large arrays lie in memory that is shared with the worker, see ``segments``; the
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import pickle
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch._messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
@@ -22,6 +25,8 @@ from asyncprefetch.carriers.loans import Loans, OnSlot
 from asyncprefetch.carriers.segments import Segment
 from asyncprefetch.carriers.wire import IN_SLOT, ITEM, NO_SLOT, TENSORS, Record, Release, unpack_place
 from asyncprefetch.executors import ProcessExecutor
+
+_LOG = logging.getLogger("asyncprefetch")
 
 # A consumer may hold so many batches, or as many as are prefetched if that is more, before it gets copies.
 _MIN_HELD = 16
@@ -64,10 +69,16 @@ class StreamCarrier:
         # Beside those held: one for each batch ahead, as many that a snapshot looks at, and that which is being made.
         self._segment = Segment.create(2 * n_prefetch + max_held + 1)
         self._loans = Loans(self._segment, max_held) if self._segment is not None else None
-        loader_end, self._worker_socket = socket.socketpair()
-        descriptors = [self._segment.descriptor] if self._segment is not None else []
-        socket.send_fds(loader_end, [b"m"], descriptors)
-        self._end = LoaderEnd(loader_end, self._records)
+        with contextlib.ExitStack() as on_error:
+            if self._segment is not None:
+                on_error.callback(self._segment.retire)
+            loader_socket, self._worker_socket = socket.socketpair()
+            on_error.callback(self._worker_socket.close)
+            on_error.callback(loader_socket.close)
+            # The worker takes the memory from the socket: that works alike for every start method.
+            socket.send_fds(loader_socket, [b"m"], [self._segment.descriptor] if self._segment is not None else [])
+            self._end = LoaderEnd(loader_socket, self._records)
+            on_error.pop_all()
         self._executor = ProcessExecutor(
             start_method=start_method,
             env=env,
@@ -79,7 +90,8 @@ class StreamCarrier:
         self._positions: dict[int, int] = {}  # by shard of the run: of the next item to come
         self._credits: deque[Credit] = deque()  # in the order in which the worker works them off
         self._unsent: list[Credit] = []
-        self._reason = ""
+        self._reason = ""  # why its process takes no more calls
+        self._failed = False  # by an error that is neither the user's nor a death
 
     @property
     def drawing(self) -> tuple[int, int] | None:
@@ -157,7 +169,7 @@ class StreamCarrier:
             self._end.close()
             self._worker_socket.close()
             if self._segment is not None:
-                await in_thread(self._segment.retire, "asyncprefetch-unmap")
+                await _finish(self._segment.retire)
 
     # ---------------------------------------------------------------------------------------------------- the process
 
@@ -175,7 +187,11 @@ class StreamCarrier:
             self._fails(error)
 
     def _fails(self, error: BaseException) -> None:
-        self._reason = self._reason or f"{type(error).__name__}: {error}"
+        if not self._reason:
+            self._reason = f"{type(error).__name__}: {error}"
+            if not isinstance(error, BrokenExecutor):
+                self._failed = True
+                _LOG.error("a worker failed with an error of its own", exc_info=error)
         self._executor.kill()
 
     def _exited(self, exited: asyncio.Future[int | None]) -> None:
@@ -184,7 +200,8 @@ class StreamCarrier:
         # What it sent before it died still counts.
         self._end.read_to_end()
         if self._sink is not None:
-            code = None if exited.cancelled() else exited.result()
+            # Of one that we killed for its error, the exit code tells nothing.
+            code = None if exited.cancelled() or self._failed else exited.result()
             self._sink.died(Death(self._reason or "its process ended", self._executor.pid, code))
 
     # ---------------------------------------------------------------------------------------------------- its messages
@@ -223,3 +240,11 @@ class StreamCarrier:
         credits, positions = self._credits, self._positions
         while credits and positions[credits[0].shard] >= credits[0].upto:
             credits.popleft()
+
+
+async def _finish(function: Callable[[], None]) -> None:
+    """Call it in a thread, or here if there can be no thread any more."""
+    call = in_thread(function, "asyncprefetch-unmap")
+    await asyncio.wait([call])
+    if not call.cancelled() and call.exception() is not None:
+        function()

@@ -1,0 +1,84 @@
+"""Iterators for the tests of the stream carrier. Workers import this module: it imports little."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import asyncprefetch
+from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch.iterators import from_iterable
+
+BLOCK = 1 << 17
+
+
+class BlockState(IteratorState, kind="tests.block"):
+    """Of ``Blocks``."""
+
+    stop: int
+    in_slot: bool
+    position: Position[int] = 0
+
+    def build(self) -> Blocks:
+        return Blocks(self.stop, self.in_slot, self.position)
+
+
+class Blocks(StatefulIterator[dict[str, Any]]):
+    """Arrays of 128 kB, made in the slot or not."""
+
+    def __init__(self, stop: int, in_slot: bool = False, position: int = 0) -> None:
+        self.stop, self.in_slot, self.position = stop, in_slot, position
+
+    def get_state(self) -> BlockState:
+        return BlockState(stop=self.stop, in_slot=self.in_slot, position=self.position)
+
+    def create_iter(self) -> Iterator[dict[str, Any]]:
+        full = asyncprefetch.full if self.in_slot else np.full
+        while self.position < self.stop:
+            self.position += 1
+            n = self.position - 1
+            yield {"x": full(BLOCK // 8, n, np.int64), "n": n}
+
+
+@register("tests.stream.long_texts")
+def long_texts() -> Iterator[str]:
+    for n in range(6):
+        yield f"{n}" * 3_000_000
+
+
+texts = from_iterable(long_texts)
+
+
+@register("tests.stream.tensors")
+def tensors() -> Iterator[Any]:
+    import torch  # noqa: PLC0415 - only the worker of this iterator has it
+
+    for n in range(4):
+        yield {
+            "large": torch.full((64, 1024), n, dtype=torch.int64),
+            "small": torch.full((3,), n, dtype=torch.float32),
+            "half": torch.full((5000,), n, dtype=torch.bfloat16),
+            "transposed": torch.arange(12_000).reshape(100, 120).T + n,
+            "strided": torch.arange(40_000)[::2] + n,
+            "empty": torch.empty((0, 3), dtype=torch.uint8),
+            "scalar": torch.tensor(n),
+            "flags": torch.tensor([True, False]),
+            "complex": torch.full((2,), complex(n, 1)),
+            "parameter": torch.nn.Parameter(torch.ones(3)),
+            "gradient": torch.ones(2, requires_grad=True),
+            "array": np.full(5000, n),
+        }
+
+
+tensor_items = from_iterable(tensors)
+
+
+@register("tests.stream.has_torch")
+def whether_torch() -> list[bool]:
+    return ["torch" in sys.modules]
+
+
+has_torch = from_iterable(whether_torch)

@@ -1,0 +1,137 @@
+"""The stream carrier: records as they are made, memory bounded, a worker that dies in the middle of a record."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, WorkerDiedError
+from tests import stream_items
+from tests.pipelines import Count, Gate, GateKeeper
+from tests.stream_items import BLOCK, Blocks
+from tests.test_prefetcher import rest, take
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+
+
+async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
+    keeper = GateKeeper(tmp_path, 5)
+    async with AsyncPrefetcher(Gate(7, str(tmp_path)), n_batches_to_prefetch=64) as loader:
+        await keeper.reached(5)  # five items were made in microseconds, and the sixth is not finished
+        assert await take(loader, 5) == [0, 1, 2, 3, 4]
+        await keeper.open(5)
+        assert await rest(loader) == [5, 6]
+
+
+@pytest.mark.parametrize("in_slot", [False, True])
+@pytest.mark.parametrize("held", [0, 3])
+async def test_no_more_slots_have_memory_than_batches_are_ahead_held_and_made(in_slot, held):
+    n, workers = 4, 2
+    pipeline = [Blocks(60, in_slot), Blocks(60, in_slot)]
+    bound = (n + held + 1 + workers) * (BLOCK + 4096)  # one more is held by the loop's own variable
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=n, num_workers=workers) as loader:
+        window = []
+        most = 0
+        async for batch in loader:
+            window.append(batch)
+            del window[: max(0, len(window) - held)]
+            most = max(most, loader.statistics().mapped)
+        assert 0 < most <= bound
+
+
+async def test_what_a_burst_needed_is_given_back():
+    async with AsyncPrefetcher(Blocks(300), n_batches_to_prefetch=2) as loader:
+        window = await take(loader, 12)
+        assert loader.statistics().mapped >= 12 * BLOCK
+        window.clear()
+        for _ in range(20):
+            await anext(loader)
+        while loader.statistics().mapped > 5 * (BLOCK + 4096):
+            await anext(loader)
+
+
+async def test_a_worker_that_dies_in_the_middle_of_a_record_loses_and_doubles_nothing(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")  # so that the long texts cross the socket
+    async with AsyncPrefetcher(stream_items.texts, n_batches_to_prefetch=3) as loader:
+        got = await take(loader, 1)
+        pid = loader.statistics().workers[0].pid
+        # Without an await the loop reads nothing, and the worker soon blocks in the middle of a text.
+        while not _is_blocked_sending(pid):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        got += await rest(loader)
+        assert loader.statistics().restarts == 1
+    assert [(text[0], len(text), len(set(text))) for text in got] == [(str(n), 3_000_000, 1) for n in range(6)]
+
+
+def _is_blocked_sending(pid):
+    tasks = Path(f"/proc/{pid}/task")
+    return any("unix_stream_sendmsg" in (task / "stack").read_text() for task in tasks.iterdir())
+
+
+async def test_memory_that_a_lost_worker_used_goes_when_its_batches_go():
+    async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=4) as loader:
+        held = await take(loader, 3)
+        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
+        got = [batch["n"] async for batch in loader]
+        assert got == list(range(3, 40))
+        assert [batch["x"].tolist() == [n] * (BLOCK // 8) for n, batch in enumerate(held)] == [True] * 3
+    del held
+    gc.collect()
+    assert "memfd:asyncprefetch" not in Path("/proc/self/maps").read_text()
+
+
+async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    loader = AsyncPrefetcher(Count(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", refuse)
+        with pytest.raises(WorkerDiedError, match="worker 0 could not be made: .*Too many open files"):
+            await anext(loader)
+    await loader.aclose()
+    assert "memfd:asyncprefetch" not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "malloc: mmap threshold 32 MiB, trim threshold 256 MiB"),
+        ({"ASYNCPREFETCH_MALLOC": "default"}, "malloc: thresholds left as they are"),
+        ({"MALLOC_TRIM_THRESHOLD_": "65536"}, "malloc: thresholds left as they are (MALLOC_TRIM_THRESHOLD_)"),
+    ],
+)
+async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplog, env, said):
+    caplog.set_level("DEBUG", "asyncprefetch.worker")
+    assert await rest(AsyncPrefetcher(Count(1), worker_env=env)) == [0]
+    assert [r.message.split("] ")[1] for r in caplog.records if "malloc" in r.message] == [said]
+
+
+async def test_the_loop_runs_while_a_slow_consumer_catches_up():
+    """A consumer that finds batches at hand lets others run every millisecond."""
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with AsyncPrefetcher(Count(20_000), n_batches_to_prefetch=64) as loader:
+        await anext(loader)
+        task = asyncio.create_task(count())
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async for _ in loader:
+            pass
+        milliseconds = (loop.time() - began) * 1000
+        task.cancel()
+    assert turns >= milliseconds / 20  # with room for a machine that stalls

@@ -1,0 +1,94 @@
+"""Torch tensors cross as arrays do, on the same memory; and where there are none, nobody imports torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, CheckpointWarning, _pickling
+from asyncprefetch._recovery import fingerprint
+from tests import stream_items
+from tests.test_prefetcher import rest
+
+
+async def test_without_tensors_nobody_imports_torch():
+    assert await rest(AsyncPrefetcher(stream_items.has_torch)) == [False]
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def same(torch, a, b):
+    return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore::asyncprefetch.CheckpointWarning")
+async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, executor_factory):
+    expected = list(stream_items.tensors())
+    async with AsyncPrefetcher(stream_items.tensor_items, executor_factory=executor_factory) as loader:
+        number = 0
+        async for item in loader:
+            for name, tensor in expected[number].items():
+                if name == "array":
+                    assert item[name].tolist() == tensor.tolist()
+                    continue
+                assert same(torch, item[name], tensor), name
+                assert item[name].requires_grad == tensor.requires_grad
+                if not tensor.requires_grad:
+                    item[name].fill_(1)  # writable, and in nobody's way
+            number += 1
+    assert number == len(expected)
+    assert item["transposed"].stride() == expected[0]["transposed"].stride()
+
+
+async def test_a_slice_of_a_tensor_keeps_its_memory(torch):
+    async with AsyncPrefetcher(stream_items.tensor_items, n_batches_to_prefetch=1) as loader:
+        with pytest.warns(CheckpointWarning):
+            first = (await anext(loader))["large"][3:5]
+        async for _ in loader:
+            pass
+    assert first.tolist() == [[0] * 1024] * 2
+
+
+def test_the_fingerprint_sees_what_a_tensor_holds(torch):
+    assert fingerprint({"x": torch.arange(5)}) == fingerprint({"x": torch.arange(5)})
+    assert fingerprint({"x": torch.arange(5)}) != fingerprint({"x": torch.arange(1, 6)})
+    halves = [torch.full((5,), n, dtype=torch.bfloat16) for n in (1, 2)]
+    assert fingerprint(halves[0]) != fingerprint(halves[1])
+
+
+def test_a_tensor_is_several_times_smaller_than_torch_makes_it(torch):
+    pickler = _pickling.ItemPickler()
+    assert len(pickler.dumps(torch.zeros(4))) < 200
+    assert pickler.has_tensors
+    pickler.dumps(1)
+    assert not pickler.has_tensors
+
+
+def test_opening_the_first_tensor_imports_torch_in_a_thread(torch):
+    """The import takes a second: on the loop nothing else would run."""
+    code = """
+import asyncio, sys, threading, warnings
+from asyncprefetch import AsyncPrefetcher
+from tests import stream_items
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("imported in the main thread:", threading.current_thread() is threading.main_thread())
+
+async def main():
+    sys.meta_path.insert(0, Finder())
+    async with AsyncPrefetcher(stream_items.tensor_items) as loader:
+        print((await anext(loader))["small"].tolist())
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["imported in the main thread: False", "[0.0, 0.0, 0.0]"], done.stderr
