@@ -14,13 +14,13 @@ from asyncprefetch.errors import CheckpointError
 from asyncprefetch.prefetcher import AsyncPrefetcherState
 
 
-def describe(data: bytes) -> str:
+def describe(path: str) -> str:
     """What a saved state holds, in a few lines.
 
     Raises:
-        CheckpointError: it is no whole checkpoint of this library.
+        CheckpointError: it can't be read, or is no whole checkpoint of this library.
     """
-    document, leaves = checkpoint.unpack(data, version=AsyncPrefetcherState.VERSION)
+    document, leaves = checkpoint.unpack_file(path, version=AsyncPrefetcherState.VERSION)
     state: dict[str, Any] = document
     try:
         shards = state["shards"]
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     show.add_argument("file", help="what AsyncPrefetcherState.save() wrote")
     file = parser.parse_args(arguments).file
     try:
-        print(describe(checkpoint.read_file(file)))
+        print(describe(file))
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1

@@ -80,6 +80,7 @@ class Delivery:
         self._yielded_at = self._told_at = time.monotonic()
         self._patience = Patience()
         self._untold = 0  # deliveries since room was told of
+        self._telling: asyncio.Handle | None = None
         self._max_untold = max(1, n_prefetch // 4)
         shared = Lane()
         self._lanes = {shard: Lane() if origin.in_order else shared for shard in shards}
@@ -201,7 +202,15 @@ class Delivery:
         self._untold += 1
         if self._untold >= self._max_untold or now - self._told_at > _MAX_SECONDS_UNTOLD:
             self._tell_room(now)
+        elif self._telling is None:
+            # A consumer that does something else now should not leave room untold.
+            self._telling = asyncio.get_running_loop().call_soon(self._tell_late)
         return item
+
+    def _tell_late(self) -> None:
+        self._telling = None
+        if self._untold:
+            self._tell_room(time.monotonic())
 
     def _tell_room(self, now: float) -> None:
         self._untold, self._told_at = 0, now

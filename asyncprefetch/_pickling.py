@@ -8,6 +8,7 @@ lie in a slot, of which the frame then holds their offsets. CPU tensors of torch
 from __future__ import annotations
 
 import copyreg
+import functools
 import importlib
 import itertools
 import pickle
@@ -102,8 +103,7 @@ class ItemPickler:
         if array is None:
             return tensor.__reduce_ex__(5)
         self.has_tensors = True
-        rebuild = importlib.import_module("asyncprefetch._torch").rebuild
-        return rebuild, (array, str(tensor.dtype).removeprefix("torch."))
+        return _rebuild_tensor(), (array, str(tensor.dtype).removeprefix("torch."))
 
 
 def loads(frame: bytes | memoryview, memory: Any = None) -> Any:
@@ -118,6 +118,13 @@ def loads(frame: bytes | memoryview, memory: Any = None) -> Any:
 
 def _stays_in_frame(buffer: pickle.PickleBuffer) -> bool:
     return buffer is not _SLOT
+
+
+@functools.cache
+def _rebuild_tensor() -> Callable[[Any, str], Any]:
+    # Its module imports torch: only here, where there is a tensor, somebody has done that already.
+    rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._torch").rebuild
+    return rebuild
 
 
 class _Writer:

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from asyncprefetch import _pickling, _worker_logs
 from asyncprefetch._messages import (
@@ -59,75 +59,107 @@ class _RaisedError(Exception):
         self.error = error
 
 
+class Outlet(Protocol):
+    """Where a producer's messages go, in the order in which it makes them."""
+
+    def item(self, run: int, shard: int, position: int, fingerprint: int, item: Any) -> None:
+        """An item, to be pickled before this returns. Whatever that raises is the item's failure: nothing was sent."""
+
+    def send(self, message: FromWorker) -> None:
+        """Any other message. Raises nothing."""
+
+
+class Collecting:
+    """An outlet that keeps the messages, to be given as the answer to a call."""
+
+    def __init__(self) -> None:
+        self._messages: list[FromWorker] = []
+        self._pickler = _pickling.ItemPickler()
+
+    def item(self, run: int, shard: int, position: int, fingerprint: int, item: Any) -> None:
+        """Keep the item as one frame."""
+        payload = Framed(self._pickler.dumps(item), self._pickler.has_tensors)
+        self._messages.append(Item(run, shard, position, fingerprint, payload))
+
+    def send(self, message: FromWorker) -> None:
+        """Keep the message."""
+        self._messages.append(message)
+
+    def take(self) -> list[FromWorker]:
+        """What was kept since the last time."""
+        messages, self._messages = self._messages, []
+        return messages
+
+
 class Producer:
     """The worker's end of the protocol.
 
-    An executor that shares memory with the loader calls this very object. Where a call is pickled, the object arrives
-    as the one that its process keeps under the same key.
-
     Args:
-        key: its name in the process.
-        pack: makes the payload of an item; whatever it raises is the item's failure. By default one frame.
+        outlet: where its messages go.
     """
 
-    def __init__(self, key: str, pack: Callable[[Any], Any] | None = None) -> None:
-        self._key = key
-        self._pack = pack if pack is not None else _Framer()
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
         self._shards: dict[int, _Shard] = {}
         self._run = -1
         self._set_up = False
 
-    def __reduce__(self) -> Any:
-        return _producer_of_this_process, (self._key,)
+    def handle(self, message: ToWorker) -> None:
+        """Do what ``message`` asks. Raises nothing of the user's.
 
-    def handle(self, message: ToWorker) -> list[FromWorker]:
-        """Do what ``message`` asks; the answers, in order. Raises nothing of the user's."""
-        match message:
-            case Credit():
-                answers = self._credit(message)
-            case Start():
-                answers = self._start(message)
-            case Stop():
-                answers = self._stop(message)
-            case Setup():
-                answers = self._setup(message)
-        return [*map(Log, _worker_logs.drain()), *answers]
+        Raises:
+            BrokenExecutor: this is not the worker that the loader set up.
+        """
+        _send_logs(self._outlet)
+        if isinstance(message, Setup):
+            self._setup(message)
+        elif not self._set_up:
+            # An engine put another worker in the place of the one that the loader knows: the same to it as a death.
+            raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
+        elif isinstance(message, Start):
+            self._start(message)
+        elif isinstance(message, Stop):
+            self._stop(message)
+        else:
+            while self.draw(message):
+                pass
 
-    def draw(self, credit: Credit) -> list[FromWorker]:
-        """What comes of drawing one item; nothing if the credit is used up or its shard has nothing to send."""
+    def draw(self, credit: Credit) -> bool:
+        """Draw one item. Gives whether the credit may be good for another one."""
         shard = self._shards.get(credit.shard)
-        if shard is None or not shard.open or shard.position >= credit.upto or credit.run != self._run:
-            return []
-        answers = shard.draw(credit.run)
-        return [*map(Log, _worker_logs.drain()), *answers] if _worker_logs.pending() else answers
+        if shard is None or credit.run != self._run or shard.position >= credit.upto or not shard.open:
+            return False
+        shard.draw(credit.run)
+        return True
 
     def missing(self, credit: Credit) -> int:
         """How many items may still be drawn on the credit."""
         shard = self._shards.get(credit.shard)
-        if shard is None or not shard.open or credit.run != self._run:
+        if shard is None or credit.run != self._run or not shard.open:
             return 0
         return max(0, credit.upto - shard.position)
 
-    def close(self) -> list[Log]:
-        """Close every iterator, so that the ``finally`` blocks of generators run. Gives the last log records."""
+    def close(self) -> None:
+        """Close every iterator, so that the ``finally`` blocks of generators run."""
         for shard in self._shards.values():
             shard.close()
         self._shards.clear()
-        _producers.pop(self._key, None)
-        return [*map(Log, _worker_logs.drain())]
+        _send_logs(self._outlet)
 
-    def _setup(self, setup: Setup) -> list[FromWorker]:
+    def _setup(self, setup: Setup) -> None:
         if setup.initializer is not None:
             try:
                 initializer = _guarded("worker_initializer", pickle.loads, setup.initializer)
                 _guarded("worker_initializer", initializer, setup.worker)
             except _RaisedError as raised:
-                return [SetupFailed(raised.error)]
+                _send_logs(self._outlet)
+                self._outlet.send(SetupFailed(raised.error))
+                return
         self._set_up = True
-        return [Hello(os.getpid())]
+        _send_logs(self._outlet)
+        self._outlet.send(Hello(os.getpid()))
 
-    def _start(self, start: Start) -> list[FromWorker]:
-        self._check_same_worker()
+    def _start(self, start: Start) -> None:
         kept = self._shards
         self._run = start.run
         self._shards = {}
@@ -136,56 +168,28 @@ class Producer:
             if live is not None and live.can_serve(shard_start):
                 self._shards[number] = kept.pop(number)
             else:
-                self._shards[number] = _Shard(number, shard_start, self._pack)
+                self._shards[number] = _Shard(number, shard_start, self._outlet)
         for shard in kept.values():
             shard.close()
-        return []
 
-    def _credit(self, credit: Credit) -> list[FromWorker]:
-        self._check_same_worker()
-        answers: list[FromWorker] = []
-        while self.missing(credit):
-            answers += self._shards[credit.shard].draw(credit.run)
-        return answers
-
-    def _stop(self, stop: Stop) -> list[FromWorker]:
-        self._check_same_worker()
+    def _stop(self, stop: Stop) -> None:
         if stop.run != self._run:
-            return []
-        return [*(m for shard in self._shards.values() for m in shard.final_state(stop.run)), Final(stop.run)]
-
-    def _check_same_worker(self) -> None:
-        if not self._set_up:
-            # An engine put another worker in the place of the one that the loader knows: the same to it as a death.
-            raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
-
-
-class _Framer:
-    """Makes of each item one frame."""
-
-    def __init__(self) -> None:
-        self._pickler = _pickling.ItemPickler()
-
-    def __call__(self, item: Any) -> Framed:
-        return Framed(self._pickler.dumps(item), self._pickler.has_tensors)
-
-
-_producers: dict[str, Producer] = {}
-
-
-def _producer_of_this_process(key: str) -> Producer:
-    return _producers.setdefault(key, Producer(key))
+            return
+        for shard in self._shards.values():
+            shard.send_final_state(stop.run)
+        _send_logs(self._outlet)
+        self._outlet.send(Final(stop.run))
 
 
 class _Shard:
     """One shard's iterator. It is built at the first draw, so that starting a run waits for nothing."""
 
-    def __init__(self, number: int, start: ShardStart, pack: Callable[[Any], Any]) -> None:
+    def __init__(self, number: int, start: ShardStart, outlet: Outlet) -> None:
         self.position = start.position
-        self._pack = pack
         self.open = True
         self._number = number
         self._start = start
+        self._outlet = outlet
         self._iterator: StatefulIterator[Any] | None = None
         self._items: Iterator[Any] | None = None
         self._next: Callable[[], Any] = _not_begun
@@ -195,8 +199,8 @@ class _Shard:
         """Whether the live iterator is where the parent wants it; if not, the parent's state wins."""
         return self._items is not None and self.open and self.position == start.position
 
-    def draw(self, run: int) -> list[FromWorker]:
-        """One item; or the end, or a failure, after which the shard is not open any more."""
+    def draw(self, run: int) -> None:
+        """Send one item; or the end, or a failure, after which the shard is not open any more."""
         phase = "next"
         try:
             if self._items is None:
@@ -204,37 +208,27 @@ class _Shard:
             try:
                 item = self._next()
             except StopIteration:
-                self.open = False
-                state = self._pickled_state()
-                return [State(run, self._number, self.position, state), EndOfShard(run, self._number, self.position)]
+                self._end(run)
+                return
             phase = "pickle"
-            # The fingerprint first, for what was packed may be the consumer's from then on.
-            sample = fingerprint(item)
-            answers: list[FromWorker] = [Item(run, self._number, self.position, sample, self._pack(item))]
+            if _worker_logs.pending():
+                _send_logs(self._outlet)
+            # The fingerprint first, for what was sent may be the consumer's from then on.
+            self._outlet.item(run, self._number, self.position, fingerprint(item), item)
         except _RaisedError as raised:
-            return self._fail(run, raised.error)
+            self._fail(run, raised.error)
+            return
         except BaseException as error:  # SystemExit, CancelledError and the like mean something else on the other side
-            return self._fail(run, describe(error, phase))
+            self._fail(run, describe(error, phase))
+            return
         self.position += 1
         if time.monotonic() >= self._next_state_at:
-            try:
-                answers.append(State(run, self._number, self.position, self._pickled_state()))
-            except _RaisedError as raised:
-                answers += self._fail(run, raised.error)
-        return answers
+            self._send_state(run)
 
-    def _fail(self, run: int, error: RemoteError) -> list[FromWorker]:
-        self.open = False
-        return [Failed(run, self._number, self.position, error)]
-
-    def final_state(self, run: int) -> list[FromWorker]:
+    def send_final_state(self, run: int) -> None:
         """The state for the end of a run; nothing if the iterator was never begun, has ended, or has failed."""
-        if self._items is None or not self.open:
-            return []
-        try:
-            return [State(run, self._number, self.position, self._pickled_state())]
-        except _RaisedError as raised:
-            return self._fail(run, raised.error)
+        if self._items is not None and self.open:
+            self._send_state(run)
 
     def close(self) -> None:
         """Close the iterator if it can be closed. What that raises is logged: nobody waits for it."""
@@ -264,12 +258,38 @@ class _Shard:
         except StopIteration:
             return True, None
 
+    def _end(self, run: int) -> None:
+        self.open = False
+        state = self._pickled_state()
+        _send_logs(self._outlet)  # after the end nobody listens
+        self._outlet.send(State(run, self._number, self.position, state))
+        self._outlet.send(EndOfShard(run, self._number, self.position))
+
+    def _fail(self, run: int, error: RemoteError) -> None:
+        self.open = False
+        _send_logs(self._outlet)
+        self._outlet.send(Failed(run, self._number, self.position, error))
+
+    def _send_state(self, run: int) -> None:
+        try:
+            state = self._pickled_state()
+        except _RaisedError as raised:
+            self._fail(run, raised.error)
+        else:
+            self._outlet.send(State(run, self._number, self.position, state))
+
     def _pickled_state(self) -> bytes:
         began = time.monotonic()
         pickled = _guarded("get_state", _get_state, self._iterator)
         now = time.monotonic()
         self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / _STATE_SHARE)
         return pickled
+
+
+def _send_logs(outlet: Outlet) -> None:
+    """Send what was logged, before the message that it belongs to."""
+    for record in _worker_logs.drain():
+        outlet.send(Log(record))
 
 
 def _not_begun() -> NoReturn:

@@ -366,7 +366,9 @@ class Receiver:
 
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
-        text = f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer "
+        text = (
+            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer "
+        )
         self._abort(seconds, text + "take longer, or its executor has no place for it")
 
     @property

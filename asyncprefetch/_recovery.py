@@ -85,6 +85,8 @@ def fingerprint(item: Any) -> int:
                 parts.append(key)
             if type(value) is np.ndarray:
                 parts.append(_sample(value))
+            elif is_tensor(type(value)) and (array := as_array(value)) is not None:
+                parts.append(_sample(array))
             else:
                 ahead.append(value)
     else:

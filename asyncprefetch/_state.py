@@ -188,8 +188,10 @@ class StateData(BaseModel):
         Raises:
             CheckpointError: what is no array is larger than the container's header may be (100 MB).
         """
-        document = self.model_dump(mode="json", exclude={"leaves"})
-        return checkpoint.pack(document, self.leaves, version=self.VERSION)
+        return checkpoint.pack(self._document(), self.leaves, version=self.VERSION)
+
+    def _document(self) -> dict[str, JsonValue]:
+        return self.model_dump(mode="json", exclude={"leaves"})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -198,7 +200,10 @@ class StateData(BaseModel):
         Raises:
             CheckpointError: it is damaged, truncated, foreign, of a newer version, or names what is not registered.
         """
-        document, leaves = checkpoint.unpack(data, version=cls.VERSION)
+        return cls._of_parts(*checkpoint.unpack(data, version=cls.VERSION))
+
+    @classmethod
+    def _of_parts(cls, document: dict[str, JsonValue], leaves: list[bytes]) -> Self:
         if "leaves" in document:
             raise CheckpointError("malformed checkpoint: leaves inside of the document")
         return cls._read(lambda: cls.model_validate({**document, "leaves": tuple(leaves)}), document)

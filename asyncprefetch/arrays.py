@@ -1,5 +1,6 @@
 """Arrays that need no copying: in a worker, :func:`empty`, :func:`full` and :func:`zeros` give memory that is shared with
-the loader. Elsewhere, and where there is none left, they give plain numpy arrays: a program runs the same.
+the loader. Elsewhere, where there is none left, and to other threads and child processes of a worker, they give plain numpy
+arrays: a program runs the same.
 
 What was yielded in an item belongs to the consumer from then on. The array and the arrays that it is a view of become
 read-only, yielding it again is an error, and it must not be read: the consumer may have changed it. Writing through a view
@@ -10,8 +11,10 @@ memory, and writes that line to its standard error.
 
 from __future__ import annotations
 
-import math
+import operator
+import os
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any, Literal, Protocol, SupportsIndex
 
 import numpy as np
@@ -28,16 +31,23 @@ class Allocator(Protocol):
 
 
 _allocator: Allocator | None = None
+_thread = 0  # that which the allocator is for: no allocator is made for two
 
 
 def use(allocator: Allocator | None) -> Allocator | None:
-    """Take the memory from ``allocator`` from now on, in this process. Gives the one before. For carriers and tests."""
-    global _allocator  # noqa: PLW0603 - a process has one loader to make batches for
+    """Take the memory from ``allocator`` from now on, in this thread. Gives the one before. For carriers and tests."""
+    global _allocator, _thread  # noqa: PLW0603 - a process has one loader to make batches for
     before, _allocator = _allocator, allocator
+    _thread = get_ident()
     return before
 
 
-def empty(shape: Shape, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
+if hasattr(os, "register_at_fork"):
+    # A child would make its arrays where its parent makes the next batch.
+    os.register_at_fork(after_in_child=lambda: use(None))
+
+
+def empty(shape: Shape, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
     """An array of undefined content, as ``numpy.empty``, for an item that is yielded next.
 
     Args:
@@ -48,27 +58,40 @@ def empty(shape: Shape, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = 
     Raises:
         TypeError, ValueError: as ``numpy.empty``.
     """
-    if _allocator is not None:
-        lengths = tuple(map(int, shape)) if isinstance(shape, Sequence) else (int(shape),)
-        kind = np.dtype(dtype)
-        if not kind.hasobject and math.prod(lengths) > 0 and order in {"C", "F"} and min(lengths, default=1) > 0:
-            array: npt.NDArray[Any] | None = _allocator.allocate(lengths, kind, order)
-            if array is not None:
-                return array
-    return np.empty(shape, dtype, order)
+    array = _allocate(shape, dtype, order)
+    return np.empty(shape, dtype, order) if array is None else array
 
 
 def full(
-    shape: Shape, fill_value: Any, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C"
+    shape: Shape, fill_value: Any, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C"
 ) -> npt.NDArray[Any]:
     """An array of ``fill_value``, as ``numpy.full``: see :func:`empty`. The dtype is by default that of the value."""
-    array = empty(shape, np.asarray(fill_value).dtype if dtype is None else dtype, order)
+    if dtype is None:
+        dtype = np.asarray(fill_value).dtype
+    array = empty(shape, dtype, order)
     np.copyto(array, fill_value, casting="unsafe")
     return array
 
 
-def zeros(shape: Shape, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
+def zeros(shape: Shape, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
     """An array of zeros, as ``numpy.zeros``: see :func:`empty`."""
-    array = empty(shape, dtype, order)
-    array.fill(0)
+    array = _allocate(shape, dtype, order)
+    if array is None:
+        return np.zeros(shape, dtype, order)
+    array.reshape(-1, order="A").view(np.uint8).fill(0)  # as bytes: filled with 0, strings would hold the digit
+    return array
+
+
+def _allocate(shape: Shape, dtype: npt.DTypeLike | None, order: Literal["C", "F"]) -> npt.NDArray[Any] | None:
+    """An array on shared memory, or ``None`` where numpy should make it, or say why it can't be made."""
+    if _allocator is None or get_ident() != _thread:
+        return None
+    try:
+        lengths = tuple(map(operator.index, shape if isinstance(shape, Sequence) else (shape,)))
+    except TypeError:
+        return None
+    kind = np.dtype(dtype)
+    if kind.hasobject or order not in ("C", "F") or min(lengths, default=1) <= 0:
+        return None
+    array: npt.NDArray[Any] | None = _allocator.allocate(lengths, kind, order)
     return array

@@ -14,20 +14,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
-import safetensors.numpy
 from pydantic import JsonValue
-from safetensors import SafetensorError
 
 from asyncprefetch.errors import CheckpointError
 
@@ -43,8 +41,8 @@ _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, er
 # ---------------------------------------------------------------------------------------------------- state <-> bytes
 
 
-def pack(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: int) -> bytes:
-    """One safetensors container that holds the document, the leaves, and a checksum over both.
+def pack_parts(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: int) -> list[bytes]:
+    """A safetensors container that holds the document, the leaves, and a checksum over both: header first, then leaves.
 
     Raises:
         CheckpointError: the document is no JSON (NaN is none), or too large for the container's header.
@@ -55,19 +53,32 @@ def pack(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: in
         raise CheckpointError(f"the state is no JSON: {error}") from error
     _check_header_size(len(text))
     metadata = {"format": _FORMAT, "version": str(version), "document": text, "sha256": _BLANK.decode()}
-    tensors = {_leaf_name(i): np.frombuffer(leaf, np.uint8) for i, leaf in enumerate(leaves)}
-    try:
-        blank = safetensors.numpy.save(tensors, metadata)
-    except SafetensorError as error:
-        raise CheckpointError(f"the state does not fit into a safetensors file: {error}") from error
-    header_size = int.from_bytes(blank[:8], "little")
-    _check_header_size(header_size)  # once more: quoted a second time, the document has grown
-    start = _find_checksum(blank[8 : 8 + header_size]) + 8
-    view = memoryview(blank)
-    return b"".join((view[:start], _digest(blank, start), view[start + 64 :]))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for index, leaf in enumerate(leaves):
+        begin, end = end, end + len(leaf)
+        header[_leaf_name(index)] = {"dtype": "U8", "shape": [len(leaf)], "data_offsets": [begin, end]}
+    blank = json.dumps(header, separators=(",", ":")).encode()
+    blank += b" " * (-len(blank) % 8)  # the data begins at a multiple of eight
+    _check_header_size(len(blank))  # once more: quoted a second time, the document has grown
+    blank = len(blank).to_bytes(8, "little") + blank
+    start = _find_checksum(blank)
+    summed = hashlib.sha256(blank)
+    for leaf in leaves:
+        summed.update(leaf)
+    return [blank[:start] + summed.hexdigest().encode() + blank[start + 64 :], *leaves]
 
 
-def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
+def pack(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: int) -> bytes:
+    """The parts that :func:`pack_parts` gives, as one.
+
+    Raises:
+        CheckpointError: as :func:`pack_parts`.
+    """
+    return b"".join(pack_parts(document, leaves, version=version))
+
+
+def unpack(data: bytes | bytearray, *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
     """The document and the leaves that :func:`pack` put together. Runs no code of the data's choosing.
 
     Time and memory are bounded by the size of the data.
@@ -80,25 +91,51 @@ def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[byt
         CheckpointError: the data is empty, truncated, damaged, no safetensors file, one of another program, of a newer
             version than ``version``, or not what :func:`pack` writes; the message says which.
     """
-    if len(data) < 8:
-        raise CheckpointError("the checkpoint is empty" if not data else f"truncated: only {len(data)} bytes")
-    header_size = int.from_bytes(data[:8], "little")
-    if not 2 <= header_size <= _MAX_HEADER or data[8:9] not in (b"{", b""):
+    return _unpack(io.BytesIO(data), len(data), version)
+
+
+def unpack_file(path: str | os.PathLike[str], *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
+    """As :func:`unpack`, of a file, which is never in memory twice.
+
+    Raises:
+        CheckpointError: as :func:`unpack`; or the file can't be read, naming the path and the reason.
+    """
+    with _reading(path) as file:
+        return _unpack(file, os.fstat(file.fileno()).st_size, version)
+
+
+def _unpack(file: BinaryIO, size: int, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
+    prefix = file.read(9)
+    if len(prefix) < 8:
+        raise CheckpointError("the checkpoint is empty" if not prefix else f"truncated: only {len(prefix)} bytes")
+    header_size = int.from_bytes(prefix[:8], "little")
+    if not 2 <= header_size <= _MAX_HEADER or prefix[8:9] not in (b"{", b""):
         raise CheckpointError("not a safetensors file: it does not begin with a header")
-    if len(data) < 8 + header_size:
-        raise CheckpointError(f"truncated: {len(data)} bytes, and the header alone takes {8 + header_size}")
-    header_text = data[8 : 8 + header_size]
+    if size < 8 + header_size:
+        raise CheckpointError(f"truncated: {size} bytes, and the header alone takes {8 + header_size}")
+    whole_header = prefix + file.read(header_size - 1)
     try:
-        header = parse_json(header_text)
+        header = parse_json(whole_header[8:])
     except CheckpointError as error:
         raise CheckpointError(f"damaged, or not a safetensors file: the header is unreadable: {error}") from error
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(header, dict) or not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
         raise CheckpointError("a safetensors file, but not a checkpoint of asyncprefetch")
-    start = _find_checksum(header_text) + 8
-    content = memoryview(data)[8 + header_size :]
-    if data[start : start + 64] != _digest(data, start):
-        missing = _announced_size(header) - len(content)
+    start = _find_checksum(whole_header)
+    content = size - 8 - header_size
+    # The header is not to be trusted before the checksum is right: what is wrong with it is told after that.
+    try:
+        spans, malformed = _spans(header, content), None
+    except CheckpointError as error:
+        spans, malformed = [(0, content)], error
+    summed = hashlib.sha256(whole_header[:start] + _BLANK + whole_header[start + 64 :])
+    leaves = [b""] * len(spans)
+    for index in sorted(range(len(spans)), key=spans.__getitem__):
+        begin, end = spans[index]
+        leaves[index] = file.read(end - begin)
+        summed.update(leaves[index])
+    if whole_header[start : start + 64] != summed.hexdigest().encode():
+        missing = _announced_size(header) - content
         raise CheckpointError(
             f"truncated: {missing} bytes are missing" if missing > 0 else "damaged: the checksum differs"
         )
@@ -107,7 +144,9 @@ def unpack(data: bytes, *, version: int) -> tuple[dict[str, JsonValue], list[byt
     document = parse_json(text) if isinstance(text, str) else None
     if not isinstance(document, dict):
         raise CheckpointError("malformed: the document is not a JSON object")
-    return document, _read_leaves(header, content)
+    if malformed is not None:
+        raise malformed
+    return document, leaves
 
 
 def parse_json(text: str | bytes | bytearray) -> JsonValue:
@@ -167,14 +206,6 @@ def _find_checksum(header: bytes) -> int:
     return first.start(1)
 
 
-def _digest(data: bytes, start: int) -> bytes:
-    view = memoryview(data)
-    summed = hashlib.sha256(view[:start])
-    summed.update(_BLANK)
-    summed.update(view[start + 64 :])
-    return summed.hexdigest().encode()
-
-
 def _announced_size(tensors: dict[str, Any]) -> int:
     """How many bytes of data the header speaks of, if it can be trusted at all."""
     reached = 0
@@ -195,15 +226,15 @@ def _check_version(written: Any, known: int) -> None:
         )
 
 
-def _read_leaves(tensors: dict[str, Any], data: memoryview) -> list[bytes]:
-    """The leaves by number. Together they must be the whole data: no hole, no overlap, nothing after them."""
+def _spans(tensors: dict[str, Any], size: int) -> list[tuple[int, int]]:
+    """Where each leaf lies. Together they must be the whole data: no hole, no overlap, nothing after them."""
     spans: list[tuple[int, int]] = []
     for index in range(len(tensors)):
         name = _leaf_name(index)
         match tensors.get(name):
-            case {"dtype": "U8", "shape": [int(size)], "data_offsets": [int(begin), int(end)], **rest} if not rest:
-                if begin + size != end:
-                    raise CheckpointError(f"malformed: tensor {name!r} of {size} bytes from {begin} to {end}")
+            case {"dtype": "U8", "shape": [int(length)], "data_offsets": [int(begin), int(end)], **rest} if not rest:
+                if begin + length != end:
+                    raise CheckpointError(f"malformed: tensor {name!r} of {length} bytes from {begin} to {end}")
                 spans.append((begin, end))
             case None:
                 raise CheckpointError(f"malformed: {len(tensors)} tensors, but no {name!r}")
@@ -214,17 +245,18 @@ def _read_leaves(tensors: dict[str, Any], data: memoryview) -> list[bytes]:
         if begin != reached or end < begin:
             raise CheckpointError(f"malformed: the tensors do not fill the data at byte {reached}")
         reached = end
-    if reached != len(data):
-        raise CheckpointError(f"malformed: {len(data)} bytes of data, and tensors of {reached}")
-    return [bytes(data[begin:end]) for begin, end in spans]
+    if reached != size:
+        raise CheckpointError(f"malformed: {size} bytes of data, and tensors of {reached}")
+    return spans
 
 
 # ----------------------------------------------------------------------------------------------------- bytes <-> file
 
 
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file atomically and durably: afterwards the old one or the new one is there, whole, whatever happens.
+def write_file(path: str | os.PathLike[str], *parts: bytes) -> None:
+    """Write a file of ``parts``, one after the other, atomically and durably.
 
+    Afterwards the old one or the new one is there, whole, whatever happens.
     The file can be read and written by its owner only. A symbolic link at ``path`` is replaced, not followed.
 
     Raises:
@@ -238,7 +270,7 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - what did not open is not unlinked
         try:
             with file:
-                file.write(data)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
@@ -254,17 +286,16 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         raise CheckpointError(f"wrote {os.fspath(path)!r}, but can't sync its directory: {_reason(error)}") from error
 
 
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        CheckpointError: naming the path and the reason.
-    """
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file, open. What goes wrong with it is a ``CheckpointError`` that names the path and the reason."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return file.read()
+            yield file
+    except CheckpointError:
+        raise
     except (OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"can't read {os.fspath(path)!r}: {_reason(error)}") from error
 

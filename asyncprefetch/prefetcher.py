@@ -269,14 +269,18 @@ class AsyncPrefetcherState(StateData):
         return AsyncPrefetcher._restored(self.to_snapshot(), self.num_shards, Options(**kept))
 
     async def save(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_bytes` to ``path``, atomically: the old file or the new one is there, whatever happens.
+        """Write what :meth:`to_bytes` gives to ``path``, atomically: the old file or the new one is there, whatever happens.
 
         The file can be read by its owner only. Runs in a thread; cancelled, it still completes.
 
         Raises:
             CheckpointError: it can't be written; the old file is as it was.
         """
-        await anyio.to_thread.run_sync(lambda: checkpoint.write_file(path, self.to_bytes()))
+        await anyio.to_thread.run_sync(self._save, path)
+
+    def _save(self, path: str | PathLike[str]) -> None:
+        parts = checkpoint.pack_parts(self._document(), self.leaves, version=self.VERSION)
+        checkpoint.write_file(path, *parts)
 
     @classmethod
     async def load(
@@ -300,7 +304,7 @@ class AsyncPrefetcherState(StateData):
 
     @classmethod
     def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:
-        state = cls.from_bytes(checkpoint.read_file(path))
+        state = cls._of_parts(*checkpoint.unpack_file(path, version=cls.VERSION))
         if expected is not None:
             state._check_expected(expected)
         return state

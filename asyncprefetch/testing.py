@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import struct
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
 from pydantic import BaseModel
 
+from asyncprefetch import _guard
 from asyncprefetch.base import IteratorState, StatefulIterator
 
 _MISSING = object()
@@ -33,6 +35,12 @@ def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_ite
     - a second ``create_iter()`` goes on where the first stopped, whether that was closed or not;
     - the state has not changed when the iterator has gone on.
 
+    If the iterator makes arrays by ``asyncprefetch.empty``, ``full`` or ``zeros``, one more pass finds out, on Linux,
+    whether it uses one after its yield, when it belongs to the consumer. That pass runs in a forked process in which
+    the memory of all that was yielded is protected: it ends at the line that reads or writes such an array, be it
+    through a view that was made before, in ``get_state()``, or by yielding it again. Arrays of any size are
+    looked at, also those that a worker would not place in shared memory because they are small.
+
     Takes time in proportion to the square of the number of items.
 
     Args:
@@ -40,12 +48,17 @@ def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_ite
         max_items: how many items to look at. An iterator that ends before is followed to its end and beyond.
 
     Raises:
-        AssertionError: naming the position and the path of the first difference within the item or the state.
+        AssertionError: naming the position and the path of the first difference within the item or the state, or the
+            line that uses what was yielded before.
         ValueError: ``max_items`` is below 1.
     """
     if max_items < 1:
         raise ValueError(f"max_items must be at least 1, not {max_items}")
     reference = _Reference(make, max_items)
+    if reference.makes_arrays:
+        _guard.check(
+            lambda handover: reference.check_rest(make(), 0, handover), len(reference.items), reference.seconds
+        )
     for position, text in enumerate(reference.states):
         with _at(f"resumed {reference.name(position)}"):
             resumed = IteratorState.model_validate_json(text).build()
@@ -67,9 +80,12 @@ class _Reference:
     def __init__(self, make: Callable[[], StatefulIterator[Any]], max_items: int) -> None:
         self.items: list[Any] = []
         self.states: list[str] = []
-        items = iter(make().create_iter())
-        while len(self.items) < max_items and (item := next(items, _MISSING)) is not _MISSING:
-            self.items.append(copy.deepcopy(item))  # the iterator may use its memory again
+        began, notice = time.monotonic(), _guard.Notice()
+        with notice.on():
+            items = iter(make().create_iter())
+            while len(self.items) < max_items and (item := next(items, _MISSING)) is not _MISSING:
+                self.items.append(copy.deepcopy(item))  # the iterator may use its memory again
+        self.seconds, self.makes_arrays = time.monotonic() - began, notice.asked
         self._ended = len(self.items) < max_items
         with _at("make() must give the same items at each call"):
             self._walk(make(), 0, lambda position: None)
@@ -78,7 +94,9 @@ class _Reference:
     def name(self, position: int) -> str:
         return "after the end" if position > len(self.items) else f"at position {position}"
 
-    def check_rest(self, iterator: StatefulIterator[Any], position: int) -> None:
+    def check_rest(
+        self, iterator: StatefulIterator[Any], position: int, handover: _guard.Handover = nullcontext
+    ) -> None:
         """Compare what ``iterator`` yields from ``position`` on, and its states, with the reference."""
         if not isinstance(iterator, StatefulIterator):
             raise AssertionError(f"build() gave {iterator!r:.80}, which is no StatefulIterator")
@@ -90,7 +108,7 @@ class _Reference:
                     assert_items_equal(_load(self.states[position]), _load(text), "state")
                     raise AssertionError(f"{self.states[position]} != {text}")
 
-        self._walk(iterator, position, check_state)
+        self._walk(iterator, position, check_state, handover)
 
     def _record_states(self, iterator: StatefulIterator[Any]) -> None:
         taken: list[IteratorState] = []
@@ -107,7 +125,13 @@ class _Reference:
             with _at(f"the state taken {self.name(position)} changed when the iterator went on"):
                 assert_items_equal(_load(text), _load(state.model_dump_json()), "state")
 
-    def _walk(self, iterator: StatefulIterator[Any], position: int, visit: Callable[[int], None]) -> None:
+    def _walk(
+        self,
+        iterator: StatefulIterator[Any],
+        position: int,
+        visit: Callable[[int], None],
+        handover: _guard.Handover = nullcontext,
+    ) -> None:
         """Compare the items from ``position`` on, and call ``visit`` with each position, from the first to the end."""
         items = iter(iterator.create_iter())
         visit(position)
@@ -115,7 +139,8 @@ class _Reference:
             item = next(items, _MISSING)
             if item is _MISSING:
                 raise AssertionError(f"ended where the uninterrupted iterator has item {number}")
-            assert_items_equal(self.items[number], item, f"item {number}")
+            with handover(item):
+                assert_items_equal(self.items[number], item, f"item {number}")
             visit(number + 1)
         if self._ended:
             extra = next(items, _MISSING)

@@ -9,13 +9,16 @@ import math
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
 
+import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, register
 from asyncprefetch.iterators import from_iterable
 
@@ -369,6 +372,192 @@ class Logging(StatefulIterator[int]):
             raise ValueError("at the end")
         except ValueError:
             logger.exception("that is all")
+
+
+# --------------------------------------------------------------------------------------------- ways to treat one's memory
+
+
+class ArraysState(IteratorState, kind="tests.arrays"):
+    stop: int
+    how: str
+    size: int = 4096
+    position: Position[int] = 0
+
+    def build(self) -> Arrays:
+        return Arrays(self.stop, self.how, self.size, self.position)
+
+
+class Arrays(StatefulIterator[Any]):
+    """Item ``n`` holds arrays of ``size`` times the number ``n``, made in one of many ways."""
+
+    def __init__(self, stop: int, how: str, size: int = 4096, position: int = 0) -> None:
+        self.stop, self.how, self.size, self.position = stop, how, size, position
+
+    def get_state(self) -> ArraysState:
+        return ArraysState(stop=self.stop, how=self.how, size=self.size, position=self.position)
+
+    def create_iter(self) -> Iterator[Any]:
+        for item in WAYS[self.how](self):
+            self.position += 1
+            yield item
+
+    def left(self) -> range:
+        return range(self.position, self.stop)
+
+    def full(self, n: int) -> np.ndarray:
+        return asyncprefetch.full(self.size, n, np.int64)
+
+    def model(self) -> list[Any]:
+        return [_views(np.full(self.size, n)) if self.how == "views" else np.full(self.size, n) for n in self.left()]
+
+
+def _made_in_place(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        yield its.full(n)
+
+
+def _one_plain_buffer(its: Arrays) -> Iterator[Any]:
+    buffer = np.empty(its.size, np.int64)
+    for n in its.left():
+        buffer.fill(n)
+        yield buffer
+
+
+def _one_buffer_of_empty(its: Arrays) -> Iterator[Any]:
+    buffer = asyncprefetch.empty(its.size, np.int64)
+    for n in its.left():
+        buffer.fill(n)
+        yield buffer
+
+
+def _again(its: Arrays) -> Iterator[Any]:
+    array = its.full(its.position)
+    for _ in its.left():
+        yield array
+
+
+def _again_through_a_view(its: Arrays) -> Iterator[Any]:
+    array = its.full(its.position)
+    for _ in its.left():
+        yield array[::2]
+        yield array
+        yield array[::2]
+
+
+def _views(x: np.ndarray) -> Any:
+    """Of one array: parts that overlap, that are not contiguous, that are the whole; and the same one twice."""
+    square = x.reshape(64, -1)
+    return {
+        "whole": [x, x],
+        "parts": (x[: x.size // 2], x[x.size // 3 :], x[5:7]),
+        "others": (x[::2], x[::-1], square[:, 3:9], square.T, square[10:20].T, square[1], x[:0]),
+    }
+
+
+def _many_views(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        yield _views(its.full(n))
+
+
+def _only_a_part(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        array = asyncprefetch.full(3 * its.size, n, np.int64)
+        yield array[its.size : 2 * its.size]
+
+
+def _rows_of_one_array(its: Arrays) -> Iterator[Any]:
+    rows = asyncprefetch.empty((len(its.left()), its.size), np.int64)
+    rows[...] = np.array(its.left())[:, None]
+    yield from rows
+
+
+def _look_ahead(its: Arrays) -> Iterator[Any]:
+    following = its.full(its.position)
+    for n in its.left():
+        array, following = following, its.full(n + 1)
+        yield array
+
+
+def _three_ahead(its: Arrays) -> Iterator[Any]:
+    ahead = [asyncprefetch.empty(its.size, np.int64) for _ in range(3)]
+    for n in its.left():
+        ahead.append(asyncprefetch.empty(its.size, np.int64))
+        array = ahead.pop(0)
+        array.fill(n)
+        yield array
+
+
+def _write_late(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        array = its.full(n)
+        yield array
+        array[0] = -1
+
+
+def _write_late_through_a_view(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        array = its.full(n)
+        view = array[:2000]
+        yield array
+        view[0] = -1
+
+
+def _read_late(its: Arrays) -> Iterator[Any]:
+    array = its.full(its.position)
+    for _ in its.left():
+        yield array
+        following = asyncprefetch.empty(its.size, np.int64)
+        following[...] = array + 1
+        array = following
+
+
+def _read_the_previous_plain_one(its: Arrays) -> Iterator[Any]:
+    array = np.full(its.size, its.position)
+    for _ in its.left():
+        yield array
+        array = array + 1
+
+
+def _drop_many(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        for _ in range(40):
+            array = its.full(n)
+        yield array
+
+
+def _keep_the_last_ten(its: Arrays) -> Iterator[Any]:
+    kept: deque[Any] = deque(maxlen=10)
+    for n in its.left():
+        kept.append(its.full(n))
+        yield kept[-1]
+
+
+def _made_by_threads(its: Arrays) -> Iterator[Any]:
+    """A round of items at a time, made by threads of its own."""
+    with ThreadPoolExecutor(2) as threads:
+        for begin in its.left()[::4]:
+            yield from threads.map(its.full, its.left()[begin - its.left()[0] :][:4])
+
+
+WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
+    "made in place": _made_in_place,
+    "one plain buffer": _one_plain_buffer,
+    "one buffer of empty": _one_buffer_of_empty,
+    "again": _again,
+    "again through a view": _again_through_a_view,
+    "views": _many_views,
+    "only a part": _only_a_part,
+    "rows of one array": _rows_of_one_array,
+    "look ahead": _look_ahead,
+    "three ahead": _three_ahead,
+    "write late": _write_late,
+    "write late through a view": _write_late_through_a_view,
+    "read late": _read_late,
+    "read the previous plain one": _read_the_previous_plain_one,
+    "drop many": _drop_many,
+    "keep the last ten": _keep_the_last_ten,
+    "made by threads": _made_by_threads,
+}
 
 
 class EnvironmentState(IteratorState, kind="tests.environment"):

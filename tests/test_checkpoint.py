@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch import CheckpointError, checkpoint
-from asyncprefetch.checkpoint import pack, parse_json, read_file, unpack, write_file
+from asyncprefetch.checkpoint import pack, pack_parts, parse_json, unpack, unpack_file, write_file
 from tests import support
 
 DOCUMENT = {"version": 1, "text": 'é "sha256":"' + "0" * 64 + '"', "list": [1, None, True, 0.5]}
@@ -373,8 +373,14 @@ def only(directory):
 def test_a_file_holds_what_was_written(tmp_path, kind):
     for data in (b"first", b"", b"second" * 1000):
         write_file(kind(tmp_path / "file"), data)
-        assert read_file(kind(tmp_path / "file")) == data
         assert only(tmp_path) == {"file": data}
+
+
+@given(documents, leaf_lists)
+def test_a_file_of_parts_is_unpacked_as_their_bytes_are(tmp_path, document, leaves):
+    write_file(tmp_path / "file", *pack_parts(document, leaves, version=1))
+    assert (tmp_path / "file").read_bytes() == pack(document, leaves, version=1)
+    assert unpack_file(tmp_path / "file", version=1) == (document, leaves)
 
 
 def test_a_file_is_its_owners_only_and_stands_in_the_current_directory_if_no_other_is_named(tmp_path, monkeypatch):
@@ -519,7 +525,7 @@ def test_a_read_that_cannot_be_says_where_and_why(tmp_path):
         ("", "No such file"),
     ]:
         with pytest.raises(CheckpointError, match=f"can't read .*({reason})"):
-            read_file(path)
+            unpack_file(path, version=1)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="everything is permitted to root")
@@ -527,7 +533,7 @@ def test_a_file_that_may_not_be_touched_says_so(tmp_path):
     write_file(tmp_path / "file", b"old")
     (tmp_path / "file").chmod(0)
     with pytest.raises(CheckpointError, match="Permission denied"):
-        read_file(tmp_path / "file")
+        unpack_file(tmp_path / "file", version=1)
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match="Permission denied"):
         write_file(tmp_path / "file", b"new")
@@ -541,7 +547,7 @@ def test_a_permission_denied_says_so(tmp_path, monkeypatch):
     write_file(tmp_path / "file", b"old")
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(CheckpointError, match=r"can't read '.*file': Permission denied"):
-        read_file(tmp_path / "file")
+        unpack_file(tmp_path / "file", version=1)
     with pytest.raises(CheckpointError, match=r"can't write '.*file': Permission denied"):
         write_file(tmp_path / "file", b"new")
 

@@ -23,7 +23,7 @@ from asyncprefetch import (
     ProducerStalledError,
     WorkerDiedError,
 )
-from asyncprefetch._producer import Producer
+from asyncprefetch.carriers.pull import PullWorker
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS, inline
@@ -418,7 +418,7 @@ class ReplacesItsWorker(Odd):
     """An engine with retries of its own: from one call on, another producer answers."""
 
     def odd(self, fn, *args):
-        self.other = Producer("another worker")
+        self.other = PullWorker("another worker")
         return super(Odd, self).submit(self.other.handle, *args)
 
     def submit(self, fn, /, *args, **kwargs):

@@ -19,15 +19,16 @@ from asyncprefetch._messages import (
     State,
     Stop,
 )
-from asyncprefetch._producer import Producer
 from asyncprefetch._recovery import fingerprint
+from asyncprefetch.carriers import pull
+from asyncprefetch.carriers.pull import PullWorker
 from tests.pipelines import Count, Fail
 
 
 @pytest.fixture
 def producer(monkeypatch):
     monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 3600)
-    producer = Producer("tests")
+    producer = PullWorker("tests")
     assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
     return producer
 
@@ -77,12 +78,12 @@ def test_the_end_of_a_shard_comes_with_its_state(producer):
 def test_a_live_iterator_serves_the_next_run_only_if_it_is_where_the_parent_wants_it(producer):
     producer.handle(Start(1, {0: begin(Count(9))}))
     producer.handle(Credit(1, 0, 3))
-    live = producer._shards[0]
+    live = producer._producer._shards[0]
     producer.handle(Start(2, {0: begin(Count(9, 100, position=3), 3)}))  # another state, the same position
-    assert producer._shards[0] is live
+    assert producer._producer._shards[0] is live
     assert items(producer.handle(Credit(2, 0, 4))) == [3]
     producer.handle(Start(3, {0: begin(Count(9, position=2), 2)}))
-    assert producer._shards[0] is not live
+    assert producer._producer._shards[0] is not live
     assert items(producer.handle(Credit(3, 0, 4))) == [2, 3]
 
 
@@ -111,7 +112,7 @@ def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(produce
 def test_states_come_now_and_then(monkeypatch):
     monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 0)
     monkeypatch.setattr(_producer, "_STATE_SHARE", float("inf"))
-    producer = Producer("tests")
+    producer = PullWorker("tests")
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {0: begin(Count(3))}))
     answers = producer.handle(Credit(1, 0, 2))
@@ -130,7 +131,7 @@ def test_closing_closes_the_iterators(producer):
                 closed.append(self.position)
 
     producer.handle(Start(1, {0: begin(Count(9))}))
-    shard = producer._shards[0]
+    shard = producer._producer._shards[0]
     shard._iterator = Closing(9)
     shard._items = shard._iterator.create_iter()
     shard._next = shard._items.__next__
@@ -142,13 +143,13 @@ def test_closing_closes_the_iterators(producer):
 @pytest.mark.parametrize("message", [Start(1, {}), Credit(1, 0, 1), Stop(1)])
 def test_a_producer_that_was_not_set_up_is_another_one_than_the_loader_knows(message):
     with pytest.raises(BrokenExecutor, match="replaced its worker"):
-        Producer("tests").handle(message)
+        PullWorker("tests").handle(message)
 
 
 def test_a_pickled_producer_is_the_one_of_its_process():
-    here = pickle.loads(pickle.dumps(Producer("a key")))
+    here = pickle.loads(pickle.dumps(PullWorker("a key")))
     try:
-        assert pickle.loads(pickle.dumps(Producer("a key"))) is here
-        assert pickle.loads(pickle.dumps(Producer("another key"))) is not here
+        assert pickle.loads(pickle.dumps(PullWorker("a key"))) is here
+        assert pickle.loads(pickle.dumps(PullWorker("another key"))) is not here
     finally:
-        _producer._producers.clear()
+        pull._workers.clear()

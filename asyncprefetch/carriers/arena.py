@@ -6,6 +6,7 @@ but the iterator still refers to arrays on it), *free*, or has no memory yet.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -27,20 +28,23 @@ class Arena:
     Args:
         segment: the memory.
         before_growth: called before a slot is used that has no memory yet; it may call :meth:`release`.
-        protect: end the process when anything touches a slot that was sent.
+        protect: end the process when anything touches what was sent. Then small arrays are made on slots as well.
     """
 
     def __init__(self, segment: Segment, before_growth: Callable[[], None], *, protect: bool = False) -> None:
         self._segment = segment
         self._before_growth = before_growth
         self._protect = protect
+        self._min_size = 1 if protect else MIN_PLACED
+        self._alignment = mmap.PAGESIZE if protect else _ALIGNMENT
         self._free: list[int] = []  # the last one was used last: its pages are warm
         self._cold = list(range(segment.slots - 1, -1, -1))
         self._sent: dict[int, list[tuple[int, int]]] = {}  # by slot, parked ones too: ranges of what was yielded
         self._parked: set[int] = set()
         self._slot: int | None = None  # the open one
         self._used = 0  # bytes of it
-        self._largest = 0  # item so far
+        self._ends: set[int] = set()  # of what is on it, if it is to be protected
+        self._largest = 0  # item so far: bytes of it on its slot
         self._handed_out = False  # whether any array was ever made on a slot
         self._offsets: dict[int, int] = {}  # of arrays made on the open slot, by identity: what is looked up first
         self._ranges: list[tuple[int, int]] = []  # of the item in progress
@@ -53,14 +57,11 @@ class Arena:
         size = dtype.itemsize
         for length in shape:
             size *= length
-        if size < MIN_PLACED:
+        if size < self._min_size:
             return None
         slot = self._open()
         if slot is None:
             return None
-        if self._used and not self._segment.in_use(slot):
-            self._used = 0  # all that was made on it was dropped again
-            self._offsets.clear()
         if self._used + size > max(_MAX_UNUSED, 4 * self._largest):
             return None
         offset = self._reserve(size)
@@ -117,12 +118,12 @@ class Arena:
         extent = max(end for _, end in self._ranges)
         for array in self._in_place:
             _make_read_only(array)
-        self._sent[slot] = self._ranges
-        self._largest = max(self._largest, extent)
-        self._slot, self._used, self._ranges, self._in_place = None, 0, [], []
-        self._offsets.clear()
         if self._protect:
-            self._segment.protect(slot, PROT_NONE)
+            self._protect_ranges(slot)
+        self._sent[slot] = self._ranges
+        self._largest = max(self._largest, sum(end - begin for begin, end in self._ranges))
+        self._slot, self._ranges, self._in_place = None, [], []
+        self._rewind()
         return slot, extent
 
     def discard(self) -> None:
@@ -149,8 +150,16 @@ class Arena:
     def _make_free(self, slot: int) -> None:
         del self._sent[slot]
         if self._protect:
-            self._segment.protect(slot, PROT_READ_WRITE)
+            self._segment.protect(slot, 0, self._segment.stride, PROT_READ_WRITE)
         self._free.append(slot)
+
+    def _protect_ranges(self, slot: int) -> None:
+        for begin, end in self._ranges:
+            # Of an array of which only a part was yielded, the rest may still be used: whole pages of that part only.
+            first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (-(-end // mmap.PAGESIZE) if end in self._ends else end // mmap.PAGESIZE) * mmap.PAGESIZE
+            if first < last:
+                self._segment.protect(slot, first, last, PROT_NONE)
 
     def _unpark(self) -> None:
         for slot in [slot for slot in self._parked if not self._segment.in_use(slot)]:
@@ -158,6 +167,7 @@ class Arena:
             self._make_free(slot)
 
     def _open(self) -> int | None:
+        """The open slot, whose content is forgotten if nothing on it is of any use."""
         if self._slot is None:
             if not self._free:
                 self._unpark()
@@ -167,19 +177,27 @@ class Arena:
                 self._slot = self._free.pop()
             elif self._cold:
                 self._slot = self._cold.pop()
-            self._used = 0
+        elif self._used and not self._ranges and not self._segment.in_use(self._slot):
+            self._rewind()
         return self._slot
 
+    def _rewind(self) -> None:
+        self._used = 0
+        self._offsets.clear()
+        self._ends.clear()
+
     def _reserve(self, size: int) -> int | None:
-        offset = -(-self._used // _ALIGNMENT) * _ALIGNMENT
+        offset = -(-self._used // self._alignment) * self._alignment
         if offset + size > self._segment.stride:
             return None
         self._used = offset + size
+        if self._protect:
+            self._ends.add(self._used)
         return offset
 
     def _place_in_place(self, array: npt.NDArray[Any], size: int) -> int | None:
         slot, span = self._slot, None
-        if slot is not None and (offset := self._offsets.get(id(array))) is not None:
+        if slot is not None and (offset := self._offsets.get(id(array))) is not None and array.flags.forc:
             # The identity may be that of a later array, but none that was not made here lies directly on the owner.
             span = (offset, offset + size) if array.base is self._segment.owner(slot) else None
         if span is None:
@@ -195,8 +213,7 @@ class Arena:
                         "consumer's now: make a new one for each item, or yield plain numpy arrays, which are copied"
                     )
                 return None
-            contiguous = array.flags.c_contiguous or array.flags.f_contiguous
-            if slot != self._slot or not contiguous:
+            if slot != self._slot or not array.flags.forc:
                 return None
         if any(_overlap(span, other) for other in self._ranges):
             return None  # two arrays of the item share memory: they arrive apart, as all others do
@@ -219,6 +236,8 @@ def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
 
 
 def _make_read_only(array: Any) -> None:
-    while isinstance(array, np.ndarray):
-        array.flags.writeable = False
-        array = array.base
+    while array is not None:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+        # Between two arrays may lie a memoryview, or what numpy's as_strided makes.
+        array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)

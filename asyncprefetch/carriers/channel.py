@@ -7,9 +7,9 @@ import select
 import socket
 from collections.abc import Callable
 
-from asyncprefetch._messages import Credit, FromWorker, Stop
+from asyncprefetch._messages import Credit, Stop
 from asyncprefetch._patience import Patience
-from asyncprefetch.carriers.wire import Record, RecordReader, Release, pack_order, pack_record, unpack_orders
+from asyncprefetch.carriers.wire import Record, RecordReader, Release, pack_order, unpack_orders
 
 # What one turn of the loop reads at most: so that a flood of large frames leaves room for others.
 _MAX_READ = 1 << 20
@@ -145,11 +145,10 @@ class WorkerEnd:
             if orders or not wait:
                 return orders
 
-    def send(self, message: FromWorker) -> None:
-        """Send a message."""
-        header, body = pack_record(message)
+    def send(self, record: bytes) -> None:
+        """Send a record."""
         try:
-            self._socket.sendall(header + body)
+            self._socket.sendall(record)
         except OSError:
             return  # the loader is gone, and this process ends with it: see executors
 

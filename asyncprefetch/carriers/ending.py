@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 from asyncprefetch import _worker_logs
-from asyncprefetch._messages import Log
+from asyncprefetch._messages import FromWorker, Log
 from asyncprefetch.executors import ProcessExecutor
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 CLOSE_GRACE = 1.0
 
 
-async def close_iterators(executor: Executor, close: Callable[[], list[Log]], worker: int) -> bool:
+async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromWorker]], worker: int) -> bool:
     """Call ``close`` in the worker, and handle the records that it gives. Whether that went well, and in time."""
     try:
         closing = asyncio.get_running_loop().run_in_executor(executor, close)
@@ -30,7 +30,8 @@ async def close_iterators(executor: Executor, close: Callable[[], list[Log]], wo
     if not done or closing.cancelled() or closing.exception() is not None:
         return False
     for message in closing.result():
-        _worker_logs.handle(worker, message.record)
+        if isinstance(message, Log):
+            _worker_logs.handle(worker, message.record)
     return True
 
 

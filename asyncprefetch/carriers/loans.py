@@ -54,9 +54,9 @@ class OnSlot:
     consumer holds too many slots.
     """
 
-    __slots__ = ("_extent", "_frame", "_has_tensors", "_loans", "_owner", "_place", "_reading", "_slot")
+    __slots__ = ("_extent", "_frame", "_has_tensors", "_loans", "_on_slot", "_owner", "_place", "_reading", "_slot")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - called once a batch, and by name that would take twice as long
         self,
         frame: bytes | bytearray,
         place: tuple[int, int] | None,
@@ -73,9 +73,11 @@ class OnSlot:
         self._loans = loans
         self._owner = loans.segment.owner(slot)
         self._reading: weakref.ref[_Reading] | None = None
+        self._on_slot = False  # whether there may be an item on the slot that the consumer has, or is about to get
 
     @property
     def size(self) -> int:
+        """See :class:`~asyncprefetch._payloads.Payload`."""
         size = self._place[1] if self._place is not None else len(self._frame)
         if self._must_copy:
             size += self._extent
@@ -86,17 +88,29 @@ class OnSlot:
         return self._loans.exhausted or (self._reading is not None and self._reading() is not None)
 
     def open(self) -> Any:
-        memory = bytearray(memoryview(self._owner)[: self._extent]) if self._must_copy else self._owner
-        item = self.load(memory)
+        """The item, for the consumer to keep and to change."""
+        # Set before the look at a snapshot, which may be taken just now: this may be in another thread.
+        self._on_slot = True
+        if self._must_copy:
+            self._on_slot = False
+            item = self.load(self._copy())
+        else:
+            item = self.load()
         self._loans.lend(self._slot)
         return item
 
     def reading(self) -> _Reading:
+        """The batch as it is now, for a snapshot. On the loop, and not after it was delivered."""
         reading = self._reading() if self._reading is not None else None
         if reading is None:
             reading = _Reading(self)
             self._reading = weakref.ref(reading)
+            if self._on_slot:
+                reading.memory = self._copy()
         return reading
+
+    def _copy(self) -> bytearray:
+        return bytearray(memoryview(self._owner)[: self._extent])
 
     @property
     def extent(self) -> int:
@@ -114,19 +128,20 @@ class OnSlot:
 
 
 class _Reading:
-    """The batch for a snapshot: while this lives, the consumer gets a copy."""
+    """The batch for a snapshot: while this lives, the consumer gets a copy. Or this has one, made before that got it."""
 
-    __slots__ = ("__weakref__", "_batch")
+    __slots__ = ("__weakref__", "_batch", "memory")
 
     def __init__(self, batch: OnSlot) -> None:
         self._batch = batch
+        self.memory: bytearray | None = None
 
     @property
     def size(self) -> int:
         return self._batch.extent
 
     def open(self) -> Any:
-        return self._batch.load()
+        return self._batch.load(self.memory)
 
     def reading(self) -> Self:
         return self

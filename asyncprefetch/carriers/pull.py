@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
 from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop, ToWorker
-from asyncprefetch._producer import Producer
+from asyncprefetch._producer import Collecting, Producer
 from asyncprefetch.carriers import Sink
 from asyncprefetch.carriers.ending import CLOSE_GRACE, close_iterators, end_process, in_thread
 from asyncprefetch.executors import ProcessExecutor
@@ -30,6 +30,40 @@ _CALLS_AHEAD = 3
 _keys = itertools.count()
 
 
+class PullWorker:
+    """A producer whose answers are what its calls return.
+
+    An executor that shares memory with the loader calls this very object. Where a call is pickled, the object arrives
+    as the one that its process keeps under the same key.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._answers = Collecting()
+        self._producer = Producer(self._answers)
+
+    def __reduce__(self) -> Any:
+        return _worker_of_this_process, (self._key,)
+
+    def handle(self, message: ToWorker) -> list[FromWorker]:
+        """Do what ``message`` asks; the answers, in order."""
+        self._producer.handle(message)
+        return self._answers.take()
+
+    def close(self) -> list[FromWorker]:
+        """Close the iterators. Gives the last log records."""
+        self._producer.close()
+        _workers.pop(self._key, None)
+        return self._answers.take()
+
+
+_workers: dict[str, PullWorker] = {}
+
+
+def _worker_of_this_process(key: str) -> PullWorker:
+    return _workers.setdefault(key, PullWorker(key))
+
+
 class PullCarrier:
     """Carries the runs of one worker over an executor, one call a message."""
 
@@ -37,7 +71,7 @@ class PullCarrier:
         self._executor = executor
         self._sink: Sink | None = sink
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(f"{os.getpid()}-{next(_keys)}")
+        self._remote = PullWorker(f"{os.getpid()}-{next(_keys)}")
         self._draws: deque[Credit] = deque()  # one item each; not submitted yet
         self._granted: dict[int, int] = {}  # by shard, up to which position there are draws
         self._calls: deque[tuple[asyncio.Future[list[FromWorker]], ToWorker]] = deque()  # submitted, oldest first
@@ -70,7 +104,7 @@ class PullCarrier:
             self.start(start)
         else:
             # The first submit to an executor that is not ours may start a process, and block for as long as that takes.
-            first = self._in_thread(lambda: self._executor.submit(self._producer.handle, setup))
+            first = self._in_thread(lambda: self._executor.submit(self._remote.handle, setup))
             first.add_done_callback(lambda done: self._opened(done, setup, start))
 
     def _opened(self, first: asyncio.Future[Any], setup: Setup, start: Start) -> None:
@@ -139,7 +173,7 @@ class PullCarrier:
         """Whether the worker lives and closed its iterators in time."""
         if self._dead or not self._up:
             return False
-        return await close_iterators(self._executor, self._producer.close, self._worker)
+        return await close_iterators(self._executor, self._remote.close, self._worker)
 
     async def _shut_down(self, idle: bool) -> None:
         if isinstance(self._executor, ProcessExecutor):
@@ -166,7 +200,7 @@ class PullCarrier:
         if self._dead:
             return
         try:
-            call = self._loop.run_in_executor(self._executor, self._producer.handle, message)
+            call = self._loop.run_in_executor(self._executor, self._remote.handle, message)
         except Exception as error:  # an executor that does not take calls is as good as gone, whatever it raises
             self._gone(error)
         else:

@@ -11,6 +11,7 @@ import functools
 import mmap
 import os
 import sys
+import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,10 +47,13 @@ class Segment:
         self.stride = geometry.stride
         self.slots = geometry.slots
         self._descriptor = descriptor
+        # Also of a segment that nobody retires.
+        self._close = weakref.finalize(self, os.close, descriptor)
+        self._close.atexit = False
         try:
             self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
         except (OSError, ValueError):
-            os.close(descriptor)
+            self._close()
             raise
         self._type: Any = ctypes.c_char * geometry.stride
         # One owner a slot, for good: whatever lies on the slot refers to it, so that its count of references tells
@@ -64,8 +68,9 @@ class Segment:
         """A new one with so many slots, as large as they may be; ``None`` where the system gives none."""
         if not hasattr(os, "memfd_create"):
             return None
-        stride = min(_MAX_STRIDE, _MAX_MAPPED // slots) // mmap.PAGESIZE * mmap.PAGESIZE
+        stride = min(_MAX_STRIDE, _MAX_MAPPED // slots)
         while stride >= _MIN_STRIDE:
+            stride -= stride % mmap.PAGESIZE
             try:
                 descriptor = os.memfd_create("asyncprefetch", os.MFD_CLOEXEC)
             except OSError:
@@ -95,7 +100,10 @@ class Segment:
     @property
     def mapped(self) -> int:
         """Bytes of memory that it takes at present."""
-        return os.fstat(self._descriptor).st_blocks * 512 if self._descriptor >= 0 else 0
+        try:
+            return os.fstat(self._descriptor).st_blocks * 512
+        except OSError:  # it was retired, maybe just now, in another thread
+            return 0
 
     def owner(self, slot: int) -> Any:
         """The slot's memory: a buffer of ``stride`` bytes. Arrays on it, and all views of them, keep it in use."""
@@ -113,9 +121,10 @@ class Segment:
         """Free the slot's pages: its content is lost, and its next use takes new ones."""
         self._free(slot, slot + 1)
 
-    def protect(self, slot: int, access: int) -> None:
+    def protect(self, slot: int, begin: int, end: int, access: int) -> None:
         """Let this side do to the slot's pages what ``access`` says; anything else ends the process by SIGSEGV."""
-        if _libc().mprotect(ctypes.c_void_p(self.start + slot * self.stride), ctypes.c_size_t(self.stride), access):
+        start = self.start + slot * self.stride + begin
+        if _libc().mprotect(ctypes.c_void_p(start), ctypes.c_size_t(end - begin), access):
             raise OSError(ctypes.get_errno(), "mprotect failed")
 
     def retire(self) -> None:
@@ -123,15 +132,15 @@ class Segment:
 
         It takes as long as freeing the memory does. Nobody may use the segment any more, but what lies on it is safe.
         """
-        if self._descriptor < 0:
+        if not self._close.alive:
             return
         begin = 0
         for slot in [*(slot for slot in sorted(self._owners) if self.in_use(slot)), self.slots]:
             if slot > begin:
                 self._free(begin, slot)
             begin = slot + 1
-        descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
+        self._descriptor = -1
+        self._close()
         self._owners.clear()
         del self._map
 

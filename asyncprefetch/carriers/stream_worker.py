@@ -7,16 +7,27 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch import _pickling, arrays
-from asyncprefetch._messages import Credit, Log, Setup, Start, Stop
+from asyncprefetch._messages import Credit, FromWorker, Setup, Start, Stop
 from asyncprefetch._producer import Producer
 from asyncprefetch.carriers.arena import Arena
 from asyncprefetch.carriers.channel import WorkerEnd
 from asyncprefetch.carriers.segments import Geometry, Segment
-from asyncprefetch.carriers.wire import IN_SLOT, ITEM, TENSORS, Parcel, Release, pack_place
+from asyncprefetch.carriers.wire import (
+    IN_SLOT,
+    ITEM,
+    NO_PLACE,
+    TENSORS,
+    Place,
+    Release,
+    pack_item,
+    pack_message,
+    pack_place,
+)
 
 _LOG = logging.getLogger("asyncprefetch.worker")
 
@@ -51,13 +62,13 @@ class StreamWorker:
                 else:
                     self._arena = Arena(segment, self._look, protect=protect)
         self._pickler = _pickling.ItemPickler(self._arena)
-        self._producer = Producer("stream", self._pack)
+        self._send: Callable[[FromWorker], None] = self._send_over_socket
+        self._producer = Producer(self)
 
     def set_up(self, setup: Setup) -> None:
         """Call the user's initializer, and say hello."""
         arrays.use(self._arena)
-        for message in self._producer.handle(setup):
-            self._end.send(message)
+        self._producer.handle(setup)
 
     def run(self, start: Start) -> None:
         """One run: until its final sentinel is sent, or no order can come any more."""
@@ -67,27 +78,27 @@ class StreamWorker:
             return  # the initializer failed, and that was told
         self._due.clear()
         self._stop = None
-        end, producer, due = self._end, self._producer, self._due
+        producer, due = self._producer, self._due
         while not self._over:
             if self._stop is not None:
                 stop, self._stop = self._stop, None
-                for message in producer.handle(stop):
-                    end.send(message)
+                producer.handle(stop)
                 if stop.run == start.run:
                     return
             elif not due:
                 self._take(wait=True)
-            elif messages := producer.draw(due[0]):
-                for message in messages:
-                    end.send(message)
+            elif producer.draw(due[0]):
                 if time.monotonic() - self._looked_at > _LOOK_EVERY:
                     self._take(wait=False)
             else:
                 due.popleft()
 
-    def close(self) -> list[Log]:
-        """Close the iterators. Gives the last log records."""
-        return self._producer.close()
+    def close(self) -> list[FromWorker]:
+        """Close the iterators. Gives the last log records: nobody reads the socket any more."""
+        last: list[FromWorker] = []
+        self._send = last.append
+        self._producer.close()
+        return last
 
     def _look(self) -> None:
         """See what has come: before memory is taken, slots that were released can be used."""
@@ -114,22 +125,31 @@ class StreamWorker:
             # One slot for each item that may be made now, and one for that which is being made.
             self._arena.trim(sum(map(self._producer.missing, self._due)) + 1)
 
-    def _pack(self, item: Any) -> Parcel:
-        """``item`` as it is sent. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
+    # ---------------------------------------------------------------------------------------- the producer's outlet
+
+    def item(self, run: int, shard: int, position: int, fingerprint: int, item: Any) -> None:
+        """Send an item. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
         arena = self._arena
+        place: Place | None = None
         try:
             frame = self._pickler.dumps(item)
             marks = ITEM | TENSORS if self._pickler.has_tensors else ITEM
-            if arena is None:
-                return Parcel(frame, marks)
-            if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
-                frame, marks = pack_place(offset, len(frame)), marks | IN_SLOT
-            sealed = arena.seal()
+            if arena is not None:
+                if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
+                    frame, marks = pack_place(offset, len(frame)), marks | IN_SLOT
+                place = arena.seal()
         except BaseException:
             if arena is not None:
                 arena.discard()
             raise
-        return Parcel(frame, marks) if sealed is None else Parcel(frame, marks, *sealed)
+        self._end.send(pack_item(frame, marks, (run, shard, position), fingerprint, place or NO_PLACE))
+
+    def send(self, message: FromWorker) -> None:
+        """Send any other message."""
+        self._send(message)
+
+    def _send_over_socket(self, message: FromWorker) -> None:
+        self._end.send(pack_message(message))
 
 
 _worker: StreamWorker | None = None
@@ -153,7 +173,7 @@ def run(start: Start) -> None:
     _worker.run(start)
 
 
-def close() -> list[Log]:
+def close() -> list[FromWorker]:
     """See :meth:`StreamWorker.close`."""
     assert _worker is not None
     return _worker.close()

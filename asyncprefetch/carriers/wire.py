@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from asyncprefetch._messages import Credit, FromWorker, Item, Stop
+from asyncprefetch._messages import Credit, FromWorker, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,11 @@ ITEM = 1  # an item's frame; else a pickled message
 IN_SLOT = 2  # the frame lies in the slot, and this is its place
 TENSORS = 4  # opening the item takes torch
 
+Place = tuple[int, int]
+"""An item's slot, and how many bytes from the slot's beginning it takes at most."""
+
 NO_SLOT = -1
+NO_PLACE: Place = (NO_SLOT, 0)
 _HEADER = struct.Struct("<QBIIQIiQ")
 _PLACE = struct.Struct("<QQ")
 
@@ -69,19 +73,6 @@ Header = tuple[int, int, int, int, int, int, int, int]
 """Length of the body, marks; and of an item: run, shard, position, fingerprint, slot, extent."""
 
 Record = tuple[Header, bytes | bytearray]
-
-
-@dataclass(slots=True)
-class Parcel:
-    """An item's payload as the worker sends it: a frame, and the slot that goes with it, if any.
-
-    ``extent`` is how many bytes of the slot, from its beginning, the item takes at most.
-    """
-
-    frame: bytes
-    marks: int = ITEM
-    slot: int = NO_SLOT
-    extent: int = 0
 
 
 def pack_place(offset: int, length: int) -> bytes:
@@ -95,17 +86,23 @@ def unpack_place(body: bytes | bytearray) -> tuple[int, int]:
     return offset, length
 
 
-def pack_record(message: FromWorker) -> tuple[bytes, bytes]:
-    """Header and body of a message; an item's payload must be a :class:`Parcel`."""
-    if isinstance(message, Item):
-        run, shard, position, fingerprint, parcel = message
-        assert isinstance(parcel, Parcel)
-        body = parcel.frame
-        return _HEADER.pack(
-            len(body), parcel.marks, run, shard, position, fingerprint, parcel.slot, parcel.extent
-        ), body
+def pack_item(frame: bytes, marks: int, where: tuple[int, int, int], fingerprint: int, place: Place) -> bytes:
+    """An item's record.
+
+    Args:
+        frame: its frame, or what tells of the frame's place.
+        marks: which of the two, and what else.
+        where: run, shard and position.
+        fingerprint: the item's.
+        place: where in the slots it lies.
+    """
+    return _HEADER.pack(len(frame), marks, *where, fingerprint, *place) + frame
+
+
+def pack_message(message: FromWorker) -> bytes:
+    """The record of any other message."""
     body = pickle.dumps(message, 5)
-    return _HEADER.pack(len(body), 0, 0, 0, 0, 0, NO_SLOT, 0), body
+    return _HEADER.pack(len(body), 0, 0, 0, 0, 0, *NO_PLACE) + body
 
 
 class RecordReader:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import NonNegativeInt, PositiveInt
 
+from asyncprefetch.arrays import full, zeros
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch
 
@@ -132,8 +133,8 @@ class PackingIterator(StatefulIterator[Batch]):
 
 def _batch(tokens: npt.NDArray[np.int64], state: PackingState) -> Batch:
     shape, targets = (state.batch_size, state.sequence_length), tokens.size - 1
-    x, y = np.full(shape, state.pad_id, np.int64), np.full(shape, state.pad_id, np.int64)
-    mask = np.zeros(shape, np.bool_)
+    x, y = full(shape, state.pad_id, np.int64), full(shape, state.pad_id, np.int64)
+    mask = zeros(shape, np.bool_)
     x.reshape(-1)[:targets] = tokens[:-1]
     y.reshape(-1)[:targets] = tokens[1:]
     mask.reshape(-1)[:targets] = True

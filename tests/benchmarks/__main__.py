@@ -32,7 +32,7 @@ def main() -> None:
     measurements = measurements_of(groups)
     print(f"{len(measurements)} measurements, {effort.repeats} times", file=sys.stderr)
     began = time.monotonic()
-    outcomes = measure(measurements, effort, options.out, lambda text: print(text, file=sys.stderr))
+    outcomes = measure(measurements, effort, options.out, tell)
     print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
     sections = report.sections(groups, outcomes)
@@ -51,6 +51,11 @@ def main() -> None:
         importlib.import_module("tests.benchmarks.chart").draw(sections, options.out / "benchmark.png")
         written.append("benchmark.png")
     print(f"in {options.out}: {', '.join(written)}")
+
+
+def tell(text: str) -> None:
+    """A line of progress, in one write: threads tell."""
+    sys.stderr.write(f"{text}\n")
 
 
 def parse() -> argparse.Namespace:

@@ -58,7 +58,7 @@ def draw_rates(axes: Axes, section: Section) -> None:
         axes.text(max(line.median, line.high), place, f" {number(line.median)}{ratio}", va="center", fontsize=8)
     axes.set_xscale("log")
     top = max((line.high or 1 for line in known), default=10)
-    axes.set_xlim(floor, top * (top / floor) ** 0.15)
+    axes.set_xlim(floor, top * (top / floor) ** 0.2)
     label_rows(axes, [f"{line.title} [{line.allocator}]" for line in lines])
     axes.set(title=section.group.title, xlabel=f"batches/s, logarithmic (ratio: to {section.group.reference})")
 
@@ -68,7 +68,7 @@ def draw_goals(axes: Axes, goals: Sequence[tuple[Section, Line]]) -> None:
     shares = [min(line.share or 0, MOST) for _, line in goals]
     for place, ((_, line), share) in enumerate(zip(goals, shares, strict=True)):
         axes.barh(place, share - 1, left=1, color=MET if share >= 1 else MISSED)
-        text = f" {number(line.median or 0)} {line.unit} (goal {line.goal})"
+        text = f" {line.reached} (goal {line.goal})"
         axes.text(max(share, 1), place, text, va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(min(0.5, *(share / 1.5 for share in shares if share > 0)), MOST * 8)

@@ -23,7 +23,7 @@ def main() -> None:
         run = getattr(importlib.import_module(f"tests.benchmarks.measurements.{module}"), function)
         answer = {"figures": asyncio.run(run(**spec["parameters"]))}
     except Exception as error:  # whatever a contender raises is what the table has to say of it
-        answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+        answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(": ")}
     print(json.dumps(answer), file=channel, flush=True)
 
 

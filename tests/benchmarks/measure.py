@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
-
-from tests.benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +36,7 @@ class Measurement:
         run: ``module.function`` in ``measurements``.
         parameters: of that function.
         quick: other parameters, where a run is only to show that everything works.
-        peer: whose packages it needs.
+        packages: that it needs.
         raised: whether glibc's thresholds are raised in the whole process and in those that it starts.
         timed: whether it takes ``warm_up`` and ``seconds``.
         writes: whether it takes a ``folder`` for files of its own.
@@ -48,7 +47,7 @@ class Measurement:
     run: str
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     quick: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    peer: str = "bare"
+    packages: tuple[str, ...] = ()
     raised: bool = False
     timed: bool = True
     writes: bool = False
@@ -95,22 +94,30 @@ def measure(
     turns = [(turn, measurement) for turn in range(effort.repeats) for measurement in measurements]
 
     def take_turn(turn: int, measurement: Measurement) -> None:
-        outcome = outcomes[measurement.name]
+        outcome, began = outcomes[measurement.name], time.monotonic()
         if not outcome.given_up:
             _once(measurement, effort, out, outcome)
         if turn == 0 or not outcome.given_up:
-            tell(f"{turn + 1}/{effort.repeats}  {measurement.name}  {outcome.problem}".rstrip())
+            took = time.monotonic() - began
+            tell(f"{turn + 1}/{effort.repeats} {took:5.1f} s  {measurement.name}  {outcome.problem}".rstrip())
 
+    if not effort.quick:
+        for turn in turns:
+            take_turn(*turn)
+        return outcomes
     # Where nothing is compared, two at a time.
-    with ThreadPoolExecutor(max_workers=2 if effort.quick else 1) as threads:
-        for done in [threads.submit(take_turn, *turn) for turn in turns]:
-            done.result()
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        try:
+            for done in [threads.submit(take_turn, *turn) for turn in turns]:
+                done.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
     return outcomes
 
 
 def _expected(measurement: Measurement) -> Outcome:
     """Nothing yet; or, where packages are missing, what to do about it."""
-    missing = PEERS[measurement.peer].missing()
+    missing = [package for package in measurement.packages if find_spec(package) is None]
     if missing:
         return Outcome(problem=f"not installed: pip install {' '.join(missing)}", given_up=True)
     if measurement.raised and platform.libc_ver()[0] != "glibc":
@@ -127,12 +134,13 @@ def _once(measurement: Measurement, effort: Effort, out: Path, outcome: Outcome)
         parameters.update(warm_up=effort.warm_up, seconds=effort.seconds)
         limit += 20 * effort.seconds
     if measurement.writes:
-        parameters["folder"] = str(out)
+        parameters["folder"] = str(out.resolve())
     spec = json.dumps({"run": measurement.run, "parameters": parameters})
     answer = _run_child(spec, environment(measurement.raised), limit)
     outcome.samples.append(answer.get("figures"))
     if "failed" in answer:
-        outcome.problem = f"failed: {answer['failed']}"
+        # The figures are for others to read, and where this checkout lies is none of them.
+        outcome.problem = f"failed: {answer['failed']}".replace(str(ROOT), ".")
     if "hung" in answer:
         outcome.problem = f"failed: {answer['hung']}"
         outcome.given_up = True
@@ -184,9 +192,18 @@ def _lines(file: IO[str]) -> list[str]:
 def _end_group(child: subprocess.Popen[bytes]) -> None:
     """End what the child started, which is its group; first let it end by itself, if the child itself has."""
     until = time.monotonic() + (GRACE if child.poll() is not None else 0)
+    while time.monotonic() < until and _runs(child.pid):
+        time.sleep(0.005)
     with suppress(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(child.pid, 0)
-            time.sleep(0.005)
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def _runs(group: int) -> bool:
+    """Whether a process of the group is left that has not ended; those that nobody has waited for yet have."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = path.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False

@@ -27,7 +27,8 @@ class Line:
         ratio: median of the ratios to the reference, turn by turn.
         also: further figures, as text.
         goal: in words.
-        share: what was reached of the goal, above 1 where it is met; ``None`` where nothing is to be said.
+        reached: what is held to the goal, in words.
+        share: how many times the goal is reached, from 1 where it is met; ``None`` where nothing is to be said.
         problem: what went wrong.
     """
 
@@ -40,6 +41,7 @@ class Line:
     ratio: float | None
     also: str
     goal: str
+    reached: str
     share: float | None
     problem: str
 
@@ -50,7 +52,9 @@ class Line:
             return ""
         if self.share is None:
             return "not measured"
-        return "met" if self.share >= 1 else f"MISSED ({self.share:.0%} of it)"
+        if self.share >= 1:
+            return "met"
+        return f"MISSED: {self.share:.0%} of it" if self.goal.startswith(">=") else f"MISSED: {1 / self.share:.2f} x it"
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def line(row: Row, group: Group, outcomes: Mapping[str, Outcome]) -> Line:
         ratio=statistics.median(ratios) if ratios else None,
         also=", ".join(also),
         goal="" if goal is None else _goal_in_words(goal, row.unit),
+        reached="" if goal is None or judged is None else _with_unit(judged, "x" if goal.relative else row.unit),
         share=None if goal is None or judged is None else _share(goal, judged),
         problem=problem,
     )
@@ -117,7 +122,11 @@ def _share(goal: Goal, value: float) -> float:
 def _goal_in_words(goal: Goal, unit: str) -> str:
     sign, bound = (">=", goal.at_least) if goal.at_least is not None else ("<=", goal.at_most)
     assert bound is not None
-    return f"{sign} {bound:g} x" if goal.relative else f"{sign} {number(bound)} {unit}"
+    return f"{sign} {_with_unit(bound, 'x' if goal.relative else unit)}"
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{number(value)} {unit}"
 
 
 def number(value: float) -> str:

@@ -74,14 +74,16 @@ def stream(peer: str, size: str, make: str = "plain", prefetch: int = 8, **more:
     raised, label = more.pop("raised", False), more.pop("label", "")
     how = ", ".join(filter(None, [make.replace("_", " "), f"prefetch {prefetch}", "raised" if raised else "", label]))
     parameters = {"peer": peer, "make": make, "size": size, "prefetch": prefetch, **more}
-    return Measurement(f"{size}, {PEERS[peer].title}: {how}", "throughput.stream", parameters, peer=peer, raised=raised)
+    packages = tuple(dict.fromkeys((*PEERS[peer].packages, *(("torch",) if make == "tensors" else ()))))
+    name = f"{size}, {PEERS[peer].title}: {how}"
+    return Measurement(name, "throughput.stream", parameters, packages=packages, raised=raised)
 
 
 def ours(name: str, run: str, size: str, make: str = "plain", prefetch: int = 8, **more: Any) -> Measurement:
     """Something measured of this library alone. ``more``: fields of the measurement, else parameters of the run."""
     fields = {key: more.pop(key) for key in ("quick", "timed", "writes", "limit") if key in more}
     parameters = {"make": make, "size": size, "prefetch": prefetch, **more}
-    return Measurement(name, run, parameters, peer="asyncprefetch", **fields)
+    return Measurement(name, run, parameters, **fields)
 
 
 def bare(size: str, raised: bool = False) -> Measurement:
@@ -102,15 +104,17 @@ def measurements_of(groups: Iterable[Group]) -> list[Measurement]:
 
 
 def one_of_each(groups: Iterable[Group]) -> list[Group]:
-    """Rows enough to run every function and every contender, once."""
-    run: dict[tuple[str, str], str] = {}
+    """Rows enough to run every function, every contender, and every kind of batch, once."""
+    chosen: dict[tuple[str, str, str], str] = {}
     kept = []
     for group in groups:
-        rows = tuple(
-            row
-            for row in group.rows
-            if run.setdefault((row.measurement.run, row.measurement.peer), row.measurement.name) == row.measurement.name
-        )
+        rows = []
+        for row in group.rows:
+            measurement = row.measurement
+            part = measurement.parameters.get
+            kind = (measurement.run, part("peer", ""), part("make", ""))
+            if chosen.setdefault(kind, measurement.name) == measurement.name:
+                rows.append(row)
         if rows:
-            kept.append(Group(group.id, group.title, group.reference, rows))
+            kept.append(Group(group.id, group.title, group.reference, tuple(rows)))
     return kept

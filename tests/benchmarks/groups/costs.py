@@ -24,7 +24,7 @@ def lag() -> Group:
 
 def get_state() -> Group:
     """A checkpoint's wait."""
-    also = {"ms": "{:.2f} in all", "step_ms": "step {:.2f}", "max_ms": "max {:.2f}"}
+    also = {"ms": "{:.2f} in all", "step_ms": "step {:.2f}", "max_ms": "max {:.2f}", "held": "{:.1f} batches in it"}
     goal = Goal(at_most=4)
     name = "get_state, 0.5 MB"
     fast, slow = (ours(f"{name}, {n} ms", "snapshots.latency", "0.5 MB", spin_seconds=n / 1000) for n in (0, 5))
@@ -40,7 +40,8 @@ def checkpoints() -> Group:
     """Many checkpoints, and none."""
 
     def row(title: str, least: float, size: str, every: int, **options: Any) -> Row:
-        measurement = ours(f"checkpoints: {title}", "snapshots.every", size, every=every, limit=120, **options)
+        name, quick = f"checkpoints: {title}", {"every": 20}
+        measurement = ours(name, "snapshots.every", size, every=every, limit=120, quick=quick, **options)
         also = {"rate": "{:,.0f}", "rate_never": "of {:,.0f} batches/s"}
         return Row(title, measurement, "relative", "x never", WORKERS_RAISED, goal=Goal(at_least=least), also=also)
 
@@ -60,7 +61,7 @@ def first_batch() -> Group:
     fresh = ours("first batch, fresh", "starting.fresh", "0.5 MB", timed=False)
     restored = ours("first batch, restored", "starting.restored", "0.5 MB", timed=False)
     goal = Goal(at_most=350)
-    also = {"load_ms": "behind {:.1f} for reading the file"}
+    also = {"load_ms": "behind {:.1f} for reading the file", "buffered": "{:.0f} batches in it"}
     rows = (
         Row("fresh loader, the program's first", fresh, "first_ms", "ms", WORKERS_RAISED, goal=goal),
         Row("fresh loader, the program's second", fresh, "second_ms", "ms", WORKERS_RAISED, goal=goal),
@@ -71,9 +72,10 @@ def first_batch() -> Group:
 
 def file() -> Group:
     """A state of 64 MiB on disk."""
-    saved = ours("file", "files.save_and_load", "8 MiB", timed=False, writes=True)
+    saved = ours("file", "files.save_and_load", "8 MiB", timed=False, writes=True, quick={"size": "0.5 MB"})
+    disk = {"fsync_ms": "fsync {:.0f} ms", "raw_mb": "{:.0f} MB of arrays"}
     rows = (
-        Row("save, without fsync", saved, "save_gbs", "GB/s", also={"fsync_ms": "fsync {:.0f} ms"}),
+        Row("save, without fsync", saved, "save_gbs", "GB/s", also=disk),
         Row("load", saved, "load_gbs", "GB/s"),
         Row("save and load, one after the other", saved, "both_gbs", "GB/s", goal=Goal(at_least=0.5)),
         Row("file beyond the raw bytes", saved, "overhead_percent", "%", goal=Goal(at_most=1)),

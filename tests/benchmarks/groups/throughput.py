@@ -24,13 +24,13 @@ def throughput(id: str, size: str, *rows: Row) -> Group:
         Row("bare for, library imported", stream("bare", size), "rate", "batches/s", DEFAULT, reference, also=faults),
         row(PEERS["warm"].title, stream("warm", size)),
     )
-    keep = {"peer_options": {"keep_arrays": True}, "label": "arrays kept"}
+    keep: dict[str, Any] = {"peer_options": {"keep_arrays": True}, "label": "arrays kept"}
     peers = [row(PEERS[peer].title, stream(peer, size)) for peer in ("manager", "torch")]
     peers.append(row("torch DataLoader, arrays kept", stream("torch", size, **keep)))
     others = ("torchdata", "nodes", "nodes-process", "grain", "spdl", "spdl-pool")
     peers += [row(PEERS[peer].title, stream(peer, size)) for peer in others]
     peers.append(row(PEERS["spdl-pool"].title, stream("spdl-pool", size, raised=True), RAISED))
-    unaided = {"peer_options": {"worker_malloc": "default"}, "label": "allocator left alone"}
+    unaided: dict[str, Any] = {"peer_options": {"worker_malloc": "default"}, "label": "allocator left alone"}
     own = (row("asyncprefetch", stream("asyncprefetch", size, **unaided)), *rows)
     return Group(id, f"Throughput, {size} a batch", "bare, plain program, default", (*limits, *peers, *own))
 
@@ -92,7 +92,11 @@ def tensors() -> Group:
 
 def overlap() -> Group:
     """Both ends busy for the same time."""
-    spins = {"consumer_spin": 0.005, "recipe_options": {"spin_seconds": 0.005}, "label": "5 ms and 5 ms"}
+    spins: dict[str, Any] = {
+        "consumer_spin": 0.005,
+        "recipe_options": {"spin_seconds": 0.005},
+        "label": "5 ms and 5 ms",
+    }
 
     def row(peer: str, allocator: str = DEFAULT, goal: Goal | None = None) -> Row:
         return Row(PEERS[peer].title, stream(peer, "2 KB", **spins), "rate", "batches/s", allocator, goal=goal)
@@ -107,7 +111,7 @@ def workers() -> Group:
 
     def sharded(workers: int) -> Measurement:
         parameters = {"workers": workers, "shards": 2, **work}
-        return Measurement(f"CPU-bound, {workers} workers", "throughput.sharded", parameters, peer="asyncprefetch")
+        return Measurement(f"CPU-bound, {workers} workers", "throughput.sharded", parameters)
 
     def processes(workers: int) -> Measurement:
         return Measurement(f"CPU-bound, {workers} processes", "throughput.processes", {"workers": workers, **work})

@@ -15,7 +15,7 @@ WINDOWS = 20
 """Windows that are timed at either place; the median of them counts."""
 
 
-async def old_and_young(make: str, size: str, prefetch: int, young: int, old: int, window: int) -> dict[str, float]:
+async def old_and_young(make: str, size: str, prefetch: int, *, young: int, old: int, window: int) -> dict[str, float]:
     """Time a batch, and memory, behind ``young`` batches and behind ``old`` ones."""
     async with AsyncPrefetcher(recipe(make, size).build(), n_batches_to_prefetch=prefetch) as loader:
         await _take(loader, young)

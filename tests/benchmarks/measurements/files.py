@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
-from tests.benchmarks.measurements.snapshots import fill
 from tests.benchmarks.batches import SHAPES
+from tests.benchmarks.measurements.snapshots import fill
 from tests.benchmarks.workloads import recipe
 
 TIMES = 5
@@ -33,10 +33,10 @@ async def save_and_load(make: str, size: str, prefetch: int, folder: str) -> dic
     recipe_ = recipe(make, size)
     async with AsyncPrefetcher(recipe_.build(), n_batches_to_prefetch=prefetch) as loader:
         await anext(loader)
-        await fill(loader, prefetch)
+        await fill(loader)
         state = await loader.get_state()
     rows, columns = SHAPES[size]
-    raw = prefetch * 2 * rows * columns * 8
+    raw = len(state.buffer) * 2 * rows * columns * 8
     saving, syncing, loading = [], [], []
     os.fsync = _timed_sync
     with tempfile.TemporaryDirectory(dir=folder) as own:
@@ -58,5 +58,5 @@ async def save_and_load(make: str, size: str, prefetch: int, folder: str) -> dic
         "both_gbs": raw / (save + load) / 1e9,
         "fsync_ms": sync * 1e3,
         "overhead_percent": (file / raw - 1) * 100,
-        "raw_bytes": raw,
+        "raw_mb": raw / 1e6,
     }

@@ -26,13 +26,13 @@ async def streaming(make: str, size: str, prefetch: int, warm_up: float, seconds
     return {"rate": consumer.figures()["rate"], **_summary([lag for at, lag in lags if ended - seconds <= at <= ended])}
 
 
-async def idle(seconds: float) -> dict[str, float]:
+async def idle(warm_up: float, seconds: float) -> dict[str, float]:
     """A ticker alone: what timers and the machine do by themselves."""
     lags: list[tuple[float, float]] = []
     ticker = asyncio.create_task(_tick(lags))
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(warm_up + seconds)
     ticker.cancel()
-    return _summary([lag for _, lag in lags])
+    return _summary([lag for at, lag in lags if at >= lags[-1][0] - seconds])
 
 
 async def _tick(lags: list[tuple[float, float]]) -> None:

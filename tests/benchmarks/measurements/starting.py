@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
-from tests.benchmarks.measurements.snapshots import fill
 from tests.benchmarks.batches import Batch
+from tests.benchmarks.measurements.snapshots import fill
 from tests.benchmarks.workloads import recipe
 
 
@@ -52,7 +52,7 @@ async def leave(make: str, size: str, prefetch: int, path: str) -> dict[str, flo
     """The other program: take one batch, wait for as many as there may be, and save."""
     async with AsyncPrefetcher(recipe(make, size).build(), n_batches_to_prefetch=prefetch) as loader:
         await anext(loader)
-        await fill(loader, prefetch)
+        await fill(loader)
         state = await loader.get_state()
     await state.save(path)
     return {"buffered": len(state.buffer)}

@@ -8,9 +8,9 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from asyncprefetch import AsyncPrefetcher
+from tests.benchmarks.batches import compute
 from tests.benchmarks.measurements.consumer import Consumer, consume
 from tests.benchmarks.peers import open_stream
-from tests.benchmarks.batches import compute
 from tests.benchmarks.workloads import recipe
 
 FORK = multiprocessing.get_context("fork")
@@ -21,6 +21,7 @@ async def stream(
     make: str,
     size: str,
     prefetch: int,
+    *,
     warm_up: float,
     seconds: float,
     consumer_spin: float = 0.0,

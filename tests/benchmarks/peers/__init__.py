@@ -1,8 +1,8 @@
 """Where batches come from: one module a contender, all with the same interface.
 
 ``stream(source, prefetch)`` is a context manager, synchronous or not, that gives an iterator of the same kind over the
-batches of ``source``; what was started ends with it, or with the process. A module imports its library at its top, so a contender's
-module is imported only where it is measured.
+batches of ``source``; what was started ends with it, or with the process. A module imports its library at its top, so
+it is imported only where its contender is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from tests.benchmarks.batches import Batch
@@ -33,10 +32,6 @@ class Peer:
     title: str
     module: str
     packages: tuple[str, ...] = ()
-
-    def missing(self) -> tuple[str, ...]:
-        """The packages that are not installed."""
-        return tuple(package for package in self.packages if find_spec(package) is None)
 
 
 PEERS = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from math import prod
 
 from spdl.pipeline import SharedMemorySegmentPool
 
-from tests.benchmarks.peers import spdl_subprocess
 from tests.benchmarks.batches import Batch
+from tests.benchmarks.peers import spdl_subprocess
 from tests.benchmarks.workloads import FilledState
 
 HELD = 2

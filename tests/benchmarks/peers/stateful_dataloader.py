@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tests.benchmarks.peers.torch_dataloader import Filled
 from tests.benchmarks.batches import Batch
+from tests.benchmarks.peers.torch_dataloader import Filled
 from tests.benchmarks.workloads import FilledState
 
 
