@@ -91,7 +91,7 @@ class Core:
             PrefetcherClosedError: ``aclose()`` was called.
             PrefetcherBusyError: the running loop is not the one on which the loader was started.
         """
-        if self.state in {LoaderState.CLOSING, LoaderState.CLOSED}:
+        if self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             raise PrefetcherClosedError("the loader was closed; build another one from its last state")
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
             raise PrefetcherBusyError(
@@ -164,8 +164,9 @@ class Core:
         for receiver in self._receivers:
             receiver.flush()
 
-    def _poll(self) -> bool:
-        return sum(receiver.poll() for receiver in self._receivers) > 0
+    def _poll(self) -> None:
+        for receiver in self._receivers:
+            receiver.poll()
 
     # -------------------------------------------------------------------------------------------------------- snapshot
 

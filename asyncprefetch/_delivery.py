@@ -13,13 +13,12 @@ import anyio.to_thread
 
 from asyncprefetch import _reports
 from asyncprefetch._entries import Ended, Entry, Failure, Lane, Ready
-from asyncprefetch._patience import Patience
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._rotation import AsReady, InOrder, Rotation
 from asyncprefetch._snapshot import Snapshot
 
 # With batches always at hand nothing would ever suspend, and every other task would starve.
-_MAX_SECONDS_WITHOUT_YIELD = 0.001
+_MAX_SECONDS_WITHOUT_YIELD = 0.0005
 
 # Room for more is told of at once, but for a consumer that takes batch after batch in less than so many seconds: then when
 # a quarter of what may be prefetched is free.
@@ -48,8 +47,7 @@ class Delivery:
         ledgers: what is known of each shard, kept by others.
         n_prefetch: the bound on batches made and not delivered.
         on_room: called when deliveries made room for more.
-        on_want: called before the consumer waits: a batch that has come meanwhile may be put. Gives whether calling
-            it again may help.
+        on_want: called before the consumer waits: a batch that has come meanwhile may be put.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Delivery:
         n_prefetch: int,
         *,
         on_room: Callable[[], None],
-        on_want: Callable[[], bool],
+        on_want: Callable[[], None],
     ) -> None:
         self.buffered = dict.fromkeys(ledgers, 0)
         for ready in origin.buffer:
@@ -78,7 +76,6 @@ class Delivery:
         self._on_room = on_room
         self._on_want = on_want
         self._yielded_at = self._told_at = time.monotonic()
-        self._patience = Patience()
         self._untold = 0  # deliveries since room was told of
         self._telling: asyncio.Handle | None = None
         self._max_untold = max(1, n_prefetch // 4)
@@ -127,14 +124,15 @@ class Delivery:
 
     def next_nowait(self, check: Callable[[int, Any], None]) -> Any:
         """The next item, after ``check(shard, item)``, if it is a batch at hand that opens at once; else ``NOTHING``."""
-        if not self.rotation.active:
+        now = time.monotonic()
+        if now - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD or self.failure is not None or not self.rotation.active:
             return NOTHING
         lane = self._lanes[self.rotation.due]
         entry = lane.head
-        now = time.monotonic()
-        if type(entry) is not Ready or now - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD or self.failure is not None:
-            return NOTHING
-        if entry.payload.size > _LARGE:
+        if entry is None:
+            self._look()
+            entry = lane.head
+        if type(entry) is not Ready or entry.payload.size > _LARGE:
             return NOTHING
         item = _open(entry)
         return NOTHING if type(item) is _Unreadable else self._deliver(lane, entry, item, check, now)
@@ -157,6 +155,8 @@ class Delivery:
                 raise StopAsyncIteration
             lane = self._lanes[self.rotation.due]
             if lane.empty():
+                self._look()
+            if lane.empty():
                 await self._wait(lane)
             entry = lane.head
             match entry:
@@ -173,13 +173,13 @@ class Delivery:
                 case Failure():
                     self.failure = entry.error
 
-    async def _wait(self, lane: Lane) -> None:
+    def _look(self) -> None:
+        """See to it that whoever makes batches may, and whether one has come that the loop does not know of yet."""
         if self._untold:
             self._tell_room(time.monotonic())
-        if self._on_want() and lane.empty():
-            self._patience.look(lambda: self._on_want() and not lane.empty())
-        if not lane.empty():
-            return
+        self._on_want()
+
+    async def _wait(self, lane: Lane) -> None:
         began = time.monotonic()
         try:
             # Cancelled, it took nothing; else there is no await between the get and the putting back.

@@ -179,9 +179,10 @@ class Receiver:
         if self._carrier is not None:
             self._carrier.flush()
 
-    def poll(self) -> bool:
-        """Receive what has come. Gives whether asking again may help."""
-        return self._carrier is not None and self._carrier.poll()
+    def poll(self) -> None:
+        """Receive what has come."""
+        if self._carrier is not None:
+            self._carrier.poll()
 
     def kill(self) -> None:
         """End the worker at once and for good, from any thread; ``aclose`` is still to be called if there is a loop."""

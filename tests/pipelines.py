@@ -7,9 +7,9 @@ import dataclasses
 import logging
 import math
 import os
+import resource
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -436,14 +436,6 @@ def _again(its: Arrays) -> Iterator[Any]:
         yield array
 
 
-def _again_through_a_view(its: Arrays) -> Iterator[Any]:
-    array = its.full(its.position)
-    for _ in its.left():
-        yield array[::2]
-        yield array
-        yield array[::2]
-
-
 def _views(x: np.ndarray) -> Any:
     """Of one array: parts that overlap, that are not contiguous, that are the whole; and the same one twice."""
     square = x.reshape(64, -1)
@@ -525,8 +517,8 @@ def _drop_many(its: Arrays) -> Iterator[Any]:
         yield array
 
 
-def _keep_the_last_ten(its: Arrays) -> Iterator[Any]:
-    kept: deque[Any] = deque(maxlen=10)
+def _keep_all(its: Arrays) -> Iterator[Any]:
+    kept = []
     for n in its.left():
         kept.append(its.full(n))
         yield kept[-1]
@@ -544,7 +536,6 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "one plain buffer": _one_plain_buffer,
     "one buffer of empty": _one_buffer_of_empty,
     "again": _again,
-    "again through a view": _again_through_a_view,
     "views": _many_views,
     "only a part": _only_a_part,
     "rows of one array": _rows_of_one_array,
@@ -555,9 +546,13 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "read late": _read_late,
     "read the previous plain one": _read_the_previous_plain_one,
     "drop many": _drop_many,
-    "keep the last ten": _keep_the_last_ten,
+    "keep all": _keep_all,
     "made by threads": _made_by_threads,
 }
+
+
+def dump_no_core(worker: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class EnvironmentState(IteratorState, kind="tests.environment"):
@@ -657,6 +652,27 @@ def unopenable_items() -> list[Any]:
     return [0, Unopenable(), 2]
 
 
+on_opening: list[Callable[[], object]] = []
+
+
+def call_on_opening() -> str:
+    for call in on_opening:
+        call()
+    return "opened"
+
+
+class TellsOpening:
+    def __reduce__(self) -> Any:
+        return call_on_opening, ()
+
+
+@register("tests.tells_opening")
+def tells_opening() -> Iterator[Any]:
+    for n in range(4):
+        # The text is so long that it is opened in a thread.
+        yield {"x": np.full(4096, n), "text": bytes(2 << 20), "opening": TellsOpening()}
+
+
 @register("tests.says_goodbye")
 def says_goodbye() -> Iterator[int]:
     try:
@@ -668,6 +684,7 @@ def says_goodbye() -> Iterator[int]:
 long = from_iterable(long_ints)
 where = from_iterable(where_opened)
 interrupted = from_iterable(interrupted_items)
+telling = from_iterable(tells_opening)
 unopenable = from_iterable(unopenable_items)
 goodbye = from_iterable(says_goodbye)
 unregistered = from_iterable(unregistered_items)

@@ -52,7 +52,7 @@ class ScriptedCarrier:
         pass
 
     def poll(self):
-        return False
+        pass
 
     def stop(self, stop):
         self.told.append(stop)

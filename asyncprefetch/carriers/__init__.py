@@ -45,8 +45,8 @@ class Carrier(Protocol):
     def flush(self) -> None:
         """Let the worker know of all credit."""
 
-    def poll(self) -> bool:
-        """Receive what has come, without waiting for the loop to tell of it. Whether asking again may help."""
+    def poll(self) -> None:
+        """Receive what has come, without waiting for the loop to tell of it."""
 
     def stop(self, stop: Stop) -> None:
         """Ask for the end of the run; credit that was not used lapses."""

@@ -8,8 +8,8 @@ import socket
 from collections.abc import Callable
 
 from asyncprefetch._messages import Credit, Stop
-from asyncprefetch._patience import Patience
-from asyncprefetch.carriers.wire import Record, RecordReader, Release, pack_order, unpack_orders
+from asyncprefetch.carriers.patience import Patience
+from asyncprefetch.carriers.wire import Record, RecordReader, Release, unpack_orders
 
 # What one turn of the loop reads at most: so that a flood of large frames leaves room for others.
 _MAX_READ = 1 << 20
@@ -63,9 +63,8 @@ class LoaderEnd:
         while self.read():
             pass
 
-    def write(self, orders: list[Credit | Stop | Release]) -> None:
+    def write(self, data: bytes) -> None:
         """Send orders, at once or as soon as the worker has room for them."""
-        data = b"".join(map(pack_order, orders))
         if not self._open:
             return
         if not self._unsent:

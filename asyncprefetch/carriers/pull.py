@@ -139,9 +139,8 @@ class PullCarrier:
     def flush(self) -> None:
         """Nothing: a draw is submitted as soon as it may be."""
 
-    def poll(self) -> bool:
+    def poll(self) -> None:
         """Nothing: the loop tells of what came back."""
-        return False
 
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""

@@ -23,7 +23,17 @@ from asyncprefetch.carriers.channel import LoaderEnd
 from asyncprefetch.carriers.ending import close_iterators, end_process, in_thread
 from asyncprefetch.carriers.loans import Loans, OnSlot
 from asyncprefetch.carriers.segments import Segment
-from asyncprefetch.carriers.wire import IN_SLOT, ITEM, NO_SLOT, TENSORS, Record, Release, unpack_place
+from asyncprefetch.carriers.wire import (
+    IN_SLOT,
+    ITEM,
+    NO_SLOT,
+    TENSORS,
+    Record,
+    pack_credit,
+    pack_release,
+    pack_stop,
+    unpack_place,
+)
 from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
@@ -135,19 +145,19 @@ class StreamCarrier:
     def flush(self) -> None:
         """Send the credits, and the slots that are free again."""
         if self._unsent:
-            released = self._loans.returned() if self._loans is not None else []
-            self._end.write([*map(Release, released), *self._unsent])
+            orders = list(map(pack_release, self._loans.returned())) if self._loans is not None else []
+            orders += map(pack_credit, self._unsent)
             self._unsent.clear()
+            self._end.write(b"".join(orders))
 
-    def poll(self) -> bool:
+    def poll(self) -> None:
         """Read once."""
         self._end.read()
-        return True
 
     def stop(self, stop: Stop) -> None:
         """Ask for the states."""
         self._unsent.clear()
-        self._end.write([stop])
+        self._end.write(pack_stop(stop))
 
     def detach(self) -> None:
         """Tell the sink nothing more."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
 
 from asyncprefetch._messages import Credit, FromWorker, Stop
 
@@ -21,24 +20,23 @@ class Release:
     slot: int
 
 
-class _Order(IntEnum):
-    CREDIT = 0
-    STOP = 1
-    RELEASE = 2
-
-
+_CREDIT, _STOP, _RELEASE = range(3)
 _ORDER = struct.Struct("<BIIQ")  # kind, run, shard or slot, upto
 
 
-def pack_order(order: Credit | Stop | Release) -> bytes:
+def pack_credit(credit: Credit) -> bytes:
     """An order as bytes."""
-    match order:
-        case Credit(run, shard, upto):
-            return _ORDER.pack(_Order.CREDIT, run, shard, upto)
-        case Stop(run):
-            return _ORDER.pack(_Order.STOP, run, 0, 0)
-        case Release(slot):
-            return _ORDER.pack(_Order.RELEASE, 0, slot, 0)
+    return _ORDER.pack(_CREDIT, credit.run, credit.shard, credit.upto)
+
+
+def pack_stop(stop: Stop) -> bytes:
+    """An order as bytes."""
+    return _ORDER.pack(_STOP, stop.run, 0, 0)
+
+
+def pack_release(slot: int) -> bytes:
+    """An order as bytes."""
+    return _ORDER.pack(_RELEASE, 0, slot, 0)
 
 
 def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
@@ -46,9 +44,9 @@ def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
     whole = len(data) - len(data) % _ORDER.size
     orders: list[Credit | Stop | Release] = []
     for kind, run, number, upto in _ORDER.iter_unpack(memoryview(data)[:whole]):
-        if kind == _Order.CREDIT:
+        if kind == _CREDIT:
             orders.append(Credit(run, number, upto))
-        elif kind == _Order.RELEASE:
+        elif kind == _RELEASE:
             orders.append(Release(number))
         else:
             orders.append(Stop(run))

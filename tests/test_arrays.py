@@ -1,0 +1,239 @@
+"""Arrays made by empty, full and zeros: what numpy would give, on a slot where there is one; and what their iterators do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, arrays, empty, full, zeros
+from asyncprefetch.testing import assert_items_equal
+from tests.carriers.sides import Sides, lies_in_shared_memory
+from tests.pipelines import WAYS, Arrays, dump_no_core
+from tests.test_prefetcher import take
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+
+PROTECTED = {"worker_env": {"ASYNCPREFETCH_PROTECT": "1"}, "worker_initializer": dump_no_core}
+
+# Arguments of numpy.empty, each of an array that is large enough for a slot.
+LARGE = [
+    ((2000,), {}),
+    ((2000,), {"dtype": None}),
+    (([20, 100], np.int64), {}),
+    (((30, 100), "f4", "F"), {}),
+    (((30, 100), "f4", "C"), {}),
+    ((np.int32(9000), "u1"), {}),
+    (((0x2000,), "?"), {}),
+    (((3000,), ">i4"), {}),
+    (((3000,), "U3"), {}),
+    (((3000,), "S3"), {}),
+    (((3000,), "V3"), {}),
+    (((3000,), "M8[s]"), {}),
+    (((3000,), "c16"), {}),
+    (((3000,), "(2,)i2"), {}),
+    (((3000,), np.dtype([("a", "i1"), ("b", "S3"), ("c", "f8")], align=True)), {}),
+]
+
+# And of such as is not made on a slot: too small, of objects, or of a shape that is no tuple of ints.
+PLAIN = [
+    ((), {"shape": 1000}),
+    (((),), {}),
+    (((0, 9000),), {}),
+    (((9000, 0), "f8", "F"), {}),
+    ((9000, object), {}),
+    ((9000, np.dtype([("a", "O"), ("b", "f8")])), {}),
+    ((9000, "S"), {}),
+    ((np.array([20, 3000]),), {}),
+]
+
+WRONG = [
+    ((-1,), {}),
+    (((-90, -90),), {}),
+    ((2.5,), {}),
+    (((2.5, 9000),), {}),
+    (("34",), {}),
+    ((9000, "nonsense"), {}),
+    ((9000, "f8", "A"), {}),
+    ((9000, "f8", ["C"]), {}),
+    (((1 << 62, 8),), {}),
+    (([[1], [2]],), {}),
+    ((), {}),
+]
+
+
+def layout(array):
+    return type(array), array.dtype, array.shape, array.strides, array.flags.writeable, array.flags.aligned
+
+
+def with_value(arguments, value):
+    """The arguments of ``empty`` as those of ``full``."""
+    args, keywords = arguments
+    return ((*args[:1], value, *args[1:]), keywords) if args else (args, {**keywords, "fill_value": value})
+
+
+def error_of(call, args, keywords):
+    """What it raises."""
+    try:
+        call(*args, **keywords)
+    except Exception as error:
+        return type(error)
+    raise AssertionError("it raised nothing")
+
+
+def overwrite(item):
+    """Each byte of all the arrays in it."""
+    match item:
+        case np.ndarray() if item.flags.forc:
+            item.reshape(-1, order="A").view(np.uint8).fill(0xA5)
+        case np.ndarray():
+            item.fill(-1)
+        case dict():
+            overwrite(list(item.values()))
+        case list() | tuple():
+            for value in item:
+                overwrite(value)
+
+
+# ------------------------------------------------------------------------------------------------------- as numpy has it
+
+
+@pytest.mark.parametrize("arguments", LARGE + PLAIN)
+def test_outside_of_a_worker_they_are_what_numpy_gives(arguments):
+    args, keywords = arguments
+    assert layout(empty(*args, **keywords)) == layout(np.empty(*args, **keywords))
+    assert empty(*args, **keywords).base is None
+    assert_items_equal(zeros(*args, **keywords), np.zeros(*args, **keywords))
+    args, keywords = with_value(arguments, 1)
+    assert_items_equal(full(*args, **keywords), np.full(*args, **keywords))
+
+
+@pytest.mark.parametrize("arguments", LARGE)
+def test_on_a_slot_they_are_what_numpy_gives(arguments):
+    args, keywords = arguments
+    like_empty, like_zeros = np.empty(*args, **keywords), np.zeros(*args, **keywords)
+    args_full, keywords_full = with_value(arguments, 1)
+    like_full = np.full(*args_full, **keywords_full)
+    with Sides() as sides:
+        for _ in range(2):  # on new memory, and on what was used before
+            made = [empty(*args, **keywords), zeros(*args, **keywords), full(*args_full, **keywords_full)]
+            assert all(lies_in_shared_memory(array) for array in made)
+            assert [layout(array) for array in made] == [layout(a) for a in (like_empty, like_zeros, like_full)]
+            assert_items_equal(made[1:], [like_zeros, like_full])
+            assert made[1].tobytes() == like_zeros.tobytes()  # what lies between the fields of a structure as well
+            overwrite(made[0])
+            item, slot = sides.cross(made)
+            assert slot == 0
+            assert_items_equal(item[1:], [like_zeros, like_full])
+            overwrite(item)
+            del made, item
+            assert sides.give_back() == [0]
+
+
+@pytest.mark.parametrize("arguments", PLAIN)
+def test_in_a_worker_too_some_are_plain(arguments):
+    args, keywords = arguments
+    with Sides():
+        for ours, numpys in [(empty, np.empty), (zeros, np.zeros)]:
+            array = ours(*args, **keywords)
+            assert array.base is None
+            assert layout(array) == layout(numpys(*args, **keywords))
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+@pytest.mark.parametrize("worker", [False, True])
+def test_what_numpy_refuses_is_refused_in_the_same_way(arguments, worker):
+    args, keywords = arguments
+    with Sides() as sides:
+        if not worker:
+            arrays.use(None)
+        for ours, numpys in [(empty, np.empty), (zeros, np.zeros)]:
+            with pytest.raises(error_of(numpys, args, keywords)):
+                ours(*args, **keywords)
+        assert not sides.memory.in_use(0)
+
+
+def test_the_type_of_a_value_is_the_type_of_the_array():
+    with Sides():
+        for value in (1, 1.5, True, "abc", np.float32(1), np.datetime64(5, "s")):
+            assert_items_equal(full(9000, value), np.full(9000, value))
+        assert_items_equal(full((3, 4000), np.arange(4000)), np.full((3, 4000), np.arange(4000)))
+        assert_items_equal(full(9000, 1.9, np.int8), np.full(9000, 1.9, np.int8))
+
+
+def test_another_thread_gets_plain_arrays():
+    """An arena is of one thread: two would get the same bytes."""
+    made = []
+    with Sides():
+        thread = threading.Thread(target=lambda: made.append(full(9000, 1)))
+        thread.start()
+        thread.join()
+        assert not lies_in_shared_memory(made[0])
+        assert lies_in_shared_memory(full(9000, 1))
+
+
+def test_a_forked_child_gets_plain_arrays():
+    """It would make its own where its parent makes the next batch."""
+    with Sides():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            os._exit(2 if full(9000, 1).base is not None else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert full(9000, 1).base is not None
+
+
+# -------------------------------------------------------------------------------------------- what iterators do with them
+
+ENDS_IN_AN_ERROR = {
+    "one buffer of empty": r"position 1 \(next\): ValueError: assignment destination is read-only",
+    "write late": r"position 1 \(next\): ValueError: assignment destination is read-only",
+    "again": r"position 1 \(pickle\): ValueError: .* was yielded before, .*: make a new one for each item, or yield plain",
+}
+NEEDS_PROTECTION = ["write late through a view", "read late"]
+RIGHT = sorted(WAYS.keys() - ENDS_IN_AN_ERROR.keys() - set(NEEDS_PROTECTION))
+
+
+@pytest.mark.parametrize("options", [{}, PROTECTED], ids=["", "protected"])
+@pytest.mark.parametrize("way", RIGHT)
+async def test_the_stream_is_right_though_the_consumer_changes_each_batch(way, options):
+    pipeline = Arrays(30, way)  # more than there are slots, for an iterator that keeps all
+    model = pipeline.model()
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, max_restarts=0, **options) as loader:
+        async for item in loader:
+            assert_items_equal(model.pop(0), item)
+            overwrite(item)
+        assert model == []
+
+
+@pytest.mark.parametrize("way", ENDS_IN_AN_ERROR)
+async def test_what_was_given_away_can_not_be_used_again(way):
+    async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3) as loader:
+        (item,) = await take(loader, 1)
+        assert_items_equal(item, np.full(4096, 0))
+        for _ in range(2):
+            with pytest.raises(ProducerError, match=ENDS_IN_AN_ERROR[way]):
+                await anext(loader)
+        assert_items_equal(item, np.full(4096, 0))
+
+
+@pytest.mark.parametrize("way", NEEDS_PROTECTION)
+async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(way):
+    async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3, max_restarts=0, **PROTECTED) as loader:
+        (item,) = await take(loader, 1)
+        with pytest.raises(WorkerDiedError, match="SIGSEGV"):
+            await anext(loader)
+        assert_items_equal(item, np.full(4096, 0))
+
+
+async def test_what_is_made_and_not_yielded_does_not_add_up():
+    pipeline = Arrays(60, "drop many")
+    made = 40 * pipeline.size * 8  # bytes for one item, of which one in forty is yielded
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=2) as loader:
+        async for _ in loader:
+            # Two ahead, two that the consumer has, one that is made, one that the iterator still has in hand.
+            assert loader.statistics().mapped <= 6 * (made + 4096)
