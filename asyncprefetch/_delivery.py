@@ -155,8 +155,6 @@ class Delivery:
                 raise StopAsyncIteration
             lane = self._lanes[self.rotation.due]
             if lane.empty():
-                self._look()
-            if lane.empty():
                 await self._wait(lane)
             entry = lane.head
             match entry:
@@ -170,6 +168,7 @@ class Delivery:
                     lane.take()
                     self.rotation.dropped(entry.shard)
                     self._tell_room(time.monotonic())
+                    self._on_want()
                 case Failure():
                     self.failure = entry.error
 
@@ -180,6 +179,8 @@ class Delivery:
         self._on_want()
 
     async def _wait(self, lane: Lane) -> None:
+        if self._untold:
+            self._tell_room(time.monotonic())
         began = time.monotonic()
         try:
             # Cancelled, it took nothing; else there is no await between the get and the putting back.

@@ -408,7 +408,12 @@ class Arrays(StatefulIterator[Any]):
         return asyncprefetch.full(self.size, n, np.int64)
 
     def model(self) -> list[Any]:
-        return [_views(np.full(self.size, n)) if self.how == "views" else np.full(self.size, n) for n in self.left()]
+        match self.how:
+            case "views":
+                return [_views(np.full(self.size, n)) for n in self.left()]
+            case "of many sizes":
+                return [np.full(_size(n), n, np.uint8) for n in self.left()]
+        return [np.full(self.size, n) for n in self.left()]
 
 
 def _made_in_place(its: Arrays) -> Iterator[Any]:
@@ -524,6 +529,15 @@ def _keep_all(its: Arrays) -> Iterator[Any]:
         yield kept[-1]
 
 
+def _size(n: int) -> int:
+    return (1, 8191, 8192, 8193, 3_000_000, 100_000, 1, 1 << 20)[n % 8]
+
+
+def _of_many_sizes(its: Arrays) -> Iterator[Any]:
+    for n in its.left():
+        yield (asyncprefetch if n % 3 else np).full(_size(n), n, np.uint8)
+
+
 def _made_by_threads(its: Arrays) -> Iterator[Any]:
     """A round of items at a time, made by threads of its own."""
     with ThreadPoolExecutor(2) as threads:
@@ -547,6 +561,7 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "read the previous plain one": _read_the_previous_plain_one,
     "drop many": _drop_many,
     "keep all": _keep_all,
+    "of many sizes": _of_many_sizes,
     "made by threads": _made_by_threads,
 }
 

@@ -33,6 +33,8 @@ class LoaderEnd:
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._unsent = bytearray()
         self._open = True
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._loop.add_reader(sock, self._readable)
 
     def read(self) -> bool:
@@ -57,6 +59,11 @@ class LoaderEnd:
         if records:
             self._on_records(records)
         return size == len(target)
+
+    def poll(self) -> None:
+        """Read once if anything is there. Several times cheaper than to try in vain."""
+        if self._open and self._poll.poll(0):
+            self.read()
 
     def read_to_end(self) -> None:
         """Read all that is there. A record that is not complete is dropped."""

@@ -152,7 +152,7 @@ class StreamCarrier:
 
     def poll(self) -> None:
         """Read once."""
-        self._end.read()
+        self._end.poll()
 
     def stop(self, stop: Stop) -> None:
         """Ask for the states."""
