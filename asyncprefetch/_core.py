@@ -157,7 +157,7 @@ class Core:
             await self._watch.dismiss()
 
     def _grant(self) -> None:
-        if self._opening:
+        if self._opening or self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             return
         for shard, batches in itertools.groupby(self._rotation.grant()):
             self._receiver_of[shard].credit(shard, sum(1 for _ in batches))

@@ -115,6 +115,8 @@ class Delivery:
 
     def close(self, error: Exception) -> None:
         """Forget all batches; who waits for one gets ``error``."""
+        if self._telling is not None:
+            self._telling.cancel()
         for lane in self._each_lane():
             lane.clear()
         self.put_failure(error)

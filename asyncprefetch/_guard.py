@@ -152,7 +152,7 @@ def _describe(error: BaseException) -> str:
         text += f"; {_GIVEN_AWAY}, and is read-only"
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [i for i, frame in enumerate(frames) if frame.filename in _OURS]
-    return "\n".join([text, *traceback.format_list(frames[theirs[-1] + 1 :])])
+    return "".join([text, "\n", *traceback.format_list(frames[theirs[-1] + 1 :])]).rstrip()
 
 
 def _explain(code: int, text: str, seconds: float) -> str:

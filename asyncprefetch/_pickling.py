@@ -56,7 +56,11 @@ class ItemPickler:
         parts = self._parts
         try:
             self._pickler.dump(item)
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            if len(parts) == 1:
+                whole: bytes = parts[0]
+                return whole
+            # Large buffers come as they are, and only their raw bytes can be joined, whatever their memory order.
+            return b"".join(part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in parts)
         finally:
             parts.clear()
             # The memo knows objects by their identity: an array that is filled anew would be taken for the old one.
@@ -81,8 +85,7 @@ class ItemPickler:
             array = np.ascontiguousarray(array)
         elif not flags.writeable:
             array = array.copy("K")  # it would arrive as bytes, and they are read-only
-        # The transposed of a Fortran array is C-contiguous, as whoever joins the parts of a frame wants them.
-        return np.ndarray, (array.shape, name, _buffer(array.T if order else array), 0, *order)
+        return np.ndarray, (array.shape, name, _buffer(array), 0, *order)
 
     def _reduce_uncommon(self, array: npt.NDArray[Any]) -> Any:
         dtype, shape = array.dtype, array.shape

@@ -8,6 +8,7 @@ and compare each with its fingerprint, so that an iterator that replays somethin
 from __future__ import annotations
 
 import dataclasses
+import enum
 import marshal
 import zlib
 from collections import deque
@@ -24,7 +25,9 @@ _SAMPLE = 16
 _ELEMENTS = 32  # of a large array
 _MAX_PARTS = 1000
 _SCALARS = frozenset({bool, float, complex, type(None)})
-_NUMBERS = frozenset("?bBhHiIlLqQefdFD")  # dtypes that need no closer look
+# Dtypes that need no closer look, by their letter: of two letters for one dtype the name is the same.
+_NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
+_LONG_DOUBLE = 10 if np.finfo(np.longdouble).nmant == 63 else 16  # bytes that are not padding
 _LOW_BITS = 2**64 - 1
 
 
@@ -84,9 +87,9 @@ def fingerprint(item: Any) -> int:
             else:
                 parts.append(key)
             if type(value) is np.ndarray:
-                parts.append(_sample(value))
+                parts.append(_sample(value, ahead))
             elif is_tensor(type(value)) and (array := as_array(value)) is not None:
-                parts.append(_sample(array))
+                parts.append(_sample(array, ahead))
             else:
                 ahead.append(value)
     else:
@@ -95,9 +98,9 @@ def fingerprint(item: Any) -> int:
         value = ahead.popleft()
         cls = type(value)
         if cls is np.ndarray:
-            parts.append(_sample(value))
-        elif cls is str:
-            parts.append(value if len(value) <= 2 * _SAMPLE else (len(value), value[:_SAMPLE], value[-_SAMPLE:]))
+            parts.append(_sample(value, ahead))
+        elif cls is str and len(value) <= 2 * _SAMPLE:
+            parts.append(value)
         elif cls is dict and len(value) <= _SAMPLE:
             parts.append(len(value))
             for pair in value.items():
@@ -105,7 +108,8 @@ def fingerprint(item: Any) -> int:
         elif cls in _SCALARS:
             parts.append(value)
         else:
-            parts.append(cls.__name__)
+            if not issubclass(cls, np.generic):  # one dtype may have two classes
+                parts.append(cls.__name__)
             _collect(value, parts, ahead)
     # Of this version of marshal the bytes depend on the values alone; later ones write shared objects once.
     return zlib.crc32(marshal.dumps(parts, 2))
@@ -113,16 +117,23 @@ def fingerprint(item: Any) -> int:
 
 def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
     """Add what ``value`` itself shows to ``parts``, and what it consists of to ``ahead``."""
-    cls = type(value)
-    if cls is int:
-        parts.append(value if value.bit_length() <= 64 else (value.bit_length(), value & _LOW_BITS))
-    elif cls in {bytes, bytearray}:
+    if isinstance(value, enum.Enum):
+        parts.append(value.name)
+    elif isinstance(value, int):
+        parts.append(int(value) if value.bit_length() <= 64 else (value.bit_length(), value & _LOW_BITS))
+    elif isinstance(value, np.ma.MaskedArray):
+        ahead.extend((np.ma.filled(value, 0), np.ma.getmaskarray(value)))  # under the mask lies anything
+    elif isinstance(value, np.ndarray | np.generic):
+        parts.append(_sample(np.asarray(value), ahead))
+    elif isinstance(value, str):
+        parts.append((len(value), str(value[:_SAMPLE]), str(value[-_SAMPLE:])))
+    elif isinstance(value, bytes | bytearray):
         parts.append((len(value), bytes(value[:_SAMPLE]), bytes(value[-_SAMPLE:])))
-    elif isinstance(value, np.generic):
-        parts.append((value.dtype.str, repr(value)))
     elif isinstance(value, list | tuple):
         parts.append(len(value))
         ahead.extend(_some(value))
+    elif isinstance(value, set | frozenset):
+        parts.append(len(value))  # their order is another one in each process
     elif isinstance(value, dict):
         parts.append(len(value))
         for pair in _some(list(value.items())):
@@ -131,8 +142,8 @@ def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
         ahead.extend(getattr(value, field.name, None) for field in dataclasses.fields(value))
     elif isinstance(value, BaseModel):
         ahead.append(value.__dict__)
-    elif is_tensor(cls) and (array := as_array(value)) is not None:
-        ahead.append(array)
+    elif is_tensor(type(value)) and (array := as_array(value)) is not None:
+        parts.append(_sample(array, ahead))
 
 
 def _some(values: Sequence[Any]) -> Sequence[Any]:
@@ -142,21 +153,28 @@ def _some(values: Sequence[Any]) -> Sequence[Any]:
     return [*values[:_SAMPLE], *values[middle : middle + _SAMPLE], *values[-_SAMPLE:]]
 
 
-def _sample(array: np.ndarray[Any, Any]) -> Any:
-    """Dtype, shape, and elements from all over the array, by their place and not by where they lie in memory."""
+def _sample(array: np.ndarray[Any, Any], ahead: deque[Any]) -> Any:
+    """Dtype, shape, and elements from all over the array, by their place and not by where they lie in memory.
+
+    Elements that are objects are added to ``ahead``.
+    """
     dtype, size = array.dtype, array.size
-    char = dtype.char
-    if char not in _NUMBERS:
-        if dtype.hasobject or size == 0 or dtype.itemsize == 0:
-            return dtype.str, array.shape
-        if dtype.fields is not None or char in "gG":
-            # By value: the padding between fields, or of a long double, is whatever lay in memory, and is not data.
-            return dtype.str, array.shape, *(repr(array.flat[place]) for place in sorted({0, size // 2, size - 1}))
-        char = dtype.str
+    name = _NUMBERS.get(dtype.char)
+    if name is None:
+        name = dtype.str
+        if size == 0 or dtype.itemsize == 0:
+            return name, array.shape
+        if dtype.hasobject:
+            ahead.extend(array.flat[:: max(1, size // _ELEMENTS)].tolist())
+            return name, array.shape
+        if dtype.names is not None:  # what lies between the fields is whatever lay in memory
+            return tuple((field, _sample(array[field], ahead)) for field in dtype.names)
     step = size // _ELEMENTS
     if step > 1:
         elements: Any = array.ravel() if array.flags.c_contiguous else array.flat
-        array_bytes = elements[(size - 1) % step :: step].tobytes()
+        data = elements[(size - 1) % step :: step].tobytes()
     else:
-        array_bytes = array.tobytes()
-    return char, array.shape, array_bytes
+        data = array.tobytes()
+    if dtype.char in "gG" and np.dtype("g").itemsize > _LONG_DOUBLE:
+        data = np.frombuffer(data, np.uint8).reshape(-1, np.dtype("g").itemsize)[:, :_LONG_DOUBLE].tobytes()
+    return name, dtype.byteorder, array.shape, data

@@ -4,9 +4,10 @@ arrays: a program runs the same.
 
 What was yielded in an item belongs to the consumer from then on. The array and the arrays that it is a view of become
 read-only, yielding it again is an error, and it must not be read: the consumer may have changed it. Writing through a view
-that was made before the yield can't be noticed at no cost. :func:`asyncprefetch.testing.assert_resumes_exactly` finds
-both, and so does a worker with ``ASYNCPREFETCH_PROTECT=1`` in its environment: it ends at the line that touches such
-memory, and writes that line to its standard error.
+that was made before the yield, or through a torch tensor on the same memory, can't be noticed at no cost.
+:func:`asyncprefetch.testing.assert_resumes_exactly` finds all of that, and so does a worker with
+``ASYNCPREFETCH_PROTECT=1`` in its environment: it ends at the line that touches such memory, and writes that line to its
+standard error.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _allocate(shape: Shape, dtype: npt.DTypeLike | None, order: Literal["C", "F"
     except TypeError:
         return None
     kind = np.dtype(dtype)
-    if kind.hasobject or order not in ("C", "F") or min(lengths, default=1) <= 0:
+    if kind.hasobject or order not in ("C", "F"):
         return None
     array: npt.NDArray[Any] | None = _allocator.allocate(lengths, kind, order)
     return array

@@ -172,7 +172,9 @@ class ProcessExecutor(Executor):
         if not future.set_running_or_notify_cancel():
             return
         try:
-            inner = self._pool.submit(fn, *args, **kwargs)
+            # A process that is forked while another is inherits the pipe that tells of the other's end, and keeps it open.
+            with _forking if self._context.start_method == "fork" else contextlib.nullcontext():
+                inner = self._pool.submit(fn, *args, **kwargs)
         except BaseException as error:
             future.set_exception(_broken(error))
         else:
@@ -255,6 +257,7 @@ class _RecordingContext:
     """A multiprocessing context that remembers the process it made: the pool keeps it to itself."""
 
     def __init__(self, start_method: str) -> None:
+        self.start_method = start_method
         self._context = multiprocessing.get_context(start_method)
         self.process: multiprocessing.process.BaseProcess | None = None
 
@@ -265,6 +268,9 @@ class _RecordingContext:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
+
+# Reentrant, so that the forked process, whose only thread holds it, can take it.
+_forking = threading.RLock()
 
 _live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
 

@@ -22,7 +22,7 @@ class WorkerStatistics:
         restarts: how often it died and was started again.
         retries: how often a shard of it was retried for ``retry_on``.
         mapped: bytes of shared memory that its batches take: those buffered, those that the consumer holds, and room
-            for the next ones. 0 where batches do not cross shared memory.
+            for the next ones. 0 where batches do not cross shared memory, and of a worker that is gone.
     """
 
     worker: int

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import asyncprefetch
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch.carriers import segments
 from asyncprefetch.iterators import from_iterable
 
 BLOCK = 1 << 17
@@ -82,3 +84,52 @@ def whether_torch() -> list[bool]:
 
 
 has_torch = from_iterable(whether_torch)
+
+
+class StubbornState(IteratorState, kind="tests.stubborn"):
+    """Of ``Stubborn``."""
+
+    stop: int
+    folder: str
+    position: Position[int] = 0
+
+    def build(self) -> Stubborn:
+        return Stubborn(self.stop, self.folder, self.position)
+
+
+class Stubborn(StatefulIterator[Any]):
+    """Item 3 can't be pickled at the first try; and when it is closed, it takes shared memory once more."""
+
+    def __init__(self, stop: int, folder: str, position: int = 0) -> None:
+        self.stop, self.folder, self.position = stop, folder, position
+
+    def get_state(self) -> StubbornState:
+        return StubbornState(stop=self.stop, folder=self.folder, position=self.position)
+
+    def create_iter(self) -> Iterator[Any]:
+        tried = Path(self.folder, "tried")
+        try:
+            while self.position < self.stop:
+                self.position += 1
+                if self.position == 4 and not tried.exists():
+                    tried.touch()
+                    yield lambda: None
+                else:
+                    yield self.position - 1
+        finally:
+            if tried.exists():
+                # Blocks until the test knows that credit for the next run was sent.
+                for name in ("closing", "go-on"):
+                    pipe = Path(self.folder, name)
+                    if pipe.exists():
+                        pipe.write_bytes(b"!") if name == "closing" else pipe.read_bytes()
+                asyncprefetch.zeros(100_000)
+
+
+def refuse_to_punch(worker: int) -> None:
+    """A worker_initializer: as where a sandbox refuses it."""
+    segments._fallocate = _refused  # type: ignore[assignment]
+
+
+def _refused(*args: object) -> None:
+    raise OSError(95, "Operation not supported")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, arrays, empty, full, zeros
+from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
 from tests.carriers.sides import Sides, lies_in_shared_memory
+from tests.iterators.sources import ListIterator
 from tests.pipelines import WAYS, Arrays, dump_no_core
 from tests.test_prefetcher import take
 
@@ -188,6 +190,14 @@ def test_a_forked_child_gets_plain_arrays():
 
 
 # -------------------------------------------------------------------------------------------- what iterators do with them
+
+
+def test_the_librarys_own_packing_makes_its_batches_in_place():
+    packing = PackingIterator(ListIterator([np.arange(3000)]), batch_size=2, sequence_length=1000)
+    with Sides():
+        batches = list(packing.create_iter())
+        assert [lies_in_shared_memory(array) for batch in batches for array in (batch.x, batch.y)] == [True] * 4
+
 
 ENDS_IN_AN_ERROR = {
     "one buffer of empty": r"position 1 \(next\): ValueError: assignment destination is read-only",

@@ -64,6 +64,25 @@ def test_a_large_array_of_fortran_order_crosses_in_a_frame():
     assert_items_equal(_pickling.loads(_pickling.ItemPickler().dumps(item)), item)
 
 
+class Wrapped:
+    """An array behind a reduction of its own."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __reduce_ex__(self, protocol):
+        return _unwrap, (pickle.PickleBuffer(self.array), self.array.shape)
+
+
+def _unwrap(buffer, shape):
+    return np.frombuffer(buffer, np.int64).reshape(shape, order="F")
+
+
+def test_a_large_buffer_of_fortran_order_of_the_users_own_crosses():
+    array = np.asfortranarray(np.arange(60_000).reshape(300, 200))
+    assert_items_equal(_pickling.loads(_pickling.ItemPickler().dumps(Wrapped(array))), array)
+
+
 def test_each_opening_of_a_frame_is_an_item_of_its_own():
     frame = _pickling.ItemPickler().dumps(np.zeros(3))
     first = _pickling.loads(frame)

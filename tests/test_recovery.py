@@ -1,3 +1,5 @@
+import copy
+import enum
 import subprocess
 import sys
 
@@ -76,6 +78,53 @@ def test_a_fingerprint_does_not_depend_on_the_process_or_on_shared_objects():
 )
 def test_dtype_shape_and_content_of_an_array_count(other):
     assert fingerprint(np.arange(12)) != fingerprint(other)
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.array([1], ">i4"), np.array([16777216], "<i4")),  # the same bytes
+        (np.ma.masked_array([1, 2], [0, 1]), np.ma.masked_array([1, 2], [1, 0])),
+        (np.arange(3).view(np.recarray), np.arange(1, 4).view(np.recarray)),
+        (np.array([([0.123456789, 2],)], [("a", "f8", 2)]), np.array([([0.1234567891, 2],)], [("a", "f8", 2)])),
+        (Colour.RED, Colour.BLUE),
+        (Text("a"), Text("b")),
+        ({1, 2}, {3}),
+        ({"a": Colour.RED}, {"a": Colour.BLUE}),
+        (np.float32(1), np.float32(2)),
+        ("x" * 100 + "y", "x" * 101),
+    ],
+)
+def test_what_differs_is_seen(one, other):
+    assert fingerprint(one) == fingerprint(copy.deepcopy(one))
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_equal_dtypes_of_two_letters_have_one_fingerprint():
+    assert fingerprint(np.arange(3, dtype="l")) == fingerprint(np.arange(3, dtype="q"))
+    assert fingerprint(np.arange(3, dtype="l")[0]) == fingerprint(np.arange(3, dtype="q")[0])
+
+
+def test_equal_arrays_have_one_fingerprint_whatever_their_memory():
+    array = np.arange(600).reshape(20, 30)
+    for same in (np.asfortranarray(array), np.repeat(array, 2, 1)[:, ::2], array.astype("q")):
+        assert fingerprint({"x": same}) == fingerprint({"x": array})
+
+
+def test_how_numpy_prints_does_not_count():
+    items = [np.float64(0.5), np.array([([0.123456789, 2],)], [("a", "f8", 2)]), np.longdouble(0.1)]
+    before = list(map(fingerprint, items))
+    with np.printoptions(precision=2, legacy="1.25"):
+        assert list(map(fingerprint, items)) == before
 
 
 def test_the_padding_of_a_structure_does_not_count():

@@ -8,14 +8,18 @@ import gc
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from pickle import PicklingError
 
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, WorkerDiedError
+from asyncprefetch.carriers import segments, wire
 from tests import stream_items
 from tests.pipelines import Count, Gate, GateKeeper
-from tests.stream_items import BLOCK, Blocks
+from tests.stream_items import BLOCK, Blocks, Stubborn
 from tests.test_prefetcher import rest, take
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -140,3 +144,118 @@ async def test_the_loop_runs_while_a_slow_consumer_catches_up():
         milliseconds = (loop.time() - began) * 1000
         task.cancel()
     assert turns >= milliseconds / 20  # with room for a machine that stalls
+
+
+async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp_path):
+    for name in ("closing", "go-on"):
+        os.mkfifo(tmp_path / name)
+    loader = AsyncPrefetcher(
+        Stubborn(8, str(tmp_path)), n_batches_to_prefetch=2, retry_on=(AttributeError, PicklingError)
+    )
+    async with loader:
+        reading = asyncio.create_task(rest(loader))
+        await asyncio.to_thread((tmp_path / "closing").read_bytes)
+        # The worker is closing the old iterator, within the start of the run to which this credit belongs.
+        assert loader.statistics().requested == 2
+        (tmp_path / "closing").unlink()
+        await asyncio.to_thread((tmp_path / "go-on").write_bytes, b"!")
+        (tmp_path / "go-on").unlink(missing_ok=True)
+        assert await reading == list(range(8))
+
+
+async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(monkeypatch, caplog):
+    monkeypatch.delattr(os, "memfd_create")
+    expect = wire.RecordReader._expect
+    refused = []
+
+    def short_of_memory(self, header, beginning):
+        if header[0] > 2_000_000 and not refused:
+            refused.append(header)
+            raise MemoryError
+        expect(self, header, beginning)
+
+    monkeypatch.setattr(wire.RecordReader, "_expect", short_of_memory)
+    async with AsyncPrefetcher(stream_items.texts, n_batches_to_prefetch=2) as loader:
+        assert [text[0] for text in await rest(loader)] == list("012345")
+        assert loader.statistics().restarts == 1
+    assert refused
+    assert "MemoryError" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["worker", "loader"])
+async def test_memory_that_can_not_be_given_back_ends_nothing(monkeypatch, where):
+    initializer = stream_items.refuse_to_punch if where == "worker" else None
+    if where == "loader":
+        monkeypatch.setattr(segments, "_fallocate", stream_items._refused)
+    async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=2, worker_initializer=initializer) as loader:
+        window = await take(loader, 8)
+        window.clear()
+        assert [batch["n"] for batch in await rest(loader)] == list(range(8, 40))
+        assert loader.statistics().restarts == 0
+
+
+async def test_a_core_dump_leaves_the_shared_memory_out():
+    async with AsyncPrefetcher(Blocks(3)) as loader:
+        held = await anext(loader)
+        assert held["n"] == 0
+        entry = _smaps().split("memfd:asyncprefetch", 1)[1]
+        flags = next(line for line in entry.splitlines() if line.startswith("VmFlags:"))
+        assert "dd" in flags.split()
+
+
+def _smaps():
+    return Path("/proc/self/smaps").read_text()
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+
+
+def test_a_worker_that_dies_does_not_end_a_program_that_sigpipe_would_end():
+    code = """
+import asyncio, os, signal, time
+from asyncprefetch import AsyncPrefetcher
+from tests.stream_items import Blocks
+
+async def main():
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    async with AsyncPrefetcher(Blocks(60)) as loader:
+        got = []
+        async for batch in loader:
+            got.append(batch["n"])
+            if len(got) == 9:
+                os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
+                while not open(f"/proc/{loader.statistics().workers[0].pid}/stat").read().split()[2] == "Z":
+                    pass  # the loop knows nothing of it yet, and sends credit to nobody
+    print(got == list(range(60)))
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_a_record_in_pieces_ends_the_worker():
+    code = """
+import socket
+from asyncprefetch.carriers.channel import WorkerEnd
+
+class Interrupted:
+    def setblocking(self, flag): pass
+    def fileno(self): return 0
+    def sendall(self, data, flags): raise KeyboardInterrupt  # a handler of the user's, in the middle of it
+
+WorkerEnd(Interrupted()).send(b"record")
+"""
+    assert run(code).returncode == -signal.SIGKILL
+
+
+def test_the_package_can_be_imported_where_there_is_no_shared_memory():
+    code = "import mmap, os, socket, select\n"
+    code += "for name in ('PROT_READ', 'PROT_WRITE', 'MADV_DONTDUMP'): delattr(mmap, name)\n"
+    code += (
+        "del os.memfd_create, socket.recv_fds, socket.send_fds, socket.MSG_NOSIGNAL, select.poll\nimport asyncprefetch"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -9,8 +14,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from asyncprefetch import Batch, IteratorState, Position, StatefulIterator
+import asyncprefetch
+from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, _guard, arrays
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.pipelines import Arrays
+from tests.test_arrays import RIGHT
 
 
 class CountState(IteratorState, kind="tests.testing.count"):
@@ -145,6 +153,193 @@ def test_an_iterator_that_uses_its_memory_again_is_not_taken_for_an_inexact_one(
 def test_max_items_must_be_positive() -> None:
     with pytest.raises(ValueError, match="max_items"):
         assert_resumes_exactly(lambda: Count(1), max_items=0)
+
+
+# ------------------------------------------------------------------------------- arrays that are used after their yield
+
+
+@pytest.mark.parametrize("way", sorted(RIGHT))
+def test_what_belongs_to_the_iterator_can_be_used(way: str) -> None:
+    assert_resumes_exactly(lambda: Arrays(9, way, size=128))
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        ("again", r"item 1: ValueError: an array .* was yielded before, .*: make a new one for each item"),
+        ("one buffer of empty", r"ValueError: .* from its yield on, and is read-only\n.*    buffer.fill\(n\)"),
+        ("write late", r"ValueError: .* from its yield on, and is read-only\n.*    array\[0\] = -1"),
+        (
+            "write late through a view",
+            r"what is made .* \(SIGSEGV\) by\n.*, in _write_late_through_a_view\n    view\[0\] = -1",
+        ),
+        ("read late", r"what is made .* \(SIGSEGV\) by\n.*, in _read_late\n    following\[...\] = array \+ 1"),
+    ],
+)
+def test_a_use_of_an_array_after_its_yield_is_found_and_its_line_named(way: str, what: str) -> None:
+    with pytest.raises(
+        AssertionError, match=rf"(?s)^with its arrays in shared memory, after item 0 was yielded: {what}"
+    ):
+        assert_resumes_exactly(lambda: Arrays(5, way, size=100))
+
+
+class GuardedState(IteratorState, kind="tests.testing.guarded"):
+    flaw: str
+    position: Position[int] = 0
+    seen: int = 0
+
+    def build(self) -> Guarded:
+        return Guarded(self.flaw, self.position, self.seen)
+
+
+lock = threading.Lock()
+
+
+class Guarded(StatefulIterator[Any]):
+    """Four items, and after the second one something goes wrong where the arrays are in shared memory."""
+
+    def __init__(self, flaw: str, position: int = 0, seen: int = 0) -> None:
+        self.state = GuardedState(flaw=flaw, position=position, seen=seen)
+        self.last: Any = None
+
+    def get_state(self) -> GuardedState:
+        if self.state.flaw == "its state is read from what was yielded" and self.last is not None:
+            self.state.seen = int(self.last[0])
+        return self.state.model_copy()
+
+    def create_iter(self) -> Iterator[Any]:
+        while self.state.position < 4:
+            self.state.position += 1
+            array = asyncprefetch.full(5, self.state.position)
+            if self.state.position == 3 and array.base is not None:
+                array = self.go_wrong(array)
+            self.last = array
+            yield {"x": array}
+
+    def go_wrong(self, array: Any) -> Any:
+        match self.state.flaw:
+            case "another item":
+                array[2] = 7
+            case "raises":
+                raise KeyError("missing")
+            case "exits":
+                os._exit(3)
+            case "dies":
+                os.kill(os.getpid(), signal.SIGTERM)
+            case "waits for a lock":
+                lock.acquire()
+            case "yields what can't be pickled":
+                return (n for n in array)
+            case "yields a part of an earlier one, as another type":
+                return self.last[1:3].view(np.recarray)
+        return array
+
+
+@pytest.mark.parametrize(
+    ("flaw", "what"),
+    [
+        ("its state is read from what was yielded", r"after item 0 .* \(SIGSEGV\) by\n.*in get_state\n"),
+        ("another item", r"after item 1 was yielded: item 2\['x'\]\[2\]: expected np.int64\(3\), got np.int64\(7\)"),
+        ("raises", r"after item 1 was yielded: KeyError: 'missing'\n  File [^\n]*, in create_iter\n.*, in go_wrong\n"),
+        ("exits", r"after item 1 was yielded: its process ended with exit code 3"),
+        ("dies", r"after item 1 was yielded: its process ended by SIGTERM in\n"),
+        (
+            "yields what can't be pickled",
+            r"after item 1 was yielded: item 2: TypeError: cannot pickle 'generator' object",
+        ),
+        ("yields a part of an earlier one, as another type", r"after item 1 .*\(SIGSEGV\) by\n  the item itself"),
+    ],
+)
+def test_whatever_goes_wrong_only_with_shared_memory_is_told(flaw: str, what: str) -> None:
+    with pytest.raises(AssertionError, match=rf"(?s)^with its arrays in shared memory, {what}"):
+        assert_resumes_exactly(lambda: Guarded(flaw))
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The children, in each of which a lock is held that nobody will ever release."""
+    pids = []
+    fork = os.fork
+
+    def fork_with_lock() -> int:
+        lock.acquire()
+        pids.append(fork())
+        if pids[-1]:
+            lock.release()
+        return pids[-1]
+
+    monkeypatch.setattr(os, "fork", fork_with_lock)
+    yield pids
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_pass_that_hangs_ends_and_says_where(monkeypatch: pytest.MonkeyPatch, forks: list[int]) -> None:
+    monkeypatch.setattr(_guard, "_MIN_SECONDS", 0.3)
+    with pytest.raises(
+        AssertionError, match=r"no end after 0.3\d* s, in a forked process .*, of\n(.*\n)*    lock.acquire"
+    ):
+        assert_resumes_exactly(lambda: Guarded("waits for a lock"))
+    assert len(forks) == 1
+
+
+def test_an_interrupt_ends_the_pass(monkeypatch: pytest.MonkeyPatch, forks: list[int]) -> None:
+    waitpid = os.waitpid
+
+    def interrupted(pid: int, options: int) -> tuple[int, int]:
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assert_resumes_exactly(lambda: Guarded("waits for a lock"))
+    assert len(forks) == 1
+
+
+def test_an_iterator_that_makes_no_such_arrays_needs_no_pass_of_its_own(forks: list[int]) -> None:
+    assert_resumes_exactly(lambda: Arrays(3, "one plain buffer"))
+    assert forks == []
+
+
+def test_what_arrays_are_made_of_is_as_before_afterwards() -> None:
+    own = _guard.Notice()
+    before = arrays.use(own)
+    try:
+        assert_resumes_exactly(lambda: Arrays(3, "made in place"))
+    finally:
+        after = arrays.use(before)
+    assert after is own
+
+
+def test_where_there_is_no_shared_memory_nothing_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert_resumes_exactly(lambda: Arrays(3, "write late through a view"))
+
+
+def test_the_pass_leaves_alone_what_its_parent_has_planned_for_its_end() -> None:
+    script = """
+import atexit, os
+from asyncprefetch.testing import assert_resumes_exactly
+from tests.pipelines import Arrays
+atexit.register(print, "at exit")
+print("printed before", end=" ")
+parent = os.getpid()
+def make():
+    if os.getpid() != parent:
+        print("in the child", end=" ", flush=True)
+    return Arrays(3, way)
+for way in ("made in place", "read late"):
+    try:
+        assert_resumes_exactly(make)
+    except AssertionError:
+        print("found", end=" ")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("printed before in the child in the child found at exit\n", "")
+
+
+# ------------------------------------------------------------------------------------------------------- equality
 
 
 class Point(NamedTuple):

@@ -132,6 +132,11 @@ class Arena:
 
     # ------------------------------------------------------------------------------------------------ for the carrier
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the next item has a slot already."""
+        return self._slot is not None
+
     def release(self, slot: int) -> None:
         """The loader gives the slot back."""
         if self._segment.in_use(slot):
@@ -213,7 +218,7 @@ class Arena:
                         "consumer's now: make a new one for each item, or yield plain numpy arrays, which are copied"
                     )
                 return None
-            if slot != self._slot or not array.flags.forc:
+            if not array.flags.forc:
                 return None
         if any(_overlap(span, other) for other in self._ranges):
             return None  # two arrays of the item share memory: they arrive apart, as all others do

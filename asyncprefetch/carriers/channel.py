@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 
@@ -15,6 +17,9 @@ from asyncprefetch.carriers.wire import Record, RecordReader, Release, unpack_or
 _MAX_READ = 1 << 20
 _READ_SIZE = 1 << 17
 
+# The other side may be gone, and in a program that asked for it a signal would end this one.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
 
 class LoaderEnd:
     """Reads records and writes orders on the loop, without ever waiting.
@@ -22,13 +27,20 @@ class LoaderEnd:
     Args:
         sock: the loader's end of the pair, owned from now on.
         on_records: called with the records of each read, in order.
+        on_error: called when a record can't be taken in; nothing is read after that.
     """
 
-    def __init__(self, sock: socket.socket, on_records: Callable[[list[Record]], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_records: Callable[[list[Record]], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._on_records = on_records
+        self._on_error = on_error
         self._reader = RecordReader()
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._unsent = bytearray()
@@ -55,9 +67,14 @@ class LoaderEnd:
         if size == 0:
             self._stop_reading()
             return False
-        records = self._reader.feed(bytes(target[:size])) if room is None else self._reader.filled(size)
-        if records:
-            self._on_records(records)
+        try:
+            records = self._reader.feed(bytes(target[:size])) if room is None else self._reader.filled(size)
+            if records:
+                self._on_records(records)
+        except Exception as error:  # no memory for a large record, say
+            self._stop_reading()
+            self._on_error(error)
+            return False
         return size == len(target)
 
     def poll(self) -> None:
@@ -76,7 +93,7 @@ class LoaderEnd:
             return
         if not self._unsent:
             try:
-                data = data[self._socket.send(data) :]
+                data = data[self._socket.send(data, _NO_SIGNAL) :]
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
@@ -108,7 +125,7 @@ class LoaderEnd:
 
     def _writable(self) -> None:
         try:
-            del self._unsent[: self._socket.send(self._unsent)]
+            del self._unsent[: self._socket.send(self._unsent, _NO_SIGNAL)]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -154,9 +171,13 @@ class WorkerEnd:
     def send(self, record: bytes) -> None:
         """Send a record."""
         try:
-            self._socket.sendall(record)
+            self._socket.sendall(record, _NO_SIGNAL)
         except OSError:
             return  # the loader is gone, and this process ends with it: see executors
+        except BaseException:
+            # A handler of the user's raised in the middle of it, an alarm's, say, and nobody knows how much was sent.
+            # A death can be made good, a record in pieces can't.
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _has_come(self) -> bool:
         return bool(self._poll.poll(0))

@@ -31,7 +31,7 @@ class Loans:
     @property
     def exhausted(self) -> bool:
         """Whether the consumer holds as many as it may."""
-        return len(self._lent) >= self._max_held
+        return self.held >= self._max_held
 
     def lend(self, slot: int) -> None:
         """The batch on the slot goes to the consumer. From any thread."""
@@ -91,11 +91,7 @@ class OnSlot:
         """The item, for the consumer to keep and to change."""
         # Set before the look at a snapshot, which may be taken just now: this may be in another thread.
         self._on_slot = True
-        if self._must_copy:
-            self._on_slot = False
-            item = self.load(self._copy())
-        else:
-            item = self.load()
+        item = self.load(self._copy()) if self._must_copy else self.load()
         self._loans.lend(self._slot)
         return item
 

@@ -6,6 +6,7 @@ batch, and nobody has to say how large batches are. The file has no name: it goe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -21,7 +22,7 @@ _MAX_STRIDE: Final = 8 << 30
 _MIN_STRIDE: Final = 1 << 20
 
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
-PROT_NONE, PROT_READ_WRITE = 0, mmap.PROT_READ | mmap.PROT_WRITE
+PROT_NONE, PROT_READ_WRITE = 0, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,13 @@ class Segment:
         self.stride = geometry.stride
         self.slots = geometry.slots
         self._descriptor = descriptor
-        # Also of a segment that nobody retires.
+        # Also of a segment that nobody retires, or that can't be mapped.
         self._close = weakref.finalize(self, os.close, descriptor)
         self._close.atexit = False
-        try:
-            self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
-        except (OSError, ValueError):
-            self._close()
-            raise
+        self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
+        # A core dump would write every page of it, those that were never touched as well.
+        with contextlib.suppress(OSError):
+            self._map.madvise(mmap.MADV_DONTDUMP)
         self._type: Any = ctypes.c_char * geometry.stride
         # One owner a slot, for good: whatever lies on the slot refers to it, so that its count of references tells
         # whether the slot is in use. A weak reference to an array would not do: slices outlive the array.
@@ -146,7 +146,9 @@ class Segment:
 
     def _free(self, begin: int, end: int) -> None:
         mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-        _fallocate(self._descriptor, mode, begin * self.stride, (end - begin) * self.stride)
+        # Where a sandbox refuses it the memory stays, which is no reason to end anything.
+        with contextlib.suppress(OSError):
+            _fallocate(self._descriptor, mode, begin * self.stride, (end - begin) * self.stride)
 
 
 @functools.cache

@@ -79,6 +79,8 @@ class StreamCarrier:
         # Beside those held: one for each batch ahead, as many that a snapshot looks at, and that which is being made.
         self._segment = Segment.create(2 * n_prefetch + max_held + 1)
         self._loans = Loans(self._segment, max_held) if self._segment is not None else None
+        if self._segment is None:
+            _LOG.warning("no shared memory can be had here: batches cross the socket, which is slower")
         with contextlib.ExitStack() as on_error:
             if self._segment is not None:
                 on_error.callback(self._segment.retire)
@@ -87,7 +89,7 @@ class StreamCarrier:
             on_error.callback(loader_socket.close)
             # The worker takes the memory from the socket: that works alike for every start method.
             socket.send_fds(loader_socket, [b"m"], [self._segment.descriptor] if self._segment is not None else [])
-            self._end = LoaderEnd(loader_socket, self._records)
+            self._end = LoaderEnd(loader_socket, self._records, self._fails)
             on_error.pop_all()
         self._executor = ProcessExecutor(
             start_method=start_method,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +30,9 @@ from asyncprefetch.carriers.wire import (
     pack_message,
     pack_place,
 )
+
+if sys.platform != "win32":
+    import resource
 
 _LOG = logging.getLogger("asyncprefetch.worker")
 
@@ -61,6 +66,9 @@ class StreamWorker:
                     _LOG.warning("the shared memory can't be mapped (%s): batches cross the socket", error)
                 else:
                     self._arena = Arena(segment, self._look, protect=protect)
+                    if protect:
+                        faulthandler.enable()  # names the line
+                        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self._pickler = _pickling.ItemPickler(self._arena)
         self._send: Callable[[FromWorker], None] = self._send_over_socket
         self._producer = Producer(self)
@@ -72,12 +80,13 @@ class StreamWorker:
 
     def run(self, start: Start) -> None:
         """One run: until its final sentinel is sent, or no order can come any more."""
+        # Before the start is handled: that may run the user's code, which may take memory, and so look for orders.
+        self._due.clear()
+        self._stop = None
         try:
             self._producer.handle(start)
         except BrokenExecutor:
             return  # the initializer failed, and that was told
-        self._due.clear()
-        self._stop = None
         producer, due = self._producer, self._due
         while not self._over:
             if self._stop is not None:
@@ -123,7 +132,8 @@ class StreamWorker:
                     self._stop = order
         if released and self._arena is not None:
             # One slot for each item that may be made now, and one for that which is being made.
-            self._arena.trim(sum(map(self._producer.missing, self._due)) + 1)
+            keep = sum(map(self._producer.missing, self._due)) + (not self._arena.is_open)
+            self._arena.trim(keep)
 
     # ---------------------------------------------------------------------------------------- the producer's outlet
 

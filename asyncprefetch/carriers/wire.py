@@ -145,7 +145,7 @@ class RecordReader:
         return records
 
     def _expect(self, header: Header, beginning: bytes) -> None:
+        self._large = bytearray(header[0])  # first, for there may be no memory for it
         self._header = header
-        self._large = bytearray(header[0])
         self._large[: len(beginning)] = beginning
         self._filled = len(beginning)

@@ -222,7 +222,7 @@ def test_a_batch_of_one_gigabyte_crosses():
             batch = await anext(loader)
             assert lies_in_shared_memory(batch)
             assert batch.shape == (1 << 27,)
-            assert (batch.min(), batch.max()) == (5, 5)
+            assert (batch[:: mmap.PAGESIZE // 8] == 5).all()
 
     asyncio.run(run())
 
