@@ -518,8 +518,8 @@ def _read_the_previous_plain_one(its: Arrays) -> Iterator[Any]:
 def _drop_many(its: Arrays) -> Iterator[Any]:
     for n in its.left():
         for _ in range(40):
-            array = its.full(n)
-        yield array
+            its.full(n)
+        yield its.full(n)
 
 
 def _keep_all(its: Arrays) -> Iterator[Any]:

@@ -242,8 +242,7 @@ async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(
 
 async def test_what_is_made_and_not_yielded_does_not_add_up():
     pipeline = Arrays(60, "drop many")
-    made = 40 * pipeline.size * 8  # bytes for one item, of which one in forty is yielded
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=2) as loader:
         async for _ in loader:
             # Two ahead, two that the consumer has, one that is made, one that the iterator still has in hand.
-            assert loader.statistics().mapped <= 6 * (made + 4096)
+            assert loader.statistics().mapped <= 6 * (pipeline.size * 8 + 4096)

@@ -15,7 +15,7 @@ from pickle import PicklingError
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, WorkerDiedError
+from asyncprefetch import AsyncPrefetcher, WorkerDiedError, _delivery
 from asyncprefetch.carriers import segments, wire
 from tests import stream_items
 from tests.pipelines import Count, Gate, GateKeeper
@@ -95,6 +95,41 @@ async def test_memory_that_a_lost_worker_used_goes_when_its_batches_go():
     del held
     gc.collect()
     assert not _has_shared_memory()
+
+
+async def test_what_a_worker_sent_before_its_death_is_delivered_though_the_loop_learns_of_the_death_first():
+    async with AsyncPrefetcher(Blocks(60), n_batches_to_prefetch=8, max_restarts=0) as loader:
+        got = [(await anext(loader))["n"]]
+        pid = loader.statistics().workers[0].pid
+        while loader.statistics().mapped < 9 * BLOCK:
+            pass  # without an await: the loop reads nothing
+        os.kill(pid, signal.SIGKILL)
+        while not _is_dead(pid):
+            pass
+        with pytest.raises(WorkerDiedError):
+            await _take_all(loader, got)
+    assert len(got) >= 8
+    assert got == list(range(len(got)))
+
+
+async def _take_all(loader, got):
+    async for batch in loader:
+        got.append(batch["n"])
+
+
+def _is_dead(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:  # and reaped
+        return True
+
+
+async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
+    monkeypatch.setattr(_delivery, "_MAX_SECONDS_UNTOLD", 3600)
+    async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
+        await anext(loader)
+        while loader.statistics().buffered < 16:
+            await asyncio.sleep(0.001)
 
 
 async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(monkeypatch):
@@ -216,6 +251,7 @@ def test_a_worker_that_dies_does_not_end_a_program_that_sigpipe_would_end():
 import asyncio, os, signal, time
 from asyncprefetch import AsyncPrefetcher
 from tests.stream_items import Blocks
+from tests.test_stream import _is_dead
 
 async def main():
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -225,7 +261,7 @@ async def main():
             got.append(batch["n"])
             if len(got) == 9:
                 os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
-                while not open(f"/proc/{loader.statistics().workers[0].pid}/stat").read().split()[2] == "Z":
+                while not _is_dead(loader.statistics().workers[0].pid):
                     pass  # the loop knows nothing of it yet, and sends credit to nobody
     print(got == list(range(60)))
 

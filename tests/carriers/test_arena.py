@@ -389,7 +389,7 @@ def arrays_around_the_limit(draw):
     order, view, byte = draw(st.sampled_from("CF")), draw(st.sampled_from(list(VIEWS))), draw(st.integers(0, 127))
     in_place, read_only = draw(st.booleans()), draw(st.booleans())
 
-    def make(*, plain):
+    def make(item, *, plain):
         make_empty = empty if in_place and not plain else np.empty
         array = make_empty(shape, dtype, order)
         raw = array.reshape(-1, order="A").view(np.uint8)
@@ -405,23 +405,45 @@ def arrays_around_the_limit(draw):
 
 
 @st.composite
+def views_of_an_earlier_part(draw):
+    number, view = draw(st.integers(0, 2)), draw(st.sampled_from(list(VIEWS)))
+
+    def make(item, *, plain):
+        of = item[number] if number < len(item) else None
+        return VIEWS[view](of[...]) if isinstance(of, np.ndarray) and of.ndim else None
+
+    return make
+
+
+@st.composite
 def rounds(draw):
-    """Items, each as a function that makes its parts; and what happens after each."""
+    """Items, each as functions that make its parts; and what happens before and after it is sent."""
     others = items().map(lambda item: _pickling.loads(_pickling.ItemPickler().dumps(item)))  # as they cross in a frame
-    parts = st.one_of(arrays_around_the_limit(), others.map(lambda item: lambda plain: item))
+    parts = st.one_of(
+        arrays_around_the_limit(), views_of_an_earlier_part(), others.map(lambda other: lambda item, plain: other)
+    )
     return draw(
         st.lists(
             st.fixed_dictionaries(
                 {
-                    "item": st.lists(parts, max_size=4),
-                    "dropped": st.lists(st.integers(0, 5), max_size=3),
+                    "parts": st.lists(parts, max_size=4),
+                    "the next one is made before": st.booleans(),
                     "kept by the iterator": st.booleans(),
+                    "overwritten": st.integers(0, 9),
+                    "dropped": st.lists(st.integers(0, 5), max_size=3),
                     "given back": st.booleans(),
                 }
             ),
             max_size=10,
         )
     )
+
+
+def build(parts, *, plain):
+    item = []
+    for part in parts:
+        item.append(part(item, plain=plain))
+    return item
 
 
 def compare(held):
@@ -438,21 +460,27 @@ def overwrite(got):
 @settings(max_examples=60)
 @given(rounds())
 def test_any_items_cross_unchanged_however_slots_come_back(rounds):
-    held, kept = [], []
+    held, kept, following = [], [], None
     with Sides(slots=4, max_held=3) as sides:
-        for turn in rounds:
-            expected = [part(plain=True) for part in turn["item"]]
-            item = [part(plain=False) for part in turn["item"]]
+        for n, turn in enumerate(rounds):
+            item = following if following is not None else build(turn["parts"], plain=False)
+            ahead = turn["the next one is made before"] and n + 1 < len(rounds)
+            following = build(rounds[n + 1]["parts"], plain=False) if ahead else None
             payload = sides.send(item)
-            held.append((expected, _pickling.loads(payload) if isinstance(payload, bytes) else payload.open()))
-            del payload
+            got = _pickling.loads(payload) if isinstance(payload, bytes) else payload.open()
+            held.append((build(turn["parts"], plain=True), got))
             if turn["kept by the iterator"]:
                 kept = item
-            del item
+            del payload, item, got
             compare(held)
-            for n in turn["dropped"]:
-                if n < len(held):
-                    overwrite(held.pop(n)[1])
+            if turn["overwritten"] < len(held):
+                expected, got = held[turn["overwritten"]]
+                overwrite(got[:1])
+                del expected[:1], got[:1]
+                compare(held)
+            for number in turn["dropped"]:
+                if number < len(held):
+                    overwrite(held.pop(number)[1])
             if turn["given back"]:
                 sides.give_back()
                 sides.arena.trim(keep=1)
