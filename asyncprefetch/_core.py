@@ -228,10 +228,10 @@ class Core:
         self._runs += 1
         return self._runs
 
-    def run_ended(self, receiver: Receiver) -> None:
+    def run_ended(self, start: Callable[[], None]) -> None:
         """A worker is idle: start its next run, or take the snapshot for which it was stopped."""
         if self._snapshot is None:
-            receiver.start()
+            start()
         self.changed()
 
     def changed(self) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 from asyncprefetch import _reports, _worker_logs
-from asyncprefetch._entries import Ended, Entry, Failure, Ready
+from asyncprefetch._entries import Ended, Failure, Ready
 from asyncprefetch._lifecycle import RUN, RunEvent, RunState, advance
 from asyncprefetch._messages import (
     Credit,
@@ -32,6 +31,7 @@ from asyncprefetch._messages import (
     Stop,
 )
 from asyncprefetch._options import Options
+from asyncprefetch._owner import Owner
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._retries import Retries
 from asyncprefetch._rotation import Rotation
@@ -41,29 +41,6 @@ from asyncprefetch.errors import WorkerDiedError
 from asyncprefetch.statistics import WorkerStatistics
 
 _LOG = logging.getLogger("asyncprefetch")
-
-
-class Owner(Protocol):
-    """What a receiver needs of the loader's core."""
-
-    def new_run(self) -> int:
-        """A run number that was never used."""
-
-    @property
-    def put(self) -> Callable[[int, Entry], None]:
-        """Queues an entry of a shard for the consumer."""
-
-    def run_ended(self, receiver: Receiver) -> None:
-        """The receiver's run came to its final sentinel; it waits for ``start()``."""
-
-    def changed(self) -> None:
-        """Credit may be dealt in another way now, or nothing is left to wait for."""
-
-    def crashed(self, error: Exception) -> None:
-        """A fault in this library: raise it to the consumer, so that nobody waits for ever."""
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a task that ``aclose()`` waits for."""
 
 
 class Receiver:
@@ -237,7 +214,7 @@ class Receiver:
             case Final():
                 self._close_shards()
                 self._step(RunEvent.FINAL)
-                self._owner.run_ended(self)
+                self._owner.run_ended(self.start)
 
     def died(self, death: Death) -> None:
         """The worker is gone."""
@@ -278,7 +255,7 @@ class Receiver:
         if self.state is RunState.RUNNING:
             self.stop()  # the next run has the shard with it
         elif self.state is RunState.IDLE:
-            self._owner.run_ended(self)
+            self._owner.run_ended(self.start)
 
     # ---------------------------------------------------------------------------------------------------- run, inside
 

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from asyncprefetch import _guard
+from asyncprefetch._tensors import as_array, is_tensor
 from asyncprefetch.base import IteratorState, StatefulIterator
 
 _MISSING = object()
@@ -174,8 +175,9 @@ def _at(where: str) -> Iterator[None]:
 def assert_items_equal(a: Any, b: Any, path: str = "item") -> None:
     """Check that two items are the same in structure, types, dtypes, shapes, and in every bit of every number.
 
-    Looks into dicts (the order of whose keys counts), lists, tuples, dataclasses, pydantic models, and numpy arrays
-    and scalars. A NaN equals a NaN of the same bits; 0.0 is not -0.0. Anything else is compared by ``==``.
+    Looks into dicts (the order of whose keys counts), lists, tuples, dataclasses, pydantic models, numpy arrays
+    and scalars, and torch tensors. A NaN equals a NaN of the same bits; 0.0 is not -0.0. Anything else is compared by
+    ``==``.
 
     Args:
         a: the item as it should be.
@@ -189,6 +191,8 @@ def assert_items_equal(a: Any, b: Any, path: str = "item") -> None:
         _differ(path, f"{type(a).__qualname__} {a!r:.80}", f"{type(b).__qualname__} {b!r:.80}")
     if isinstance(a, np.ndarray | np.generic):
         _assert_arrays_equal(a, b, path)
+    elif any(map(is_tensor, type(a).__mro__)):
+        _assert_tensors_equal(a, b, path)
     elif isinstance(a, float | complex):
         if _bits(a) != _bits(b):
             _differ(path, f"{a!r} of bits {_bits(a)}", f"{b!r} of bits {_bits(b)}")
@@ -237,6 +241,17 @@ def _assert_arrays_equal(a: Any, b: Any, path: str) -> None:
         raw = [np.frombuffer(x.tobytes(), np.uint8).reshape(-1, a.dtype.itemsize) for x in (a, b)]
         index = np.unravel_index(int((raw[0] != raw[1]).any(axis=1).argmax()), a.shape)
         _differ(f"{path}[{_index(index)}]" if index else path, f"{a[index]!r}", f"{b[index]!r}")
+
+
+def _assert_tensors_equal(a: Any, b: Any, path: str) -> None:
+    for name in ("dtype", "device", "layout", "requires_grad"):
+        if getattr(a, name) != getattr(b, name):
+            _differ(path, f"{name} {getattr(a, name)}", f"{name} {getattr(b, name)}")
+    arrays = as_array(a.detach()), as_array(b.detach())
+    if arrays[0] is not None and arrays[1] is not None:
+        _assert_arrays_equal(*arrays, path)
+    elif not a.equal(b):
+        _differ(path, f"{a!r:.80}", f"{b!r:.80}")
 
 
 def _index(index: tuple[Any, ...]) -> str:

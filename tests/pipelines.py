@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import math
 import os
-import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -564,10 +563,6 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "of many sizes": _of_many_sizes,
     "made by threads": _made_by_threads,
 }
-
-
-def dump_no_core(worker: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class EnvironmentState(IteratorState, kind="tests.environment"):

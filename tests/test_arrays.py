@@ -14,12 +14,12 @@ from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
 from tests.carriers.sides import Sides, lies_in_shared_memory
 from tests.iterators.sources import ListIterator
-from tests.pipelines import WAYS, Arrays, dump_no_core
+from tests.pipelines import WAYS, Arrays
 from tests.test_prefetcher import take
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
-PROTECTED = {"worker_env": {"ASYNCPREFETCH_PROTECT": "1"}, "worker_initializer": dump_no_core}
+PROTECTED = {"worker_env": {"ASYNCPREFETCH_PROTECT": "1"}}
 
 # Arguments of numpy.empty, each of an array that is large enough for a slot.
 LARGE = [

@@ -335,7 +335,8 @@ for way in ("made in place", "read late"):
     except AssertionError:
         print("found", end=" ")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("printed before in the child in the child found at exit\n", "")
 
 
@@ -416,3 +417,61 @@ DIFFERENT: list[tuple[Any, Any, str]] = [
 def test_different_items_are_told_apart_and_the_path_named(a: Any, b: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=f"^{message}"):
         assert_items_equal(a, b)
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def test_tensors_are_compared_by_all_that_they_are(torch: Any) -> None:
+    def tensors() -> list[Any]:
+        plain = torch.tensor([[1.0, float("nan")], [3.0, -0.0]])
+        more = [plain.T, plain.to(torch.bfloat16), torch.ones(2, requires_grad=True), torch.zeros(0), torch.tensor(5)]
+        return [plain, *more, torch.nn.Parameter(torch.ones(2)), torch.tensor([1 + 2j]).conj()]
+
+    assert_items_equal(tensors(), tensors())
+    ones = torch.ones(2, 2)
+    for other, message in [
+        (torch.tensor([[1.0, 1.0], [1.0, 2.0]]), r"item\[1, 1\]: expected .*1.0.*, got .*2.0"),
+        (torch.ones(2, 2, dtype=torch.float64), "item: expected dtype torch.float32, got dtype torch.float64"),
+        (torch.ones(4), r"item: expected shape \(2, 2\), got shape \(4,\)"),
+        (torch.ones(2, 2, requires_grad=True), "item: expected requires_grad False, got requires_grad True"),
+        (torch.ones(2, 2).to_sparse(), "item: expected layout torch.strided, got layout torch.sparse_coo"),
+    ]:
+        with pytest.raises(AssertionError, match=f"^{message}"):
+            assert_items_equal(ones, other)
+    with pytest.raises(AssertionError, match=r"^item: expected tensor.*1.-2.j.*, got tensor.*1.-3.j"):
+        assert_items_equal(torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 3j]).conj())
+
+
+class TensorState(IteratorState, kind="tests.testing.tensors"):
+    late: bool
+    position: Position[int] = 0
+
+    def build(self) -> Tensors:
+        return Tensors(self.late, self.position)
+
+
+class Tensors(StatefulIterator[Any]):
+    """Tensors on arrays made in place, written again after their yield or not."""
+
+    def __init__(self, late: bool, position: int = 0) -> None:
+        self.state = TensorState(late=late, position=position)
+
+    def get_state(self) -> TensorState:
+        return self.state.model_copy()
+
+    def create_iter(self) -> Iterator[Any]:
+        while self.state.position < 3:
+            self.state.position += 1
+            tensor = sys.modules["torch"].from_numpy(asyncprefetch.full(900, self.state.position))
+            yield tensor
+            if self.state.late:
+                tensor[5] = -1
+
+
+def test_a_late_use_through_a_tensor_is_found(torch: Any) -> None:
+    assert_resumes_exactly(lambda: Tensors(late=False))
+    with pytest.raises(AssertionError, match=r"\(SIGSEGV\) by\n.*, in create_iter\n    tensor\[5\] = -1"):
+        assert_resumes_exactly(lambda: Tensors(late=True))

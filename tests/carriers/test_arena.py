@@ -387,7 +387,7 @@ def arrays_around_the_limit(draw):
     count = max(size // dtype.itemsize, 1)
     shape = (count,) if draw(st.booleans()) else (count // 2, 2)
     order, view, byte = draw(st.sampled_from("CF")), draw(st.sampled_from(list(VIEWS))), draw(st.integers(0, 127))
-    in_place, read_only = draw(st.booleans()), draw(st.booleans())
+    in_place, read_only = draw(st.sampled_from([True, True, False])), draw(st.booleans())
 
     def make(item, *, plain):
         make_empty = empty if in_place and not plain else np.empty
@@ -406,7 +406,7 @@ def arrays_around_the_limit(draw):
 
 @st.composite
 def views_of_an_earlier_part(draw):
-    number, view = draw(st.integers(0, 2)), draw(st.sampled_from(list(VIEWS)))
+    number, view = draw(st.sampled_from([0, 0, 1])), draw(st.sampled_from(list(VIEWS)))
 
     def make(item, *, plain):
         of = item[number] if number < len(item) else None
@@ -420,7 +420,10 @@ def rounds(draw):
     """Items, each as functions that make its parts; and what happens before and after it is sent."""
     others = items().map(lambda item: _pickling.loads(_pickling.ItemPickler().dumps(item)))  # as they cross in a frame
     parts = st.one_of(
-        arrays_around_the_limit(), views_of_an_earlier_part(), others.map(lambda other: lambda item, plain: other)
+        arrays_around_the_limit(),
+        arrays_around_the_limit(),
+        views_of_an_earlier_part(),
+        others.map(lambda other: lambda item, plain: other),
     )
     return draw(
         st.lists(
@@ -429,7 +432,7 @@ def rounds(draw):
                     "parts": st.lists(parts, max_size=4),
                     "the next one is made before": st.booleans(),
                     "kept by the iterator": st.booleans(),
-                    "overwritten": st.integers(0, 9),
+                    "overwritten": st.booleans(),
                     "dropped": st.lists(st.integers(0, 5), max_size=3),
                     "given back": st.booleans(),
                 }
@@ -473,8 +476,8 @@ def test_any_items_cross_unchanged_however_slots_come_back(rounds):
                 kept = item
             del payload, item, got
             compare(held)
-            if turn["overwritten"] < len(held):
-                expected, got = held[turn["overwritten"]]
+            if turn["overwritten"]:
+                expected, got = held[-1]
                 overwrite(got[:1])
                 del expected[:1], got[:1]
                 compare(held)

@@ -6,6 +6,7 @@ import asyncio
 import mmap
 import os
 import queue
+import resource
 import threading
 from pathlib import Path
 
@@ -300,37 +301,41 @@ async def test_a_batch_that_is_just_being_opened_is_in_the_snapshot_as_it_was(mo
 # ------------------------------------------------------------------------------------------- where there is no memory
 
 
-def no_memfd(monkeypatch):
-    monkeypatch.delattr(os, "memfd_create")
-    return {}
+@pytest.fixture(params=["no memfd", "small slots", "little address space", "a worker that can't map it"])
+def scarce(request, monkeypatch):
+    """Options for a loader, while there is too little of something."""
+    match request.param:
+        case "no memfd":
+            monkeypatch.delattr(os, "memfd_create")
+            yield {}
+        case "small slots":
+            monkeypatch.setattr(segments, "_MAX_STRIDE", 1 << 20)
+            yield {}
+        case "little address space":
+            limits = resource.getrlimit(resource.RLIMIT_AS)
+            in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + (512 << 20), limits[1]))
+            yield {}
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+        case "a worker that can't map it":
+            here, real_map = os.getpid(), mmap.mmap
 
+            def map_here(*args, **keywords):
+                if os.getpid() != here:
+                    raise OSError(12, "Cannot allocate memory")
+                return real_map(*args, **keywords)
 
-def small_slots(monkeypatch):
-    monkeypatch.setattr(segments, "_MAX_STRIDE", 1 << 20)
-    return {}
-
-
-def a_worker_that_can_not_map_it(monkeypatch):
-    here, real_map = os.getpid(), mmap.mmap
-
-    def map_here(*args, **keywords):
-        if os.getpid() != here:
-            raise OSError(12, "Cannot allocate memory")
-        return real_map(*args, **keywords)
-
-    monkeypatch.setattr(segments.mmap, "mmap", map_here)
-    return {"start_method": "fork"}
+            monkeypatch.setattr(segments.mmap, "mmap", map_here)
+            yield {"start_method": "fork"}
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("scarce", [no_memfd, small_slots, a_worker_that_can_not_map_it])
 @pytest.mark.parametrize("way", ["of many sizes", "views", "look ahead"])
-async def test_where_memory_is_scarce_the_stream_is_the_same(monkeypatch, scarce, way):
+async def test_where_memory_is_scarce_the_stream_is_the_same(scarce, way):
     pipeline = Arrays(20, way)
-    options = scarce(monkeypatch)
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, **options) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, **scarce) as loader:
         got = await take(loader, 9)
         state = await loader.get_state()
         got += [item async for item in loader]
     assert_items_equal(got, pipeline.model())
-    assert_items_equal(await rest(state.build(**options)), pipeline.model()[9:])
+    assert_items_equal(await rest(state.build(**scarce)), pipeline.model()[9:])
