@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HEADER = """
-import asyncio, gc, multiprocessing, os, sys, warnings
+import asyncio, gc, multiprocessing, os, signal, sys, warnings
 from asyncprefetch import *
 from tests.pipelines import *
 
@@ -131,6 +131,7 @@ async def main():
     print(*pids(loader), flush=True)
     HOW
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
     asyncio.run(main())
 """
 )

@@ -427,7 +427,13 @@ def torch() -> Any:
 def test_tensors_are_compared_by_all_that_they_are(torch: Any) -> None:
     def tensors() -> list[Any]:
         plain = torch.tensor([[1.0, float("nan")], [3.0, -0.0]])
-        more = [plain.T, plain.to(torch.bfloat16), torch.ones(2, requires_grad=True), torch.zeros(0), torch.tensor(5)]
+        more = [
+            plain.T,
+            plain.to(torch.bfloat16),
+            torch.tensor([float("nan")], requires_grad=True),
+            torch.zeros(0),
+            torch.tensor(5),
+        ]
         return [plain, *more, torch.nn.Parameter(torch.ones(2)), torch.tensor([1 + 2j]).conj()]
 
     assert_items_equal(tensors(), tensors())
