@@ -120,7 +120,7 @@ async def _take_all(loader, got):
 def _is_dead(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:  # and reaped
+    except (FileNotFoundError, ProcessLookupError):  # and reaped
         return True
 
 
