@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch._layouts import Templates
 from asyncprefetch._tensors import as_array, is_tensor
 
 # By dtype, its name: several times faster than to ask the dtype. What is not in here is not a plain number.
@@ -49,10 +50,14 @@ class ItemPickler:
         self._parts: list[Any] = []
         self._pickler = pickle.Pickler(_Writer(self._parts.append), 5, buffer_callback=_stays_in_frame)
         self._pickler.dispatch_table = _Reducers(self._reduce_array, self._reduce_tensor)
+        self._templates = Templates(self._dumps, _rides_in_frame)
 
     def dumps(self, item: Any) -> bytes:
         """``item`` as one frame. Raises whatever pickle, or the placer, raises for it."""
         self.has_tensors = False
+        return self._templates.frame(item) or self._dumps(item)
+
+    def _dumps(self, item: Any) -> bytes:
         parts = self._parts
         try:
             self._pickler.dump(item)
@@ -128,6 +133,10 @@ def _rebuild_tensor() -> Callable[[Any, str], Any]:
     # Its module imports torch: only here, where there is a tensor, somebody has done that already.
     rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._torch").rebuild
     return rebuild
+
+
+def _rides_in_frame(dtype: np.dtype[Any], size: int) -> bool:
+    return dtype in _NAMES and size < MIN_PLACED
 
 
 class _Writer:

@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from asyncprefetch._layouts import Layout, layout_of
 from asyncprefetch._messages import ShardStart
 from asyncprefetch._tensors import as_array, is_tensor
 
 _SAMPLE = 16
-_ELEMENTS = 32  # of a large array
+_WHOLE = 1024  # bytes of an array that are not more work than elements from all over it
+_ELEMENTS = 32  # of a larger array
 _MAX_PARTS = 1000
 _SCALARS = frozenset({bool, float, complex, type(None)})
 # Dtypes that need no closer look, by their letter: of two letters for one dtype the name is the same.
 _NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
 _LONG_DOUBLE = 10 if np.finfo(np.longdouble).nmant == 63 else 16  # bytes that are not padding
 _LOW_BITS = 2**64 - 1
+_MAX_LAYOUTS = 256
 
 
 class Ledger:
@@ -74,31 +77,53 @@ def fingerprint(item: Any) -> int:
 
     It is the same in every process, and independent of identity, of hashing, of memory order and of padding: equal items
     that share objects in another way have one fingerprint. Of long lists and dicts the parts at both ends and in the
-    middle count, of an array some elements from all over it, and of a large nest the first parts, so that it stays cheap
-    whatever the item is; a cycle ends by that, too.
+    middle count, of a small array all of it, of a large one some elements from all over it, and of a large nest the
+    first parts, so that it stays cheap whatever the item is; a cycle ends by that, too.
     """
+    layout = layout_of(item)
+    if layout is not None:
+        checksum = _checksums.get(layout)
+        if checksum is None:
+            checksum = _remember(layout, item)
+        if checksum != _NONE:
+            for array in item.values():
+                checksum = zlib.crc32(_sample(array), checksum)
+            return checksum
+    parts, samples = _walk(item)
+    checksum = _checksum(parts)
+    for sample in samples:
+        checksum = zlib.crc32(sample, checksum)
+    return checksum
+
+
+# Of the parts of dicts of arrays, where they follow from the layout.
+_checksums: dict[Layout, int] = {}
+_NONE = -1
+
+
+def _remember(layout: Layout, item: Any) -> int:
+    if len(_checksums) >= _MAX_LAYOUTS:
+        _checksums.clear()
+    plain = all(dtype.char in _NUMBERS for dtype in layout[1::3])
+    checksum = _checksums[layout] = _checksum(_walk(item)[0]) if plain else _NONE
+    return checksum
+
+
+def _checksum(parts: list[Any]) -> int:
+    # Of this version of marshal the bytes depend on the values alone; later ones write shared objects once.
+    return zlib.crc32(marshal.dumps(parts, 2))
+
+
+def _walk(item: Any) -> tuple[list[Any], list[bytes]]:
+    """What the item consists of, and elements of its arrays."""
     parts: list[Any] = []
-    ahead: deque[Any] = deque()
-    if type(item) is dict and len(item) <= _SAMPLE:
-        # The usual item, a few named arrays, without the detour.
-        for key, value in item.items():
-            if type(key) is not str or len(key) > _SAMPLE:
-                ahead.append(key)
-            else:
-                parts.append(key)
-            if type(value) is np.ndarray:
-                parts.append(_sample(value, ahead))
-            elif is_tensor(type(value)) and (array := as_array(value)) is not None:
-                parts.append(_sample(array, ahead))
-            else:
-                ahead.append(value)
-    else:
-        ahead.append(item)
+    samples: list[bytes] = []
+    ahead: deque[Any] = deque([item])
     while ahead and len(parts) < _MAX_PARTS:
         value = ahead.popleft()
         cls = type(value)
         if cls is np.ndarray:
-            parts.append(_sample(value, ahead))
+            parts.append(_take(value, samples, ahead))
         elif cls is str and len(value) <= 2 * _SAMPLE:
             parts.append(value)
         elif cls is dict and len(value) <= _SAMPLE:
@@ -110,13 +135,12 @@ def fingerprint(item: Any) -> int:
         else:
             if not issubclass(cls, np.generic):  # one dtype may have two classes
                 parts.append(cls.__name__)
-            _collect(value, parts, ahead)
-    # Of this version of marshal the bytes depend on the values alone; later ones write shared objects once.
-    return zlib.crc32(marshal.dumps(parts, 2))
+            _collect(value, parts, samples, ahead)
+    return parts, samples
 
 
-def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
-    """Add what ``value`` itself shows to ``parts``, and what it consists of to ``ahead``."""
+def _collect(value: Any, parts: list[Any], samples: list[bytes], ahead: deque[Any]) -> None:
+    """Add what ``value`` itself shows to ``parts`` and ``samples``, and what it consists of to ``ahead``."""
     if isinstance(value, enum.Enum):
         parts.append(value.name)
     elif isinstance(value, int):
@@ -124,7 +148,7 @@ def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
     elif isinstance(value, np.ma.MaskedArray):
         ahead.extend((np.ma.filled(value, 0), np.ma.getmaskarray(value)))  # under the mask lies anything
     elif isinstance(value, np.ndarray | np.generic):
-        parts.append(_sample(np.asarray(value), ahead))
+        parts.append(_take(np.asarray(value), samples, ahead))
     elif isinstance(value, str):
         parts.append((len(value), str(value[:_SAMPLE]), str(value[-_SAMPLE:])))
     elif isinstance(value, bytes | bytearray):
@@ -143,7 +167,7 @@ def _collect(value: Any, parts: list[Any], ahead: deque[Any]) -> None:
     elif isinstance(value, BaseModel):
         ahead.append(value.__dict__)
     elif is_tensor(type(value)) and (array := as_array(value)) is not None:
-        parts.append(_sample(array, ahead))
+        parts.append(_take(array, samples, ahead))
 
 
 def _some(values: Sequence[Any]) -> Sequence[Any]:
@@ -153,28 +177,29 @@ def _some(values: Sequence[Any]) -> Sequence[Any]:
     return [*values[:_SAMPLE], *values[middle : middle + _SAMPLE], *values[-_SAMPLE:]]
 
 
-def _sample(array: np.ndarray[Any, Any], ahead: deque[Any]) -> Any:
-    """Dtype, shape, and elements from all over the array, by their place and not by where they lie in memory.
-
-    Elements that are objects are added to ``ahead``.
-    """
-    dtype, size = array.dtype, array.size
+def _take(array: np.ndarray[Any, Any], samples: list[bytes], ahead: deque[Any]) -> Any:
+    """Dtype and shape of an array. A sample is added to ``samples``, or to ``ahead`` if its elements are objects."""
+    dtype = array.dtype
     name = _NUMBERS.get(dtype.char)
     if name is None:
         name = dtype.str
-        if size == 0 or dtype.itemsize == 0:
+        if array.size == 0 or dtype.itemsize == 0:
             return name, array.shape
         if dtype.hasobject:
-            ahead.extend(array.flat[:: max(1, size // _ELEMENTS)].tolist())
+            ahead.extend(array.flat[:: max(1, array.size // _ELEMENTS)].tolist())
             return name, array.shape
         if dtype.names is not None:  # what lies between the fields is whatever lay in memory
-            return tuple((field, _sample(array[field], ahead)) for field in dtype.names)
-    step = size // _ELEMENTS
-    if step > 1:
-        elements: Any = array.ravel() if array.flags.c_contiguous else array.flat
-        data = elements[(size - 1) % step :: step].tobytes()
-    else:
-        data = array.tobytes()
+            return tuple((field, _take(array[field], samples, ahead)) for field in dtype.names)
+    sample = _sample(array)
     if dtype.char in "gG" and np.dtype("g").itemsize > _LONG_DOUBLE:
-        data = np.frombuffer(data, np.uint8).reshape(-1, np.dtype("g").itemsize)[:, :_LONG_DOUBLE].tobytes()
-    return name, dtype.byteorder, array.shape, data
+        sample = np.frombuffer(sample, np.uint8).reshape(-1, np.dtype("g").itemsize)[:, :_LONG_DOUBLE].tobytes()
+    samples.append(sample)
+    return name, dtype.byteorder, array.shape
+
+
+def _sample(array: np.ndarray[Any, Any]) -> bytes:
+    """Elements from all over an array, by their place in it and not by where they lie in memory."""
+    if array.nbytes > _WHOLE and (step := array.size // _ELEMENTS) > 1:
+        elements: Any = array.ravel() if array.flags.c_contiguous else array.flat
+        return elements[(array.size - 1) % step :: step].tobytes()  # type: ignore[no-any-return]
+    return array.tobytes()
