@@ -6,12 +6,13 @@ follows from the layout alone is kept: of a frame, all that is not in the arrays
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from asyncprefetch._tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 
 _MAX_ARRAYS = 16
 
@@ -19,20 +20,33 @@ _MAX_ARRAYS = 16
 _MAX_LAYOUTS = 256
 
 Layout = tuple[Any, ...]
-"""Name, dtype and shape of each array, one after the other."""
+"""Name, dtype (a tensor's own) and shape of each array, one after the other; and last whether there is a tensor."""
+
+Flat = tuple[Layout, list[npt.NDArray[Any]]]
+"""A dict of arrays and tensors: its layout, and the arrays, tensors as arrays on their memory."""
 
 
-def layout_of(item: Any) -> Layout | None:
-    """The layout of a dict of arrays; ``None`` for anything else."""
+def flatten(item: Any) -> Flat | None:
+    """The item, if it is a dict of a few arrays and tensors; ``None`` for anything else."""
     if type(item) is not dict or len(item) > _MAX_ARRAYS:
         return None
     layout: list[Any] = []
-    for name, array in item.items():
+    arrays = []
+    has_tensors = False
+    for name, value in item.items():
         # By type: 1 and True are equal as keys, and are not the same.
-        if type(array) is not np.ndarray or type(name) is not str:
+        if type(name) is not str:
             return None
-        layout += (name, array.dtype, array.shape)
-    return tuple(layout)
+        if type(value) is np.ndarray:
+            array = value
+        elif is_tensor(type(value)) and (tensor := as_array(value)) is not None:
+            array, has_tensors = tensor, True
+        else:
+            return None
+        layout += (name, value.dtype, array.shape)
+        arrays.append(array)
+    layout.append(has_tensors)
+    return tuple(layout), arrays
 
 
 class Templates:
@@ -41,8 +55,7 @@ class Templates:
     Args:
         dumps: makes the frame of an item. It must hold the bytes of an array that ``fits``, and all else in it must follow
             from the layout.
-        fits: whether an array of this dtype and of so many bytes, which owns its memory and is contiguous and
-            writable, is held so.
+        fits: whether a contiguous and writable array of this dtype and of so many bytes is held so.
     """
 
     def __init__(self, dumps: Callable[[Any], bytes], fits: Callable[[np.dtype[Any], int], bool]) -> None:
@@ -52,59 +65,57 @@ class Templates:
         self._pieces: dict[Layout, list[Any]] = {}
         self._seen: set[Layout] = set()
 
-    def frame(self, item: Any) -> bytes | None:
+    def frame(self, item: dict[str, Any], flat: Flat) -> bytes | None:
         """The very frame that ``dumps`` makes of the item; ``None`` if there is no template for it."""
-        layout = layout_of(item)
-        if layout is None:
-            return None
+        layout, arrays = flat
         pieces = self._pieces.get(layout)
         if not pieces:
             if pieces is None:
-                self._meet(layout)
+                self._meet(item, flat)
             return None
-        arrays = item.values()
         for array in arrays:
-            if array.base is not None or not array.flags.carray:
+            if not array.flags.carray:
                 return None
-        if len(set(map(id, arrays))) < len(arrays):
+        if len(set(map(id, item.values()))) < len(arrays):
             return None  # one array under two names arrives as one
         pieces = pieces.copy()
         pieces[1::2] = arrays
         return b"".join(pieces)
 
-    def _meet(self, layout: Layout) -> None:
+    def _meet(self, item: dict[str, Any], flat: Flat) -> None:
+        layout = flat[0]
         # Most often a layout that was seen once comes again, or none does.
         if layout in self._seen:
             self._seen.remove(layout)
-            self._pieces[layout] = self._cut(layout)
+            self._pieces[layout] = self._cut(item, flat[1])
         else:
             self._seen.add(layout)
         if len(self._seen) + len(self._pieces) > _MAX_LAYOUTS:
             self._seen.clear()
             self._pieces.clear()
 
-    def _cut(self, layout: Layout) -> list[Any]:
+    def _cut(self, item: dict[str, Any], arrays: list[npt.NDArray[Any]]) -> list[Any]:
         """A frame where it differs with what is in the arrays, and where it doesn't."""
-        names, dtypes, shapes = layout[::3], layout[1::3], layout[2::3]
-        sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
-        if not names or not all(size and self._fits(dtype, size) for dtype, size in zip(dtypes, sizes, strict=True)):
+        sizes = [array.nbytes for array in arrays]
+        if not arrays or not all(array.nbytes and self._fits(array.dtype, array.nbytes) for array in arrays):
             return []
         low, high = (
             self._dumps(
-                {name: _filled(dtype, shape, byte) for name, dtype, shape in zip(names, dtypes, shapes, strict=True)}
+                {name: _like(value, array, byte) for (name, value), array in zip(item.items(), arrays, strict=True)}
             )
             for byte in (0x00, 0xFF)
         )
         differs = np.frombuffer(low, np.uint8) != np.frombuffer(high, np.uint8)
-        begins = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
-        if [end - begin for begin, end in zip(begins[::2], begins[1::2], strict=True)] != sizes:
+        borders = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
+        begins, ends = borders[::2], borders[1::2]
+        if [end - begin for begin, end in zip(begins, ends, strict=True)] != sizes:
             return []
         pieces: list[Any] = [None] * (2 * len(sizes) + 1)
-        pieces[::2] = [low[begin:end] for begin, end in zip([0, *begins[1::2]], [*begins[::2], len(low)], strict=True)]
+        pieces[::2] = [low[begin:end] for begin, end in zip([0, *ends], [*begins, len(low)], strict=True)]
         return pieces
 
 
-def _filled(dtype: np.dtype[Any], shape: tuple[int, ...], byte: int) -> npt.NDArray[Any]:
-    array = np.empty(shape, dtype)
-    array.reshape(-1).view(np.uint8)[...] = byte
-    return array
+def _like(value: Any, array: npt.NDArray[Any], byte: int) -> Any:
+    """An array or a tensor like the given one, of which each byte is the same."""
+    same = np.full(array.nbytes, byte, np.uint8).view(array.dtype).reshape(array.shape)
+    return same if value is array else rebuild_tensor()(same, dtype_name(value))

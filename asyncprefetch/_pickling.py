@@ -8,8 +8,6 @@ lie in a slot, of which the frame then holds their offsets. CPU tensors of torch
 from __future__ import annotations
 
 import copyreg
-import functools
-import importlib
 import itertools
 import pickle
 from collections.abc import Callable
@@ -18,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from asyncprefetch._layouts import Templates
-from asyncprefetch._tensors import as_array, is_tensor
+from asyncprefetch._layouts import Flat, Templates
+from asyncprefetch._tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 
 # By dtype, its name: several times faster than to ask the dtype. What is not in here is not a plain number.
 _NAMES = {np.dtype(char): np.dtype(char).str for char in "?bBhHiIlLqQefdFD"}
@@ -37,6 +35,10 @@ _buffer: Callable[[Any], pickle.PickleBuffer] = pickle.PickleBuffer  # an array 
 class Placer(Protocol):
     """Where large arrays of an item go."""
 
+    @property
+    def handed_out(self) -> bool:
+        """Whether any array was made where it places them, so that small ones may lie there."""
+
     def place(self, array: npt.NDArray[Any]) -> int | None:
         """The array's offset in the item's slot; ``None`` if it belongs into the frame."""
 
@@ -52,10 +54,21 @@ class ItemPickler:
         self._pickler.dispatch_table = _Reducers(self._reduce_array, self._reduce_tensor)
         self._templates = Templates(self._dumps, _rides_in_frame)
 
-    def dumps(self, item: Any) -> bytes:
-        """``item`` as one frame. Raises whatever pickle, or the placer, raises for it."""
+    def dumps(self, item: Any, flat: Flat | None = None) -> bytes:
+        """``item`` as one frame. Raises whatever pickle, or the placer, raises for it.
+
+        Args:
+            item: the item.
+            flat: the same flattened, if it can be: then this is quicker.
+        """
         self.has_tensors = False
-        return self._templates.frame(item) or self._dumps(item)
+        # Where arrays were made on the slot, each that is a view of something may have to be placed.
+        if flat is not None and (self._placer is None or not self._placer.handed_out):
+            frame = self._templates.frame(item, flat)
+            if frame is not None:
+                self.has_tensors = flat[0][-1]
+                return frame
+        return self._dumps(item)
 
     def _dumps(self, item: Any) -> bytes:
         parts = self._parts
@@ -111,7 +124,7 @@ class ItemPickler:
         if array is None:
             return tensor.__reduce_ex__(5)
         self.has_tensors = True
-        return _rebuild_tensor(), (array, str(tensor.dtype).removeprefix("torch."))
+        return rebuild_tensor(), (array, dtype_name(tensor))
 
 
 def loads(frame: bytes | memoryview, memory: Any = None) -> Any:
@@ -126,13 +139,6 @@ def loads(frame: bytes | memoryview, memory: Any = None) -> Any:
 
 def _stays_in_frame(buffer: pickle.PickleBuffer) -> bool:
     return buffer is not _SLOT
-
-
-@functools.cache
-def _rebuild_tensor() -> Callable[[Any, str], Any]:
-    # Its module imports torch: only here, where there is a tensor, somebody has done that already.
-    rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._torch").rebuild
-    return rebuild
 
 
 def _rides_in_frame(dtype: np.dtype[Any], size: int) -> bool:
@@ -151,6 +157,9 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
     def __init__(self, reduce_array: Callable[[Any], Any], reduce_tensor: Callable[[Any], Any]) -> None:
         self[np.ndarray] = reduce_array
+        # By numpy's own reduction they lose what zeros they end in.
+        self[np.str_] = lambda text: (np.str_, (text[:],))
+        self[np.bytes_] = lambda data: (np.bytes_, (data[:],))
         self._reduce_tensor = reduce_tensor
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:

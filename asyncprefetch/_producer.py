@@ -16,6 +16,7 @@ from concurrent.futures import BrokenExecutor
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from asyncprefetch import _pickling, _worker_logs
+from asyncprefetch._layouts import Flat, flatten
 from asyncprefetch._messages import (
     Credit,
     EndOfShard,
@@ -62,8 +63,11 @@ class _RaisedError(Exception):
 class Outlet(Protocol):
     """Where a producer's messages go, in the order in which it makes them."""
 
-    def item(self, run: int, shard: int, position: int, fingerprint: int, item: Any) -> None:
-        """An item, to be pickled before this returns. Whatever that raises is the item's failure: nothing was sent."""
+    def item(self, where: tuple[int, int, int], fingerprint: int, item: Any, flat: Flat | None) -> None:
+        """An item of a run, a shard and a position, and the same flattened if it can be.
+
+        It is to be pickled before this returns. Whatever that raises is the item's failure: nothing was sent.
+        """
 
     def send(self, message: FromWorker) -> None:
         """Any other message. Raises nothing."""
@@ -76,10 +80,10 @@ class Collecting:
         self._messages: list[FromWorker] = []
         self._pickler = _pickling.ItemPickler()
 
-    def item(self, run: int, shard: int, position: int, fingerprint: int, item: Any) -> None:
+    def item(self, where: tuple[int, int, int], fingerprint: int, item: Any, flat: Flat | None) -> None:
         """Keep the item as one frame."""
-        payload = Framed(self._pickler.dumps(item), self._pickler.has_tensors)
-        self._messages.append(Item(run, shard, position, fingerprint, payload))
+        payload = Framed(self._pickler.dumps(item, flat), self._pickler.has_tensors)
+        self._messages.append(Item(*where, fingerprint, payload))
 
     def send(self, message: FromWorker) -> None:
         """Keep the message."""
@@ -214,7 +218,8 @@ class _Shard:
             if _worker_logs.pending():
                 _send_logs(self._outlet)
             # The fingerprint first, for what was sent may be the consumer's from then on.
-            self._outlet.item(run, self._number, self.position, fingerprint(item), item)
+            flat = flatten(item)
+            self._outlet.item((run, self._number, self.position), fingerprint(item, flat), item, flat)
         except _RaisedError as raised:
             self._fail(run, raised.error)
             return

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from asyncprefetch._layouts import Layout, layout_of
+from asyncprefetch._layouts import Flat, Layout
 from asyncprefetch._messages import ShardStart
 from asyncprefetch._tensors import as_array, is_tensor
 
@@ -72,21 +72,25 @@ class Ledger:
         return ShardStart(self._state, self._state_position, tuple(self._fingerprints))
 
 
-def fingerprint(item: Any) -> int:
+def fingerprint(item: Any, flat: Flat | None = None) -> int:
     """A checksum (CRC-32) over the layout and the sizes of an item and over a few bytes of its leaves.
 
     It is the same in every process, and independent of identity, of hashing, of memory order and of padding: equal items
     that share objects in another way have one fingerprint. Of long lists and dicts the parts at both ends and in the
     middle count, of a small array all of it, of a large one some elements from all over it, and of a large nest the
     first parts, so that it stays cheap whatever the item is; a cycle ends by that, too.
+
+    Args:
+        item: the item.
+        flat: the same flattened, if it can be: then this is quicker.
     """
-    layout = layout_of(item)
-    if layout is not None:
+    if flat is not None:
+        layout, arrays = flat
         checksum = _checksums.get(layout)
         if checksum is None:
-            checksum = _remember(layout, item)
+            checksum = _remember(item, flat)
         if checksum != _NONE:
-            for array in item.values():
+            for array in arrays:
                 checksum = zlib.crc32(_sample(array), checksum)
             return checksum
     parts, samples = _walk(item)
@@ -101,10 +105,11 @@ _checksums: dict[Layout, int] = {}
 _NONE = -1
 
 
-def _remember(layout: Layout, item: Any) -> int:
+def _remember(item: Any, flat: Flat) -> int:
+    layout, arrays = flat
     if len(_checksums) >= _MAX_LAYOUTS:
         _checksums.clear()
-    plain = all(dtype.char in _NUMBERS for dtype in layout[1::3])
+    plain = all(array.dtype.char in _NUMBERS for array in arrays)
     checksum = _checksums[layout] = _checksum(_walk(item)[0]) if plain else _NONE
     return checksum
 

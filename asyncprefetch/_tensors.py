@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
@@ -18,18 +21,30 @@ def as_array(tensor: Any) -> npt.NDArray[Any] | None:
 
     Only for what an array can stand for: on the CPU, dense, without a gradient, and without attributes of its own.
     """
+    if tensor.__dict__:
+        return None
     torch = sys.modules["torch"]
-    if tensor.requires_grad or not tensor.is_cpu or tensor.layout is not torch.strided:
-        return None
-    if tensor.is_conj() or tensor.is_neg() or tensor.__dict__:
-        return None
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return None  # an order that no array has
     try:
         array: npt.NDArray[Any] = tensor.numpy()
-    except (TypeError, RuntimeError):  # a dtype that numpy lacks
+    except (TypeError, RuntimeError):  # a dtype that numpy lacks, or no tensor that an array can stand for
+        if tensor.requires_grad or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return None
         bits = {1: torch.uint8, 2: torch.int16}.get(tensor.element_size())
-        if bits is None or tensor.is_quantized:
+        if bits is None or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             return None
         array = tensor.view(bits).numpy()
     return array
+
+
+def dtype_name(tensor: Any) -> str:
+    """The tensor's dtype by its name in torch."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+@functools.cache
+def rebuild_tensor() -> Callable[[npt.NDArray[Any], str], Any]:
+    """The function that makes a tensor of the array and the name of its dtype: it lies where torch is imported."""
+    rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._torch").rebuild
+    return rebuild

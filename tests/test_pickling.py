@@ -53,6 +53,11 @@ def test_objects_and_subclasses_of_arrays_cross_as_numpy_has_it():
     assert (crossed["masked"].mask == masked.mask).all()
 
 
+def test_texts_and_bytes_of_numpy_keep_the_zeros_at_their_end():
+    text, data = _pickling.loads(_pickling.ItemPickler().dumps([np.str_("a\0"), np.bytes_(b"b\0\0")]))
+    assert (type(text), text[:], type(data), data[:]) == (np.str_, "a\0", np.bytes_, b"b\0\0")
+
+
 def test_the_memory_order_of_an_array_is_kept():
     crossed = _pickling.loads(_pickling.ItemPickler().dumps(np.asfortranarray(np.zeros((3, 4)))))
     assert crossed.flags.f_contiguous

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, CheckpointWarning, _pickling
+from asyncprefetch._layouts import flatten
 from asyncprefetch._recovery import fingerprint
 from tests import stream_items
 from tests.test_prefetcher import rest
@@ -59,6 +61,32 @@ def test_the_fingerprint_sees_what_a_tensor_holds(torch):
     assert fingerprint({"x": torch.arange(5)}) != fingerprint({"x": torch.arange(1, 6)})
     halves = [torch.full((5,), n, dtype=torch.bfloat16) for n in (1, 2)]
     assert fingerprint(halves[0]) != fingerprint(halves[1])
+
+
+def test_tensors_of_a_known_layout_cross_as_ever(torch):
+    pickler, plain = _pickling.ItemPickler(), _pickling.ItemPickler()
+    for n in range(5):
+        item = {
+            "x": torch.full((2, 3), n),
+            "y": torch.full((3,), n, dtype=torch.bfloat16),
+            "z": np.full(4, n, np.int16),
+            "t": torch.arange(6).reshape(2, 3).T if n == 3 else torch.full((3, 2), n),
+        }
+        flat = flatten(item)
+        assert flat is not None
+        frame = pickler.dumps(item, flat)
+        assert pickler.has_tensors
+        assert frame == plain.dumps(item)
+        assert fingerprint(item, flat) == fingerprint(item)
+        crossed = _pickling.loads(frame)
+        assert all(same(torch, crossed[name], item[name]) for name in "xyt")
+        assert crossed["z"].tolist() == [n] * 4
+    gradient = {"x": torch.zeros(3, requires_grad=True)}
+    assert flatten(gradient) is None
+    assert fingerprint({"x": item["t"]}, flatten({"x": item["t"]})) != fingerprint(
+        {"x": item["z"]}, flatten({"x": item["z"]})
+    )
+    assert not (pickler.dumps({"x": item["z"]}, flatten({"x": item["z"]})) and pickler.has_tensors)
 
 
 def test_a_tensor_is_several_times_smaller_than_torch_makes_it(torch):

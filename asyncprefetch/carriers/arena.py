@@ -45,7 +45,7 @@ class Arena:
         self._used = 0  # bytes of it
         self._ends: set[int] = set()  # of what is on it, if it is to be protected
         self._largest = 0  # item so far: bytes of it on its slot
-        self._handed_out = False  # whether any array was ever made on a slot
+        self.handed_out = False  # whether any array was ever made on a slot
         self._offsets: dict[int, int] = {}  # of arrays made on the open slot, by identity: what is looked up first
         self._ranges: list[tuple[int, int]] = []  # of the item in progress
         self._in_place: list[npt.NDArray[Any]] = []  # its arrays that were made on the slot
@@ -69,7 +69,7 @@ class Arena:
             return None
         array: npt.NDArray[Any] = np.ndarray(shape, dtype, self._segment.owner(slot), offset, None, order)
         self._offsets[id(array)] = offset
-        self._handed_out = True
+        self.handed_out = True
         return array
 
     # ----------------------------------------------------------------------------------------------- for the pickler
@@ -81,7 +81,7 @@ class Arena:
             ValueError: the array was yielded before, and the consumer has its memory.
         """
         size = array.nbytes
-        if self._handed_out and array.base is not None:
+        if self.handed_out and array.base is not None:
             offset = self._place_in_place(array, size)
             if offset is not None:
                 return offset

@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch import _pickling, arrays
+from asyncprefetch._layouts import Flat
 from asyncprefetch._messages import Credit, FromWorker, Setup, Start, Stop
 from asyncprefetch._producer import Producer
 from asyncprefetch.carriers.arena import Arena
@@ -137,12 +138,12 @@ class StreamWorker:
 
     # ---------------------------------------------------------------------------------------- the producer's outlet
 
-    def item(self, run: int, shard: int, position: int, fingerprint: int, item: Any) -> None:
+    def item(self, where: tuple[int, int, int], fingerprint: int, item: Any, flat: Flat | None) -> None:
         """Send an item. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
         arena = self._arena
         place: Place | None = None
         try:
-            frame = self._pickler.dumps(item)
+            frame = self._pickler.dumps(item, flat)
             marks = ITEM | TENSORS if self._pickler.has_tensors else ITEM
             if arena is not None:
                 if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
@@ -152,7 +153,7 @@ class StreamWorker:
             if arena is not None:
                 arena.discard()
             raise
-        self._end.send(pack_item(frame, marks, (run, shard, position), fingerprint, place or NO_PLACE))
+        self._end.send(pack_item(frame, marks, where, fingerprint, place or NO_PLACE))
 
     def send(self, message: FromWorker) -> None:
         """Send any other message."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from asyncprefetch import arrays
+from asyncprefetch import _pickling, arrays
+from asyncprefetch._layouts import flatten
 from asyncprefetch._pickling import ItemPickler
 from asyncprefetch.carriers.arena import Arena
 from asyncprefetch.carriers.loans import Loans, OnSlot
@@ -36,7 +37,7 @@ class Sides:
 
     def send(self, item):
         """The item as it waits for delivery: on a slot, or as a frame if it needs none."""
-        frame = self.pickler.dumps(item)
+        frame = self.pickler.dumps(item, flatten(item))
         place = self.arena.seal()
         return frame if place is None else OnSlot(frame, None, *place, self.pickler.has_tensors, self.loans)
 
@@ -50,7 +51,7 @@ class Sides:
     def cross(self, item):
         """The item as the consumer gets it, with its slot."""
         payload = self.send(item)
-        return payload.open(), payload._slot
+        return (_pickling.loads(payload), None) if isinstance(payload, bytes) else (payload.open(), payload._slot)
 
 
 def lies_in_shared_memory(array):
