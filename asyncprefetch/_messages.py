@@ -149,7 +149,14 @@ class Log:
     record: bytes
 
 
-FromWorker = Hello | Item | State | EndOfShard | Failed | SetupFailed | Final | Log
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the worker's iterators counted since the last one."""
+
+    counted: Mapping[str, int]
+
+
+FromWorker = Hello | Item | State | EndOfShard | Failed | SetupFailed | Final | Log | Tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from asyncprefetch import _pickling, _worker_logs
+from asyncprefetch import _pickling, _tallies, _worker_logs
 from asyncprefetch._layouts import Flat, flatten
 from asyncprefetch._messages import (
     Credit,
@@ -33,6 +33,7 @@ from asyncprefetch._messages import (
     Start,
     State,
     Stop,
+    Tally,
     ToWorker,
     class_name,
     text_of,
@@ -114,7 +115,7 @@ class Producer:
         Raises:
             BrokenExecutor: this is not the worker that the loader set up.
         """
-        _send_logs(self._outlet)
+        _send_reports(self._outlet)
         if isinstance(message, Setup):
             self._setup(message)
         elif not self._set_up:
@@ -148,7 +149,7 @@ class Producer:
         for shard in self._shards.values():
             shard.close()
         self._shards.clear()
-        _send_logs(self._outlet)
+        _send_reports(self._outlet)
 
     def _setup(self, setup: Setup) -> None:
         if setup.initializer is not None:
@@ -156,11 +157,11 @@ class Producer:
                 initializer = _guarded("worker_initializer", pickle.loads, setup.initializer)
                 _guarded("worker_initializer", initializer, setup.worker)
             except _RaisedError as raised:
-                _send_logs(self._outlet)
+                _send_reports(self._outlet)
                 self._outlet.send(SetupFailed(raised.error))
                 return
         self._set_up = True
-        _send_logs(self._outlet)
+        _send_reports(self._outlet)
         self._outlet.send(Hello(os.getpid()))
 
     def _start(self, start: Start) -> None:
@@ -181,7 +182,7 @@ class Producer:
             return
         for shard in self._shards.values():
             shard.send_final_state(stop.run)
-        _send_logs(self._outlet)
+        _send_reports(self._outlet)
         self._outlet.send(Final(stop.run))
 
 
@@ -215,8 +216,8 @@ class _Shard:
                 self._end(run)
                 return
             phase = "pickle"
-            if _worker_logs.pending():
-                _send_logs(self._outlet)
+            if _worker_logs.pending() or _tallies.pending():
+                _send_reports(self._outlet)
             # The fingerprint first, for what was sent may be the consumer's from then on.
             flat = flatten(item)
             self._outlet.item((run, self._number, self.position), fingerprint(item, flat), item, flat)
@@ -266,13 +267,13 @@ class _Shard:
     def _end(self, run: int) -> None:
         self.open = False
         state = self._pickled_state()
-        _send_logs(self._outlet)  # after the end nobody listens
+        _send_reports(self._outlet)  # after the end nobody listens
         self._outlet.send(State(run, self._number, self.position, state))
         self._outlet.send(EndOfShard(run, self._number, self.position))
 
     def _fail(self, run: int, error: RemoteError) -> None:
         self.open = False
-        _send_logs(self._outlet)
+        _send_reports(self._outlet)
         self._outlet.send(Failed(run, self._number, self.position, error))
 
     def _send_state(self, run: int) -> None:
@@ -291,10 +292,12 @@ class _Shard:
         return pickled
 
 
-def _send_logs(outlet: Outlet) -> None:
-    """Send what was logged, before the message that it belongs to."""
+def _send_reports(outlet: Outlet) -> None:
+    """Send what was logged and counted, before the message that it belongs to."""
     for record in _worker_logs.drain():
         outlet.send(Log(record))
+    if _tallies.pending():
+        outlet.send(Tally(_tallies.drain()))
 
 
 def _not_begun() -> NoReturn:

@@ -29,6 +29,7 @@ from asyncprefetch._messages import (
     Start,
     State,
     Stop,
+    Tally,
 )
 from asyncprefetch._options import Options
 from asyncprefetch._owner import Owner
@@ -60,6 +61,7 @@ class Receiver:
         self.state = RunState.OFF
         self._pid: int | None = None
         self._restarts = 0
+        self._counted: Counter[str] = Counter()
         self._ledgers = ledgers
         self._rotation = rotation
         self._options = options
@@ -93,6 +95,7 @@ class Receiver:
             restarts=self._restarts,
             retries=self._retries.count,
             mapped=self._carrier.mapped if self._carrier is not None else 0,
+            counted=dict(self._counted),
         )
 
     # ------------------------------------------------------------------------------------------ runs, from the owner
@@ -193,6 +196,8 @@ class Receiver:
         match message:
             case Log():
                 _worker_logs.handle(self.number, message.record)
+            case Tally():
+                self._counted.update(message.counted)
             case Hello():
                 self._hello(message)
             case SetupFailed():

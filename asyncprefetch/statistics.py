@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class WorkerStatistics:
         retries: how often a shard of it was retried for ``retry_on``.
         mapped: bytes of shared memory that its batches take: those buffered, those that the consumer holds, and room
             for the next ones. 0 where batches do not cross shared memory, and of a worker that is gone.
+        counted: what its iterators counted for this loader, ``"documents skipped"`` for instance, by name. What is done
+            again after a restart counts again.
     """
 
     worker: int
@@ -32,6 +35,7 @@ class WorkerStatistics:
     restarts: int
     retries: int
     mapped: int
+    counted: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,11 @@ class Statistics:
         return sum(worker.mapped for worker in self.workers)
 
     @property
+    def counted(self) -> Mapping[str, int]:
+        """What the iterators of all workers counted for this loader, ``"documents skipped"`` for instance, by name."""
+        return dict(sum((Counter(worker.counted) for worker in self.workers), Counter()))
+
+    @property
     def restarts(self) -> int:
         """How often workers died and were started again."""
         return sum(worker.restarts for worker in self.workers)
@@ -97,6 +106,8 @@ def explain(statistics: Statistics) -> str:
         text += "The producers keep up on average but not always: more prefetch evens out their pauses."
     else:
         text += "The loader does not slow the consumer down."
+    if statistics.counted:
+        text += " Counted: " + ", ".join(f"{count} {name}" for name, count in statistics.counted.items()) + "."
     if statistics.restarts:
         text += f" Workers died and were started again {statistics.restarts} times: see the log."
     return text
