@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from asyncprefetch.iterators import (
     PreprocessIterator,
     packing,
 )
-from asyncprefetch.testing import assert_resumes_exactly
+from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.iterators.plans import Plan, plans, write_corpus
 from tests.iterators.sources import ListIterator, drain
 
 texts = st.lists(st.text(max_size=12), min_size=1, max_size=4)
@@ -69,6 +70,64 @@ def test_random_compositions_yield_the_model_and_resume_exactly(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_ANCHOR_EVERY", anchor_every)
         assert_resumes_exactly(make, max_items=12)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("documents"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans())
+def test_at_every_position_of_a_random_pipeline_its_state_has_the_same_rest_and_the_same_next_states(
+    documents: Path, plan: Plan
+) -> None:
+    uninterrupted = plan.make(documents)
+    items, states = uninterrupted.create_iter(), [uninterrupted.get_state().model_dump_json()]
+    for number, expected in enumerate(plan.items):
+        assert_items_equal(expected, next(items, None), f"item {number}")
+        states.append(uninterrupted.get_state().model_dump_json())
+    assert list(items) == []
+    states.append(uninterrupted.get_state().model_dump_json())
+
+    for position, state in enumerate(states):
+        resumed = IteratorState.model_validate_json(state).build()
+        again = resumed.create_iter()
+        assert resumed.get_state().model_dump_json() == state
+        for number, expected in enumerate(plan.items[position:], position):
+            assert_items_equal(expected, next(again, None), f"item {number}, resumed at {position}")
+            assert resumed.get_state().model_dump_json() == states[number + 1], f"{number + 1}, resumed at {position}"
+        assert list(again) == []
+        assert resumed.get_state().model_dump_json() == states[-1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(plan=plans())
+def test_a_random_pipeline_goes_through_many_resumes_in_a_chain(documents: Path, plan: Plan) -> None:
+    got: list[Any] = []
+    state = plan.make(documents).get_state()
+    for _ in range(len(plan.items) + 2):
+        iterator = IteratorState.model_validate_json(state.model_dump_json()).build()
+        got += islice(iterator.create_iter(), 1)
+        state = iterator.get_state()
+    assert_items_equal(plan.items, got, "items")
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=plans())
+def test_a_random_pipeline_passes_what_users_test_their_own_iterators_with(documents: Path, plan: Plan) -> None:
+    assert_resumes_exactly(lambda: plan.make(documents), max_items=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=plans(), taken=st.lists(st.integers(0, 4), max_size=6))
+def test_a_random_pipeline_goes_on_in_a_second_iterator_over_it(documents: Path, plan: Plan, taken: list[int]) -> None:
+    iterator, got, left_half_way = plan.make(documents), [], []
+    for n in taken:
+        left_half_way.append(iterator.create_iter())
+        got += islice(left_half_way[-1], n)
+    got += iterator.create_iter()
+    assert_items_equal(plan.items, got, "items")
 
 
 @pytest.fixture
