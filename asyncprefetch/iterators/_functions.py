@@ -70,8 +70,10 @@ def _why(held: Any, reason: str) -> str:
         way = "write a function instead, bind the data it needs by functools.partial, and decorate it with"
     elif name.endswith("<lambda>"):
         way = "write it as a function at the top level of a module, and decorate that with"
-    elif hasattr(function, "__qualname__"):
+    elif inspect.isfunction(function):
         way = "decorate it with"
+    elif hasattr(function, "__qualname__"):
+        way = "call it in a function of your own, and decorate that with"
     else:
         way = f"make its class {name} a dataclass, and decorate that with"
     return f"{name} is not registered, so a checkpoint can't name it: {way} @asyncprefetch.register('your.tag')"

@@ -47,15 +47,15 @@ class Stage(StatefulIterator[T], Generic[S, T]):
         return iter(self._inner.create_iter())
 
 
-def state_of(iterator: Any, taker: str) -> IteratorState:
-    """The state of an iterator that ``taker`` was given.
+def state_of(iterator: Any, what: str) -> IteratorState:
+    """The state of an iterator that was given; ``what`` is what messages call it.
 
     Raises:
         TypeError: it is no :class:`StatefulIterator`.
     """
     if not isinstance(iterator, StatefulIterator):
         raise TypeError(
-            f"{taker} takes a StatefulIterator, not {iterator!r:.80}; asyncprefetch.iterators.from_iterable makes one "
+            f"{what} must be a StatefulIterator, not {iterator!r:.80}; asyncprefetch.iterators.from_iterable makes one "
             "of a function that returns an iterable"
         )
     return iterator.get_state()

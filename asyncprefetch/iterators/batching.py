@@ -56,7 +56,7 @@ class BatchIterator(Stage[BatchState, Any]):
     ) -> None:
         super().__init__(
             BatchState(
-                inner=state_of(inner, "BatchIterator"),
+                inner=state_of(inner, "BatchIterator's inner"),
                 batch_size=batch_size,
                 drop_last=drop_last,
                 collate=None if collate is None else named(collate, "BatchIterator's collate"),

@@ -44,7 +44,7 @@ class LimitIterator(Stage[LimitState, T]):
     """
 
     def __init__(self, inner: StatefulIterator[T], n: int) -> None:
-        super().__init__(LimitState(inner=state_of(inner, "LimitIterator"), n=n))
+        super().__init__(LimitState(inner=state_of(inner, "LimitIterator's inner"), n=n))
         self._yielded = 0
 
     @classmethod

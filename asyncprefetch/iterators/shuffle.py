@@ -61,7 +61,7 @@ class ShuffleIterator(StatefulIterator[T]):
     """
 
     def __init__(self, inner: StatefulIterator[T], *, buffer_size: int, seed: int = 0) -> None:
-        self._resume(ShuffleState(inner=state_of(inner, "ShuffleIterator"), buffer_size=buffer_size, seed=seed))
+        self._resume(ShuffleState(inner=state_of(inner, "ShuffleIterator's inner"), buffer_size=buffer_size, seed=seed))
 
     def _resume(self, state: ShuffleState) -> None:
         self._state = state
