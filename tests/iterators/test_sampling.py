@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch import IteratorState, register
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import LimitIterator, LoopingIterator, SamplingIterator, from_iterable, sampling
+from asyncprefetch.iterators import LoopingIterator, SamplingIterator, from_iterable, sampling
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators import sources
 from tests.iterators.plans import mixture_model
@@ -145,7 +145,7 @@ def test_restart_begins_a_source_again_where_it_was_when_it_was_given() -> None:
 
 def test_restarting_a_source_without_items_is_an_error_that_names_it() -> None:
     iterator = mixture({"a": [1], "empty": []}, {"a": 1, "empty": 1}, 0, "restart")
-    with pytest.raises(ValueError, match="epoch 0 of .* yielded nothing") as caught:
+    with pytest.raises(ValueError, match=r"epoch 0 of .* yielded nothing") as caught:
         first(iterator, 100)
     assert caught.value.__notes__ == ["raised in source 'empty' of a SamplingIterator"]
 

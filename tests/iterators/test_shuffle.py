@@ -19,7 +19,6 @@ from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators import sources
 from tests.iterators.sources import ListIterator, drain
 
-
 _failures: list[int] = []
 
 
