@@ -179,7 +179,8 @@ class SamplingIterator(StatefulIterator[T]):
         """Which sources the draws from here to the end of the chunk choose, while none ends."""
         chunk, offset = divmod(self._draws, _CHUNK)
         bounds = _bounds(self._alive())
-        # The first bound above the number: so a source of weight 0, which has the bound of the one before, is never met.
+        # The first bound above the number, which is below 1, the last bound. So a source of weight 0 is never chosen:
+        # it has the bound of the one before it, or 0.
         chosen = np.searchsorted(bounds, uniforms(self._state.seed, chunk, _CHUNK)[offset:], side="right")
         return chosen.tolist()  # type: ignore[no-any-return]
 
@@ -187,9 +188,7 @@ class SamplingIterator(StatefulIterator[T]):
 def _bounds(weights: Sequence[float]) -> list[float]:
     """The upper bound of each source's share of [0, 1): sums in a fixed order, of which every bit is defined."""
     sums = list(accumulate(weights))
-    last = max(i for i, weight in enumerate(weights) if weight)
-    # To the last source belongs all that rounding leaves below 1.
-    return [1.0 if i >= last else min(1.0, total / sums[-1]) for i, total in enumerate(sums)]
+    return [total / sums[-1] for total in sums]
 
 
 def _checked_weights(sources: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[float, ...]:

@@ -209,7 +209,7 @@ def mixture_model(sources: list[list[Any]], weights: list[float], seed: int, mod
     while any(alive) and not (mode == "restart" and len(items) == n):
         number = uniforms(seed, draw // 1024, 1024)[draw % 1024]
         draw += 1
-        total, bound, chosen = sum(alive), 0.0, max(i for i, weight in enumerate(alive) if weight)
+        total, bound, chosen = sum(alive), 0.0, -1
         for i, weight in enumerate(alive):
             bound += weight
             if number < bound / total:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch import IteratorState, register
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import LoopingIterator, SamplingIterator, from_iterable, sampling
+from asyncprefetch.iterators import FilterIterator, LoopingIterator, SamplingIterator, from_iterable, sampling
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators import sources
 from tests.iterators.plans import mixture_model
@@ -24,6 +24,11 @@ from tests.iterators.sources import ListIterator, drain
 @register("tests.sampling.broken")
 def broken() -> list[Any]:
     raise KeyError("row 3")
+
+
+@register("tests.sampling.even")
+def even(item: int) -> bool:
+    return item % 2 == 0
 
 
 def mixture(
@@ -158,9 +163,39 @@ def test_an_error_out_of_a_source_names_it_and_counts_no_draw() -> None:
     assert iterator.get_state().draws == sum(iterator.get_state().drawn)
 
 
+class Unbuildable(IteratorState, kind="tests.sampling.unbuildable"):
+    pass
+
+
 def test_a_source_of_weight_zero_is_not_even_built() -> None:
-    sampled = SamplingIterator({"a": ListIterator([1, 2]), "b": from_iterable(broken)}, {"a": 1, "b": 0})
-    assert drain(sampled) == [1, 2]
+    source = ListIterator([])
+    source.get_state = Unbuildable  # type: ignore[method-assign, assignment]
+    for mode in ("stop", "drop"):
+        sampled = SamplingIterator(
+            {"a": source, "b": ListIterator([1, 2]), "c": source}, {"a": 0, "b": 1, "c": 0}, on_exhausted=mode
+        )
+        assert drain(sampled) == [1, 2]
+
+
+def test_a_number_on_the_border_of_two_shares_chooses_no_source_of_weight_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "uniforms", lambda seed, block, n: np.array([0, 0.5, 1 - 2.0**-53, 0.25]))
+    monkeypatch.setattr(sampling, "_CHUNK", 4)
+    weights = {"a": 0, "b": 1, "c": 0, "d": 1, "e": 0}
+    assert first(endless(weights), 5) == ["b", "d", "d", "b", "b"]
+
+
+def test_the_end_of_a_source_is_in_the_state_whether_or_not_one_asked_for_it_before() -> None:
+    def make() -> SamplingIterator[int]:
+        # At its end, a filter is further than behind its last item.
+        filtered = FilterIterator(ListIterator([2, 4, 5, 7]), even)
+        return SamplingIterator({"a": filtered, "b": ListIterator([1] * 6)}, {"a": 3, "b": 1}, on_exhausted="drop")
+
+    assert_resumes_exactly(make)
+    asked, not_asked = make(), make()
+    for _ in asked.create_iter():
+        asked.get_state()
+    drain(not_asked)
+    assert asked.get_state() == not_asked.get_state()
 
 
 def test_one_iterator_can_be_two_sources() -> None:
