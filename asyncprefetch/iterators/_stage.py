@@ -20,15 +20,15 @@ class StageState(IteratorState, frozen=True):
 class Stage(StatefulIterator[T], Generic[S, T]):
     """Takes what it needs of an inner iterator for each item, and no more: where that one is, this one is."""
 
-    def __init__(self, state: S) -> None:
-        self._state = state  # as of the time before self._inner was built
-        self._inner: StatefulIterator[Any] | None = None
-
     @classmethod
     def _from(cls, state: S) -> Self:
         iterator = cls.__new__(cls)
-        Stage.__init__(iterator, state)
+        iterator._resume(state)
         return iterator
+
+    def _resume(self, state: S) -> None:
+        self._state = state  # as of the time before self._inner was built
+        self._inner: StatefulIterator[Any] | None = None
 
     def get_state(self) -> S:
         """The state of the inner iterator: nothing is held back."""

@@ -54,7 +54,7 @@ class BatchIterator(Stage[BatchState, Any]):
         drop_last: bool = False,
         collate: Callable[[list[T]], Any] | None = None,
     ) -> None:
-        super().__init__(
+        self._resume(
             BatchState(
                 inner=state_of(inner, "BatchIterator's inner"),
                 batch_size=batch_size,

@@ -37,7 +37,7 @@ class FilterIterator(Stage[FilterState, T]):
 
     def __init__(self, inner: StatefulIterator[T], predicate: Callable[[T], Any]) -> None:
         held = named(predicate, "FilterIterator's predicate")
-        super().__init__(FilterState(inner=state_of(inner, "FilterIterator's inner"), predicate=held))
+        self._resume(FilterState(inner=state_of(inner, "FilterIterator's inner"), predicate=held))
 
     def create_iter(self) -> Iterator[T]:
         """Those of the items still to come that the predicate lets pass."""

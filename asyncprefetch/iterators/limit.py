@@ -44,14 +44,11 @@ class LimitIterator(Stage[LimitState, T]):
     """
 
     def __init__(self, inner: StatefulIterator[T], n: int) -> None:
-        super().__init__(LimitState(inner=state_of(inner, "LimitIterator's inner"), n=n))
-        self._yielded = 0
+        self._resume(LimitState(inner=state_of(inner, "LimitIterator's inner"), n=n))
 
-    @classmethod
-    def _from(cls, state: LimitState) -> LimitIterator[T]:
-        iterator = super()._from(state)
-        iterator._yielded = state.yielded
-        return iterator
+    def _resume(self, state: LimitState) -> None:
+        super()._resume(state)
+        self._yielded = state.yielded
 
     def _position(self) -> dict[str, Any]:
         return {"yielded": self._yielded}

@@ -39,7 +39,7 @@ class MapIterator(Stage[MapState, U]):
 
     def __init__(self, inner: StatefulIterator[T], function: Callable[[T], U]) -> None:
         held = named(function, "MapIterator's function")
-        super().__init__(MapState(inner=state_of(inner, "MapIterator's inner"), function=held))
+        self._resume(MapState(inner=state_of(inner, "MapIterator's inner"), function=held))
 
     def create_iter(self) -> Iterator[U]:
         """What the function makes of the items that are still to come."""

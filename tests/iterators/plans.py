@@ -205,7 +205,8 @@ def sampled(draw: Draw, inner: Plan, others: list[Plan]) -> Plan:
 def mixture_model(sources: list[list[Any]], weights: list[float], seed: int, mode: str, n: int) -> list[Any]:
     """The mixture, or its first ``n`` items if it restarts its sources."""
     left = [list(items) for items in sources]
-    alive, items, draw = list(weights), [], 0
+    items: list[Any] = []
+    alive, draw = list(weights), 0
     while any(alive) and not (mode == "restart" and len(items) == n):
         number = uniforms(seed, draw // 1024, 1024)[draw % 1024]
         draw += 1

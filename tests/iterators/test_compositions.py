@@ -131,7 +131,8 @@ def test_a_random_pipeline_passes_what_users_test_their_own_iterators_with(docum
 @settings(max_examples=25, deadline=None)
 @given(plan=plans(), taken=st.lists(st.integers(0, 4), max_size=6))
 def test_a_random_pipeline_goes_on_in_a_second_iterator_over_it(documents: Path, plan: Plan, taken: list[int]) -> None:
-    iterator, got, left_half_way = plan.make(documents), [], []
+    got: list[Any] = []
+    iterator, left_half_way = plan.make(documents), []
     for n in taken:
         left_half_way.append(iterator.create_iter())
         got += islice(left_half_way[-1], n)

@@ -129,11 +129,9 @@ def test_drop_yields_every_item_of_every_source_that_has_a_weight() -> None:
 
 
 def test_after_a_drop_the_others_keep_their_proportion() -> None:
-    items = {"a": ["a"] * 10, "b": LoopingIterator(ListIterator(["b"])), "c": LoopingIterator(ListIterator(["c"]))}
+    endless_ones = {name: LoopingIterator(ListIterator([name])) for name in "bc"}
     sampled = SamplingIterator(
-        {**items, "a": ListIterator(items["a"])},
-        {"a": 8, "b": 3, "c": 1},
-        on_exhausted="drop",  # type: ignore[dict-item]
+        {"a": ListIterator(["a"] * 10), **endless_ones}, {"a": 8, "b": 3, "c": 1}, on_exhausted="drop"
     )
     counts = Counter(first(sampled, 4010))
     assert counts["a"] == 10
@@ -268,7 +266,7 @@ def test_refuses_sources_that_are_none() -> None:
     with pytest.raises(ValueError, match="no sources: give at least one"):
         SamplingIterator({}, {})
     with pytest.raises(TypeError, match="SamplingIterator's source 'a' must be a StatefulIterator"):
-        SamplingIterator({"a": [1]}, {"a": 1})  # type: ignore[dict-item]
+        SamplingIterator({"a": [1]}, {"a": 1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="sources are named by strings, not 3"):
         SamplingIterator({3: ListIterator([1])}, {3: 1})  # type: ignore[dict-item]
 
