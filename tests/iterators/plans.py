@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
-from asyncprefetch import StatefulIterator, register
+from asyncprefetch import Batch, StatefulIterator, register
 from asyncprefetch.iterators import (
     BatchIterator,
     Document,
@@ -25,12 +26,14 @@ from asyncprefetch.iterators import (
     LimitIterator,
     LoopingIterator,
     MapIterator,
+    PackingIterator,
+    PreprocessIterator,
     SamplingIterator,
     ShuffleIterator,
     from_iterable,
 )
 from asyncprefetch.iterators._random import permutation, uniforms
-from tests.iterators.sources import ListIterator
+from tests.iterators.sources import ListIterator, drain
 
 LONGEST = 24
 
@@ -75,6 +78,11 @@ def labelled(label: str, item: Any, *, times: int) -> tuple[str, Any]:
 @register("tests.plans.passes")
 def passes(item: Any) -> bool:
     return zlib.crc32(repr(item).encode()) % 3 > 0
+
+
+@register("tests.plans.as_text")
+def as_text(item: Any) -> str:
+    return repr(item)[:200]
 
 
 @register("tests.plans.joined")
@@ -179,6 +187,37 @@ def shuffled(draw: Draw, inner: Plan) -> Plan:
     )
 
 
+def tokenized(draw: Draw, inner: Plan) -> Plan:
+    """The tokens of what an item looks like, so that any items will do."""
+    # What tokens these are has tests of its own.
+    tokens = [drain(PreprocessIterator(ListIterator([as_text(item)])))[0] for item in inner.items]
+    return Plan(
+        f"Preprocess({inner})", lambda corpus: PreprocessIterator(MapIterator(inner.make(corpus), as_text)), tokens
+    )
+
+
+def packed(draw: Draw, inner: Plan) -> Plan:
+    rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 64))
+    tokens = tokenized(draw, inner)
+    stream = [token for item in tokens.items for token in item.tolist()]
+    items = []
+    for begin in range(0, max(0, len(stream) - 1), rows * length):
+        targets = stream[begin + 1 :][: rows * length]
+        padding = [0] * (rows * length - len(targets))
+        items.append(
+            Batch(
+                np.reshape(stream[begin:][: len(targets)] + padding, (rows, length)),
+                np.reshape(targets + padding, (rows, length)),
+                np.reshape([True] * len(targets) + [False] * len(padding), (rows, length)),
+            )
+        )
+    return Plan(
+        f"Packing({tokens}, {rows}, {length})",
+        lambda corpus: PackingIterator(tokens.make(corpus), batch_size=rows, sequence_length=length),
+        items,
+    )
+
+
 def sampled(draw: Draw, inner: Plan, others: list[Plan]) -> Plan:
     mode = draw(st.sampled_from(["stop", "drop", "restart"]))
     n = draw(st.integers(0, LONGEST))
@@ -228,7 +267,17 @@ def mixture_model(sources: list[list[Any]], weights: list[float], seed: int, mod
 
 
 SOURCES: list[Callable[[Draw], Plan]] = [a_list, an_iterable, documents]
-STAGES: list[Callable[[Draw, Plan], Plan]] = [looping, limited_looping, limit, mapped, filtered, batched, shuffled]
+STAGES: list[Callable[[Draw, Plan], Plan]] = [
+    looping,
+    limited_looping,
+    limit,
+    mapped,
+    filtered,
+    batched,
+    shuffled,
+    tokenized,
+    packed,
+]
 
 
 @st.composite
