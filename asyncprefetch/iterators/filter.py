@@ -25,6 +25,9 @@ class FilterState(StageState, kind="asyncprefetch.filter", frozen=True):
 class FilterIterator(Stage[FilterState, T]):
     """The items for which ``predicate(item)`` is true.
 
+    Around an endless iterator of which nothing passes, it searches without end. Within a :class:`LoopingIterator` it does
+    not: an epoch without items is an error.
+
     Args:
         inner: what to draw items from. The object itself is only asked for its state.
         predicate: made known to checkpoints by ``@register("your.tag")``, or a ``functools.partial`` of such a function,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, StatefulIterator, iterators
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, IteratorState, StatefulIterator, iterators
 from asyncprefetch.iterators import (
     BatchIterator,
     ByteTokenizer,
@@ -26,10 +27,11 @@ from asyncprefetch.iterators import (
     PreprocessIterator,
     SamplingIterator,
     ShuffleIterator,
+    from_iterable,
     packing,
 )
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
-from tests.iterators.plans import Plan, marked, passes, plans, write_corpus
+from tests.iterators.plans import Plan, joined, labelled, marked, numbers, passes, plans, write_corpus
 from tests.iterators.sources import ListIterator, drain
 
 texts = st.lists(st.text(max_size=12), min_size=1, max_size=4)
@@ -174,6 +176,25 @@ def test_a_state_crosses_to_a_worker_by_pickle(corpus: Path) -> None:
     next(batches)
     state = iterator.get_state()
     assert pickle.loads(pickle.dumps(state, 5)) == state
+
+
+async def test_a_mixture_in_a_worker_yields_the_same_and_goes_on_from_a_checkpoint(documents: Path) -> None:
+    def make() -> StatefulIterator[Any]:
+        lines = MapIterator(DocumentFileIterator(documents), partial(labelled, "x", times=2))
+        sources = {
+            "shuffled": ShuffleIterator(lines, buffer_size=3),
+            "loop": LoopingIterator(from_iterable(numbers), 2),
+        }
+        mixture = SamplingIterator(sources, {"shuffled": 1, "loop": 2}, seed=3, on_exhausted="drop")
+        return BatchIterator(FilterIterator(mixture, passes), 2, collate=joined)
+
+    expected = drain(make())
+    async with AsyncPrefetcher(make(), n_batches_to_prefetch=2) as loader:
+        got = [await anext(loader) for _ in range(3)]
+        state = await loader.get_state()
+    async with AsyncPrefetcherState.from_bytes(state.to_bytes()).build() as loader:
+        got += [item async for item in loader]
+    assert got == expected
 
 
 def test_a_state_does_not_grow_with_the_position(documents: Path) -> None:
