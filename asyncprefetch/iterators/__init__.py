@@ -10,26 +10,44 @@ nothing.
 """
 
 from asyncprefetch.iterators._listing import DocumentError
+from asyncprefetch.iterators.batching import BatchIterator, BatchState
 from asyncprefetch.iterators.documents import Document, DocumentFileIterator, DocumentFileState
+from asyncprefetch.iterators.filter import FilterIterator, FilterState
 from asyncprefetch.iterators.from_iterable import FromIterable, FromIterableState, from_iterable
+from asyncprefetch.iterators.limit import LimitIterator, LimitState
 from asyncprefetch.iterators.looping import LoopingIterator, LoopingState
+from asyncprefetch.iterators.map import MapIterator, MapState
 from asyncprefetch.iterators.packing import PackingIterator, PackingState
+from asyncprefetch.iterators.sampling import SamplingIterator, SamplingState
+from asyncprefetch.iterators.shuffle import ShuffleIterator, ShuffleState
 from asyncprefetch.iterators.tokens import ByteTokenizer, PreprocessIterator, PreprocessState, Tokenizer
 
 __all__ = [
+    "BatchIterator",
+    "BatchState",
     "ByteTokenizer",
     "Document",
     "DocumentError",
     "DocumentFileIterator",
     "DocumentFileState",
+    "FilterIterator",
+    "FilterState",
     "FromIterable",
     "FromIterableState",
+    "LimitIterator",
+    "LimitState",
     "LoopingIterator",
     "LoopingState",
+    "MapIterator",
+    "MapState",
     "PackingIterator",
     "PackingState",
     "PreprocessIterator",
     "PreprocessState",
+    "SamplingIterator",
+    "SamplingState",
+    "ShuffleIterator",
+    "ShuffleState",
     "Tokenizer",
     "from_iterable",
 ]

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import NonNegativeInt, PositiveInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
+from asyncprefetch.iterators._stage import state_of
 
 T = TypeVar("T")
 
@@ -47,11 +48,12 @@ class LoopingIterator(StatefulIterator[T]):
         epochs: the number of passes, from 1; ``None``: no end.
 
     Raises:
+        TypeError: ``iterator`` is no stateful iterator.
         ValueError: ``epochs`` is below 1.
     """
 
     def __init__(self, iterator: StatefulIterator[T], epochs: int | None = None) -> None:
-        start = iterator.get_state()
+        start = state_of(iterator, "LoopingIterator's iterator")
         self._resume(LoopingState(start=start, inner=start, epochs=epochs))
 
     def _resume(self, state: LoopingState) -> None:
@@ -79,7 +81,10 @@ class LoopingIterator(StatefulIterator[T]):
                 yield item
             epoch, start = self._state.epoch, self._state.start
             if not self._items:
-                raise ValueError(f"epoch {epoch} of {start!r:.200} yielded nothing: there is nothing to repeat")
+                raise ValueError(
+                    f"epoch {epoch} of {start!r:.200} yielded nothing: there is nothing to repeat. Leave this loop out, or "
+                    "look at what leaves no items, such as a filter, or more shards than there are documents"
+                )
             if epoch + 1 == self._state.epochs:
                 return
             self._resume(self._state.model_copy(update={"inner": start, "epoch": epoch + 1, "items": 0}))

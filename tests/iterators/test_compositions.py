@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from itertools import chain, pairwise
+import re
+from functools import partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, StatefulIterator, iterators
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, IteratorState, StatefulIterator, iterators
 from asyncprefetch.iterators import (
+    BatchIterator,
     ByteTokenizer,
     DocumentFileIterator,
+    FilterIterator,
+    LimitIterator,
     LoopingIterator,
+    MapIterator,
     PackingIterator,
     PreprocessIterator,
+    SamplingIterator,
+    ShuffleIterator,
+    from_iterable,
     packing,
 )
-from asyncprefetch.testing import assert_resumes_exactly
+from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.iterators.plans import Plan, joined, labelled, marked, numbers, passes, plans, write_corpus
 from tests.iterators.sources import ListIterator, drain
 
 texts = st.lists(st.text(max_size=12), min_size=1, max_size=4)
@@ -71,6 +81,67 @@ def test_random_compositions_yield_the_model_and_resume_exactly(
         assert_resumes_exactly(make, max_items=12)
 
 
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("documents"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(plan=plans())
+def test_at_every_position_of_a_random_pipeline_its_state_has_the_same_rest_and_the_same_next_states(
+    documents: Path, plan: Plan
+) -> None:
+    uninterrupted = plan.make(documents)
+    items, states = uninterrupted.create_iter(), [uninterrupted.get_state().model_dump_json()]
+    for number, expected in enumerate(plan.items):
+        assert_items_equal(expected, next(items, None), f"item {number}")
+        states.append(uninterrupted.get_state().model_dump_json())
+    assert list(items) == []
+    states.append(uninterrupted.get_state().model_dump_json())
+
+    for position, state in enumerate(states):
+        resumed = IteratorState.model_validate_json(state).build()
+        again = resumed.create_iter()
+        assert resumed.get_state().model_dump_json() == state
+        for number, expected in enumerate(plan.items[position:], position):
+            assert_items_equal(expected, next(again, None), f"item {number}, resumed at {position}")
+            assert resumed.get_state().model_dump_json() == states[number + 1], f"{number + 1}, resumed at {position}"
+        assert list(again) == []
+        assert resumed.get_state().model_dump_json() == states[-1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(plan=plans())
+def test_a_random_pipeline_goes_through_many_resumes_in_a_chain(documents: Path, plan: Plan) -> None:
+    got: list[Any] = []
+    state = plan.make(documents).get_state()
+    for _ in range(len(plan.items) + 2):
+        # As JSON to a file, and as a pickle to a worker.
+        state = pickle.loads(pickle.dumps(IteratorState.model_validate_json(state.model_dump_json()), 5))
+        iterator = state.build()
+        got += islice(iterator.create_iter(), 1)
+        state = iterator.get_state()
+    assert_items_equal(plan.items, got, "items")
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=plans())
+def test_a_random_pipeline_passes_what_users_test_their_own_iterators_with(documents: Path, plan: Plan) -> None:
+    assert_resumes_exactly(lambda: plan.make(documents), max_items=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=plans(), taken=st.lists(st.integers(0, 4), max_size=6))
+def test_a_random_pipeline_goes_on_in_a_second_iterator_over_it(documents: Path, plan: Plan, taken: list[int]) -> None:
+    got: list[Any] = []
+    iterator, left_half_way = plan.make(documents), []
+    for n in taken:
+        left_half_way.append(iterator.create_iter())
+        got += islice(left_half_way[-1], n)
+    got += iterator.create_iter()
+    assert_items_equal(plan.items, got, "items")
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     (tmp_path / "a.txt").write_text("alpha " * 20, "utf-8")
@@ -105,6 +176,42 @@ def test_a_state_crosses_to_a_worker_by_pickle(corpus: Path) -> None:
     next(batches)
     state = iterator.get_state()
     assert pickle.loads(pickle.dumps(state, 5)) == state
+
+
+async def test_a_mixture_in_a_worker_yields_the_same_and_goes_on_from_a_checkpoint(documents: Path) -> None:
+    def make() -> StatefulIterator[Any]:
+        lines = MapIterator(DocumentFileIterator(documents), partial(labelled, "x", times=2))
+        sources = {
+            "shuffled": ShuffleIterator(lines, buffer_size=3),
+            "loop": LoopingIterator(from_iterable(numbers), 2),
+        }
+        mixture = SamplingIterator(sources, {"shuffled": 1, "loop": 2}, seed=3, on_exhausted="drop")
+        return BatchIterator(FilterIterator(mixture, passes), 2, collate=joined)
+
+    expected = drain(make())
+    async with AsyncPrefetcher(make(), n_batches_to_prefetch=2) as loader:
+        got = [await anext(loader) for _ in range(3)]
+        state = await loader.get_state()
+    async with AsyncPrefetcherState.from_bytes(state.to_bytes()).build() as loader:
+        got += [item async for item in loader]
+    assert got == expected
+
+
+def test_a_state_does_not_grow_with_the_position(documents: Path) -> None:
+    def source(seed: int) -> StatefulIterator[Any]:
+        numbered = MapIterator(LoopingIterator(DocumentFileIterator(documents)), marked)
+        return ShuffleIterator(FilterIterator(numbered, passes), buffer_size=4, seed=seed)
+
+    mixture = SamplingIterator({"a": source(1), "b": source(2)}, {"a": 2, "b": 1}, on_exhausted="restart")
+    iterator = LimitIterator(BatchIterator(mixture, 3), 10_000)
+    batches = iterator.create_iter()
+    sizes = set()
+    for n in (1, 10, 100, 1000):
+        list(islice(batches, n))
+        text = iterator.get_state().model_dump_json()
+        assert len(text) < 8_000
+        sizes.add(len(re.sub(r"[0-9a-f]{8,}|\d+", "0", text)))  # but for digests and the digits of numbers
+    assert len(sizes) == 1
 
 
 def test_a_state_is_no_handle_on_the_iterator(corpus: Path) -> None:

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncprefetch import IteratorState, register
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import LoopingIterator
+from asyncprefetch.iterators import FilterIterator, LoopingIterator
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.sources import ListIterator, drain
+
+
+@register("tests.looping.even")
+def even(item: int) -> bool:
+    return item % 2 == 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -67,6 +74,25 @@ def test_resumed_into_an_empty_epoch_it_is_still_an_error() -> None:
 def test_refuses_a_number_of_epochs_below_one(epochs: int) -> None:
     with pytest.raises(ValueError, match="epochs"):
         LoopingIterator(ListIterator([1]), epochs)
+
+
+def test_around_an_iterator_that_is_further_at_its_end_than_behind_its_last_item_it_resumes_exactly() -> None:
+    assert_resumes_exactly(lambda: LoopingIterator(FilterIterator(ListIterator([2, 4, 5]), even), 3))
+
+
+def test_after_the_end_its_state_has_nothing_left() -> None:
+    iterator = LoopingIterator(ListIterator([1, 2]), 2)
+    drain(iterator)
+    state = IteratorState.model_validate_json(iterator.get_state().model_dump_json())
+    resumed = state.build()
+    assert drain(resumed) == []
+    assert resumed.get_state() == state == iterator.get_state()
+
+
+@pytest.mark.parametrize("given", [[1, 2], None, ListIterator])
+def test_refuses_what_is_no_stateful_iterator(given: Any) -> None:
+    with pytest.raises(TypeError, match="LoopingIterator's iterator must be a StatefulIterator, not"):
+        LoopingIterator(given)
 
 
 def test_the_number_of_epochs_and_the_inner_configuration_are_compared_once_and_positions_are_not() -> None:
