@@ -11,25 +11,43 @@ nothing.
 
 from asyncprefetch.iterators._listing import DocumentError
 from asyncprefetch.iterators.documents import Document, DocumentFileIterator, DocumentFileState
+from asyncprefetch.iterators.file_tokenizers import HuggingFaceTokenizer, TiktokenTokenizer, TokenizerFileError
 from asyncprefetch.iterators.from_iterable import FromIterable, FromIterableState, from_iterable
 from asyncprefetch.iterators.looping import LoopingIterator, LoopingState
-from asyncprefetch.iterators.packing import PackingIterator, PackingState
-from asyncprefetch.iterators.tokens import ByteTokenizer, PreprocessIterator, PreprocessState, Tokenizer
+from asyncprefetch.iterators.ngrams import ngram_ids
+from asyncprefetch.iterators.packing import PackingIterator, PackingState, RowTooLongError
+from asyncprefetch.iterators.patchers import BytePatcher, EntropyPatcher, Patcher, SpacePatcher, StaticPatcher
+from asyncprefetch.iterators.preprocess import PreprocessIterator, PreprocessState
+from asyncprefetch.iterators.sequences import SequenceIterator, SequenceState, TokenSequence
+from asyncprefetch.iterators.tokenizers import ByteTokenizer, Tokenizer
 
 __all__ = [
+    "BytePatcher",
     "ByteTokenizer",
     "Document",
     "DocumentError",
     "DocumentFileIterator",
     "DocumentFileState",
+    "EntropyPatcher",
     "FromIterable",
     "FromIterableState",
+    "HuggingFaceTokenizer",
     "LoopingIterator",
     "LoopingState",
     "PackingIterator",
     "PackingState",
+    "Patcher",
     "PreprocessIterator",
     "PreprocessState",
+    "RowTooLongError",
+    "SequenceIterator",
+    "SequenceState",
+    "SpacePatcher",
+    "StaticPatcher",
+    "TiktokenTokenizer",
+    "TokenSequence",
     "Tokenizer",
+    "TokenizerFileError",
     "from_iterable",
+    "ngram_ids",
 ]
