@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from asyncprefetch.arrays import empty
 from asyncprefetch.batch import Batch
-from asyncprefetch.iterators._tokens import PatchedTokens, split_first
+from asyncprefetch.iterators._tokens import PatchedTokens, join, split_first
 from asyncprefetch.iterators.ngrams import ngram_ids
-
 
 Arrays: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 """Inputs, targets and mask, of a batch or a row."""
@@ -69,9 +68,7 @@ def token_batch(rows: Sequence[npt.NDArray[Any]], shape: Shape) -> Batch:
             raise _too_long(number, row.size - 1, limit, "targets", "sequence_length")
     x, y, mask = arrays = _arrays(shape.batch_size, limit)
     if len(rows) == shape.batch_size and all(row.size == limit + 1 for row in rows):
-        alike = len({row.dtype for row in rows}) == 1
-        table = np.concatenate(rows, dtype=rows[0].dtype if alike else np.int64, casting="unsafe")
-        table = table.reshape(shape.batch_size, limit + 1)
+        table = join(rows).reshape(shape.batch_size, limit + 1)
         x[:] = table[:, :-1]
         y[:] = table[:, 1:]
         mask.fill(True)

@@ -244,10 +244,11 @@ class PackingIterator(StatefulIterator[Batch]):
                 batch = _row_batch(rows, shape)
                 rows.clear()
                 yield batch
-        batch = _row_batch(rows, shape) if rows and not state.drop_last else None
-        rows.clear()
-        if batch is not None:
+        if rows and not state.drop_last:
+            batch = _row_batch(rows, shape)
+            rows.clear()
             yield batch
+        rows.clear()
 
 
 def _row_batch(rows: Sequence[Checked], shape: Shape) -> Batch:

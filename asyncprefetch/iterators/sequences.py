@@ -9,8 +9,8 @@ import numpy.typing as npt
 from pydantic import NonNegativeInt, PositiveInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
-from asyncprefetch.iterators._blocks import Block, draw_blocks, ended
-from asyncprefetch.iterators._random import permutation
+from asyncprefetch.iterators._blocks import draw_blocks, ended
+from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._tokens import TokenSequence
 
 __all__ = ["SequenceIterator", "SequenceState", "TokenSequence"]
@@ -38,7 +38,7 @@ class SequenceState(IteratorState, kind="asyncprefetch.sequences", frozen=True):
     emitted: Position[NonNegativeInt] = 0
     sequence_length: PositiveInt
     buffer_size: PositiveInt
-    seed: NonNegativeInt
+    seed: Seed
     drop_last: bool
 
     def build(self) -> SequenceIterator:
@@ -74,7 +74,7 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
             ones are allowed. The object itself is only asked for its state.
         sequence_length: with patches: patches a sequence, from 2, the context included. Without: targets, from 1.
         buffer_size: sequences a block, from 1.
-        seed: of the order, from 0.
+        seed: of the order, from 0, below 2**64.
         drop_last: leave out the last sequence if it is incomplete.
 
     Raises:
@@ -101,14 +101,14 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
         )
 
     def _resume(self, state: SequenceState) -> None:
-        self._state = state  # at the begin of the block, but for ``emitted``
-        self._emitted = state.emitted
+        self._state = state
+        # The place, where it is not that in the state: a new state a sequence would cost more than to cut a small one.
+        self._inner, self._offset, self._block, self._emitted = state.inner, state.offset, state.block, state.emitted
 
     def get_state(self) -> SequenceState:
         """Where the block in progress begins, and how many of its sequences were yielded."""
-        if self._state.emitted == self._emitted:
-            return self._state
-        return self._state.model_copy(update={"emitted": self._emitted})
+        place = {"inner": self._inner, "offset": self._offset, "block": self._block, "emitted": self._emitted}
+        return self._state.model_copy(update=place)
 
     def create_iter(self) -> Iterator[TokenSequence]:
         """The sequences that are still to come: the block in progress is drawn again from the anchor.
@@ -118,31 +118,27 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
             ValueError: patch lengths do not fit their tokens, or come with some items only; or the tokens end before the
                 place from which to go on.
         """
-        state = self.get_state()
-        emitted = state.emitted
+        state, emitted = self._state, self._emitted
         for block in draw_blocks(
-            state.inner,
-            offset=state.offset,
-            number=state.block,
+            self._inner,
+            offset=self._offset,
+            number=self._block,
             sequence_length=state.sequence_length,
             buffer_size=state.buffer_size,
             drop_last=state.drop_last,
         ):
-            yield from self._shuffled(block, emitted)
+            count = block.count
+            if emitted > count:
+                raise ended()
+            order = permutation(state.seed, self._block, count).tolist() if count > 1 else [0]
+            for place in range(emitted + 1, count + 1):
+                if place == state.buffer_size:
+                    # At once, and not when the next is asked for: the state is to be that of the next block's begin.
+                    self._inner, self._offset = block.anchor, block.offset
+                    self._block, self._emitted = self._block + 1, 0
+                else:
+                    self._emitted = place
+                yield block.cut(order[place - 1])
             emitted = 0
         if emitted:
             raise ended()
-
-    def _shuffled(self, block: Block, emitted: int) -> Iterator[TokenSequence]:
-        state, count = self._state, block.count
-        if emitted > count:
-            raise ended()
-        order = permutation(state.seed, state.block, count).tolist() if count > 1 else [0]
-        for place in range(emitted, count):
-            if place + 1 == state.buffer_size:
-                # At once, and not when the next is asked for: the state is to be that of the next block's begin.
-                where = {"inner": block.anchor, "offset": block.offset, "block": state.block + 1, "emitted": 0}
-                self._resume(state.model_copy(update=where))
-            else:
-                self._emitted = place + 1
-            yield block.cut(order[place])
