@@ -25,15 +25,15 @@ class Block:
         lengths: of the patches behind the context, or ``None``.
         borders: where in ``tokens`` the context of each sequence lies, and the last token of the last.
         units: patches or tokens a sequence, without its context.
-        anchor: the state from which to draw the next block.
-        offset: how many units behind the anchor that begins.
+        anchor: the state from which to draw the next block; ``None``: what is left of the stream is all in this one.
+        offset: how many units behind the anchor the next one begins.
     """
 
     tokens: Array
     lengths: npt.NDArray[np.int64] | None
     borders: list[int]
     units: int
-    anchor: IteratorState
+    anchor: IteratorState | None
     offset: int
 
     @property
@@ -123,7 +123,7 @@ def draw_blocks(
     if drop_last:
         left -= left % units
     if left:
-        yield filling.block(left, units, inner, offset)
+        yield filling.block(left, units, None, 0)
 
 
 class _Filling:
@@ -160,7 +160,7 @@ class _Filling:
             self._parts.append(document.tokens[-1:])
         self._first = 0
 
-    def block(self, size: int, units: int, anchor: IteratorState, offset: int) -> Block:
+    def block(self, size: int, units: int, anchor: IteratorState | None, offset: int) -> Block:
         """The block of the first ``size`` units. The next one begins behind what was taken."""
         tokens, borders = join(self._parts), [*range(0, size, units), size]
         lengths = None

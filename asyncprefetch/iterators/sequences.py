@@ -132,7 +132,7 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
                 raise ended()
             order = permutation(state.seed, self._block, count).tolist() if count > 1 else [0]
             for place in range(emitted + 1, count + 1):
-                if place == state.buffer_size:
+                if place == count and block.anchor is not None:
                     # At once, and not when the next is asked for: the state is to be that of the next block's begin.
                     self._inner, self._offset = block.anchor, block.offset
                     self._block, self._emitted = self._block + 1, 0
