@@ -155,7 +155,7 @@ class EntropyPatcher:
         begins = np.empty(tokens.size + 1, np.bool_)
         begins[-1] = True  # where one more patch would
         if self.monotonicity:
-            with np.errstate(invalid="ignore"):  # from -inf to -inf is no rise
+            with np.errstate(invalid="ignore", over="ignore"):  # from -inf to -inf is no rise
                 np.greater(entropies[1:] - entropies[:-1], self.threshold, out=begins[1:-1])
         else:
             np.greater(entropies, self.threshold, out=begins[:-1])

@@ -65,7 +65,6 @@ def test_a_patch_is_a_word_and_its_space() -> None:
 
 
 def test_text_without_spaces_falls_into_characters() -> None:
-    assert words("日本語", SpacePatcher()) == ["", "\ufffd" * 3, "\ufffd" * 3, "\ufffd" * 2] or True
     tokens = ByteTokenizer().encode("日本語")
     # The lead byte of a character ends the patch before it: bos | 日本's lead | ...
     assert SpacePatcher().patch_lengths(tokens).tolist() == [1, 4, 3, 3]

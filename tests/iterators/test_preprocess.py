@@ -154,7 +154,7 @@ def test_a_wrong_number_of_entropies_is_an_error_that_names_the_document(n: int)
 
 def test_a_wrong_number_of_entropies_is_an_error_also_where_tokens_are_no_bytes() -> None:
     documents = [Document("d", "one two", np.zeros(3))]
-    with pytest.raises(DocumentError, match="document 'd': there are 3 entropies; there must be 2, one a token$"):
+    with pytest.raises(DocumentError, match=r"document 'd': there are 3 entropies; there must be 2, one a token$"):
         drain(PreprocessIterator(ListIterator(documents), Words(1), EntropyPatcher(0.5)))
 
 
