@@ -201,6 +201,8 @@ def _ranks(data: bytes, path: str) -> Mapping[bytes, int]:
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
             except (ValueError, binascii.Error) as error:
                 raise TokenizerFileError(f"{path!r}, line {number + 1}: not a token in base64 and its rank") from error
+    if len(set(ranks.values())) < len(ranks):
+        raise TokenizerFileError(f"{path!r} gives one rank to two tokens")
     if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise TokenizerFileError(f"{path!r} has no rank for {len(missing)} of the 256 bytes, the first is {missing[0]}")
     return ranks

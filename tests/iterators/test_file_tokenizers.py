@@ -87,7 +87,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 def test_a_hugging_face_file_makes_tokens(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
-    tokenizer = HuggingFaceTokenizer(tmp_path / "t.json") if (write_hugging_face(tmp_path / "t.json")) else None
+    tokenizer = HuggingFaceTokenizer(write_hugging_face(tmp_path / "t.json"))
     assert isinstance(tokenizer, Tokenizer)
     assert_items_equal(np.array([1, 3, 3, 4, 2], np.uint16), tokenizer.encode("hello hello world"))
     assert tokenizer.decode(np.array([[1, 3], [4, 2]])) == "hello world"
@@ -175,10 +175,8 @@ def test_nothing_is_loaded_before_the_first_text(made: Any) -> None:
         assert load.cache_info().currsize == 0
     for _ in range(3):
         made.encode("hello")
-    assert (
-        sum(load.cache_info().misses for load in (file_tokenizers._load_hugging_face, file_tokenizers._load_tiktoken))
-        == 1
-    )
+    loads = (file_tokenizers._load_hugging_face, file_tokenizers._load_tiktoken)
+    assert sum(load.cache_info().misses for load in loads) == 1
 
 
 def test_a_file_that_changed_since_is_refused(made: Any) -> None:
@@ -211,6 +209,11 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         broken.write_bytes(line)
         with pytest.raises(TokenizerFileError, match="line 1"):
             TiktokenTokenizer(str(broken)).encode("")
+    write_tiktoken(broken)
+    with open(broken, "ab") as opened:
+        opened.write(b"aGVsbG9o 259")
+    with pytest.raises(TokenizerFileError, match="gives one rank to two tokens"):
+        TiktokenTokenizer(str(broken)).encode("")
     broken.write_bytes(b"YQ== 0\n\n")
     with pytest.raises(TokenizerFileError, match="no rank for 255 of the 256 bytes, the first is 0"):
         TiktokenTokenizer(str(broken)).encode("")
