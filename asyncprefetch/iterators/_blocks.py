@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -75,7 +74,7 @@ def draw_blocks(
     source = inner.build()
     # Units are counted from where this generator began to draw. Where an anchor lies follows from the one before it and
     # from the documents, never from where drawing began: so a state is the same whoever gets there.
-    anchors = deque([(0, inner)])
+    anchor, place = inner, 0
     drawn = fresh = 0  # units, and tokens since the last anchor
     begin = offset
     patched: bool | None = None
@@ -107,16 +106,13 @@ def draw_blocks(
                 unit = filling.take(document, unit, n)
                 if not filling.missing:
                     begin += size
-                    while len(anchors) > 1 and anchors[1][0] <= begin:
-                        anchors.popleft()
-                    yield filling.block(size, units, anchors[0][1], begin - anchors[0][0])
+                    yield filling.block(size, units, anchor, begin - place)
             filling.leave(document)
         drawn += n
         if fresh >= _ANCHOR_EVERY:
-            anchors.append((drawn, source.get_state()))
-            fresh = 0
+            anchor, place, fresh = source.get_state(), drawn, 0
     if filling is None:
-        if number or offset:
+        if number:
             raise ended()
         return
     left = size - filling.missing

@@ -61,7 +61,7 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
 
     A block is ``buffer_size`` sequences in a row: block ``b`` is yielded in the order of a permutation that is a
     function of ``(seed, b)`` and its size alone. The last block may be smaller. With ``buffer_size=1`` the order is that
-    of the stream.
+    of the stream. Looping over this iterator repeats the same order; over the documents, it goes on shuffling anew.
 
     Resuming draws the block in progress again: its tokens, the rest of the document in which it begins, up to some
     65,536 tokens before that, and the whole of the last document drawn, however long these documents are.

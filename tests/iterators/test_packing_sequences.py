@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,15 @@ from asyncprefetch import IteratorState, arrays
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     ByteTokenizer,
+    DocumentFileIterator,
+    LoopingIterator,
     PackingIterator,
     PreprocessIterator,
     RowTooLongError,
     SequenceIterator,
     SpacePatcher,
     TokenSequence,
+    _blocks,
 )
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.sources import ListIterator, drain
@@ -312,3 +317,18 @@ def test_the_chain_from_text_resumes_exactly(
     if patcher is None or max_length is None:
         assert targets == max(0, stream - 1)
     assert_resumes_exactly(make, max_items=8)
+
+
+def test_the_chain_from_files_resumes_exactly_in_every_epoch(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("alpha beta " * 5, "utf-8")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": "b c" * n}) + "\n" for n in range(5)), "utf-8")
+
+    def make() -> PackingIterator:
+        documents = LoopingIterator(DocumentFileIterator(tmp_path), epochs=2)
+        tokens = PreprocessIterator(documents, ByteTokenizer(), SpacePatcher())
+        shuffled = SequenceIterator(tokens, sequence_length=5, buffer_size=3, seed=7)
+        return PackingIterator(shuffled, batch_size=2, sequence_length=5, max_length=16, pad_to_max_length=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_blocks, "_ANCHOR_EVERY", 20)
+        assert_resumes_exactly(make)

@@ -142,6 +142,10 @@ def test_entropies_are_one_a_token_or_one_a_byte_of_the_text() -> None:
         ListIterator([Document("d", "ab", np.array([5.0, 5.0]))]), patcher=EntropyPatcher(0.5, monotonicity=True)
     )
     assert drain(monotonous)[0].patch_lengths.tolist() == [1, 3]
+    negative = PreprocessIterator(
+        ListIterator([Document("d", "ab", np.array([-2.0, -2.0]))]), patcher=EntropyPatcher(-1.0)
+    )
+    assert drain(negative)[0].patch_lengths.tolist() == [4]
     assert_resumes_exactly(lambda: entropic(2))
 
 

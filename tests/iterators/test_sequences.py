@@ -237,14 +237,17 @@ def test_refuses_options_out_of_their_range(option: dict[str, Any]) -> None:
         SequenceIterator(ListIterator([]), **{"sequence_length": 2, **option})
 
 
-@pytest.mark.parametrize(("taken", "left"), [(1, 3), (1, 0), (2, 4), (3, 4), (6, 10)])
+@pytest.mark.parametrize(
+    ("taken", "left"), [(1, 0), (1, 1), (2, 0), (2, 1), (2, 3), (3, 0), (3, 6), (5, 8), (5, 9), (6, 12)]
+)
 def test_refuses_to_resume_when_the_tokens_became_fewer(taken: int, left: int) -> None:
-    iterator = make([[21]], False, 2, buffer_size=3)
+    # Blocks of three sequences of two targets: n sequences are there if there are 2n tokens, and block b if 6b + 1 are.
+    iterator = SequenceIterator(ListIterator([np.arange(21)]), sequence_length=2, buffer_size=3)
     sequences = iterator.create_iter()
     for _ in range(taken):
         next(sequences)
-    fewer = ListIterator([np.arange(left if taken > 2 or not left else 2)[: max(0, left - 3)]]).get_state()
-    state = iterator.get_state().model_copy(update={"inner": fewer})
+    fewer = ListIterator([np.arange(left)])
+    state = iterator.get_state().model_copy(update={"inner": fewer.get_state()})
     with pytest.raises(ValueError, match="ended before the place"):
         drain(IteratorState.model_validate_json(state.model_dump_json()).build())
 
