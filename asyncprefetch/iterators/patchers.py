@@ -102,10 +102,11 @@ class SpacePatcher:
         data -= np.uint8(ord("a"))
         inner |= data < 26
         ends = tokens < self.offset
-        inner &= ~ends
+        if self.offset > 0x40:  # else these ids, below 0, have wrapped around to bytes from 0xC0 on
+            inner &= ~ends
         ends[1:] |= inner[:-1] > inner[1:]
         ends[-1] = True
-        return _between(np.flatnonzero(ends) + 1)
+        return _lengths(ends)
 
 
 @_registry.register("asyncprefetch.EntropyPatcher")
@@ -150,8 +151,10 @@ class EntropyPatcher:
             )
         if np.isnan(entropies).any():
             raise ValueError(f"entropy {int(np.isnan(entropies).argmax())} is not a number")
+        if not tokens.size:
+            return np.zeros(0, np.int64)
         if self.of_next:
-            entropies = np.concatenate((np.full(1, -np.inf, entropies.dtype), entropies[:-1]))[: tokens.size]
+            entropies = np.concatenate((np.full(1, -np.inf, entropies.dtype), entropies[:-1]))
         begins = np.empty(tokens.size + 1, np.bool_)
         begins[-1] = True  # where one more patch would
         if self.monotonicity:
@@ -159,12 +162,13 @@ class EntropyPatcher:
                 np.greater(entropies[1:] - entropies[:-1], self.threshold, out=begins[1:-1])
         else:
             np.greater(entropies, self.threshold, out=begins[:-1])
-        begins[0] = False
-        return _between(np.flatnonzero(begins))
+        return _lengths(begins[1:])
 
 
-def _between(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The distances from 0 to the first end, and from each to the next."""
-    lengths = ends.copy()
-    lengths[1:] -= ends[:-1]
+def _lengths(ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The lengths of patches, from whether each token is the last of one. The last token of all is."""
+    (last,) = ends.nonzero()
+    lengths = np.empty(last.size, np.int64)
+    lengths[0] = last[0] + 1
+    np.subtract(last[1:], last[:-1], out=lengths[1:])
     return lengths
