@@ -12,28 +12,36 @@ nothing.
 from asyncprefetch.iterators._listing import DocumentError
 from asyncprefetch.iterators.batching import BatchIterator, BatchState
 from asyncprefetch.iterators.documents import Document, DocumentFileIterator, DocumentFileState
+from asyncprefetch.iterators.file_tokenizers import HuggingFaceTokenizer, TiktokenTokenizer, TokenizerFileError
 from asyncprefetch.iterators.filter import FilterIterator, FilterState
 from asyncprefetch.iterators.from_iterable import FromIterable, FromIterableState, from_iterable
 from asyncprefetch.iterators.limit import LimitIterator, LimitState
 from asyncprefetch.iterators.looping import LoopingIterator, LoopingState
 from asyncprefetch.iterators.map import MapIterator, MapState
-from asyncprefetch.iterators.packing import PackingIterator, PackingState
+from asyncprefetch.iterators.ngrams import ngram_ids
+from asyncprefetch.iterators.packing import PackingIterator, PackingState, RowTooLongError
+from asyncprefetch.iterators.patchers import BytePatcher, EntropyPatcher, Patcher, SpacePatcher, StaticPatcher
+from asyncprefetch.iterators.preprocess import PreprocessIterator, PreprocessState
 from asyncprefetch.iterators.sampling import SamplingIterator, SamplingState
+from asyncprefetch.iterators.sequences import SequenceIterator, SequenceState, TokenSequence
 from asyncprefetch.iterators.shuffle import ShuffleIterator, ShuffleState
-from asyncprefetch.iterators.tokens import ByteTokenizer, PreprocessIterator, PreprocessState, Tokenizer
+from asyncprefetch.iterators.tokenizers import ByteTokenizer, Tokenizer
 
 __all__ = [
     "BatchIterator",
     "BatchState",
+    "BytePatcher",
     "ByteTokenizer",
     "Document",
     "DocumentError",
     "DocumentFileIterator",
     "DocumentFileState",
+    "EntropyPatcher",
     "FilterIterator",
     "FilterState",
     "FromIterable",
     "FromIterableState",
+    "HuggingFaceTokenizer",
     "LimitIterator",
     "LimitState",
     "LoopingIterator",
@@ -42,12 +50,22 @@ __all__ = [
     "MapState",
     "PackingIterator",
     "PackingState",
+    "Patcher",
     "PreprocessIterator",
     "PreprocessState",
+    "RowTooLongError",
     "SamplingIterator",
     "SamplingState",
+    "SequenceIterator",
+    "SequenceState",
     "ShuffleIterator",
     "ShuffleState",
+    "SpacePatcher",
+    "StaticPatcher",
+    "TiktokenTokenizer",
+    "TokenSequence",
     "Tokenizer",
+    "TokenizerFileError",
     "from_iterable",
+    "ngram_ids",
 ]

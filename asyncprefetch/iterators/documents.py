@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
+import numpy.typing as npt
 from pydantic import NonNegativeInt
 
 from asyncprefetch._registry import register
@@ -23,10 +24,12 @@ class Document:
     Attributes:
         sample_id: what the data calls it, or ``"folder/file.txt"``, or ``"folder/file.jsonl:row"``, rows from 0.
         text: the text, with its line ends as they are in the file.
+        entropies: floats of shape ``(tokens,)`` or ``(bytes of the text,)``, from which patches are made, or ``None``.
     """
 
     sample_id: str
     text: str
+    entropies: npt.NDArray[Any] | None = None
 
 
 class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=True):

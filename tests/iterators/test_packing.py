@@ -150,3 +150,18 @@ def test_sizes_and_padding_are_configuration_and_the_offset_is_not() -> None:
 
 def test_yields_batches() -> None:
     assert all(type(batch) is Batch for batch in drain(pack([9], 1, 3)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=shapes)
+def test_a_last_batch_that_is_not_full_can_be_left_out(shape: tuple[list[int], int, int]) -> None:
+    lengths, batch_size, sequence_length = shape
+
+    def make(drop_last: bool) -> PackingIterator:
+        return PackingIterator(
+            ListIterator(arrays(lengths)), batch_size=batch_size, sequence_length=sequence_length, drop_last=drop_last
+        )
+
+    full = [batch.x.tolist() for batch in drain(make(False)) if batch.mask.all()]
+    assert [batch.x.tolist() for batch in drain(make(True))] == full
+    assert_resumes_exactly(lambda: make(True))

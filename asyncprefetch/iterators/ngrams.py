@@ -1,0 +1,64 @@
+"""Numbers for the last few tokens at each position, for models that look them up in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_BASE = 1_000_000_007
+_WORD = 1 << 64
+
+
+def ngram_ids(
+    x: npt.NDArray[Any], sizes: Sequence[int], table_size: int, out: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """The n-grams that end at each position, as numbers below ``table_size``.
+
+    For ``n`` of ``sizes`` and each position ``i`` of a row ``x``, with ``p = 1,000,000,007``::
+
+        (x[i] + x[i-1] * p + x[i-2] * p**2 + ... + x[i-n+1] * p**(n-1))  mod 2**64  mod table_size
+
+    Where there is nothing before the row's begin, 0 stands. Different n-grams may get the same number. An n-gram gets the
+    same one in every row and at every position.
+
+    Args:
+        x: tokens, from 0, of shape ``(batch_size, sequence_length)``.
+        sizes: tokens an n-gram, each from 1.
+        table_size: from 1 to 2**63.
+        out: what is filled, of the shape and dtype of the result; ``None``: a new array.
+
+    Returns:
+        int64 of shape ``(len(sizes), batch_size, sequence_length)``.
+
+    Raises:
+        ValueError: a size or ``table_size`` is out of its range.
+    """
+    if any(n < 1 for n in sizes):
+        raise ValueError(f"n-grams must be of at least 1 token, not {sizes!r}")
+    if not 1 <= table_size <= 1 << 63:
+        raise ValueError(f"table_size must be from 1 to 2**63, not {table_size}")
+    ids = np.empty((len(sizes), *x.shape), np.int64) if out is None else out
+    words = ids.view(np.uint64)
+    for number, row in enumerate(x):  # a row at a time, for what is reckoned with then stays in the cache
+        _hash_row(row.astype(np.uint64), sizes, np.uint64(table_size), words[:, number])
+    return ids
+
+
+def _hash_row(
+    tokens: npt.NDArray[np.uint64], sizes: Sequence[int], table_size: np.uint64, out: npt.NDArray[np.uint64]
+) -> None:
+    hashes, term = tokens.copy(), np.empty_like(tokens)
+    age, length = 1, tokens.size
+    # From the shortest on: each is the one before it and a term for each further token. All wraps around modulo 2**64.
+    for index in sorted(range(len(sizes)), key=sizes.__getitem__):
+        while age < min(sizes[index], length):
+            np.multiply(tokens[:-age], np.uint64(pow(_BASE, age, _WORD)), out=term[age:])
+            hashes[age:] += term[age:]
+            age += 1
+        # hashes % table_size, which numpy divides one by one: its whole division is several times faster.
+        np.floor_divide(hashes, table_size, out=term)
+        term *= table_size
+        np.subtract(hashes, term, out=out[index])

@@ -1,0 +1,143 @@
+"""Documents -> token arrays, or tokens with patch lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asyncprefetch import _items
+from asyncprefetch.base import IteratorState, StatefulIterator
+from asyncprefetch.iterators._listing import DocumentError
+from asyncprefetch.iterators._tokens import TokenSequence, check_patch_lengths, describe, is_tokens
+from asyncprefetch.iterators.documents import Document
+from asyncprefetch.iterators.patchers import Patcher
+from asyncprefetch.iterators.tokenizers import ByteTokenizer, Tokenizer
+
+
+class PreprocessState(IteratorState, kind="asyncprefetch.preprocess", frozen=True):
+    """The state of the documents, and what makes tokens and patches of them."""
+
+    inner: IteratorState
+    tokenizer: Tokenizer
+    patcher: Patcher | None = None
+
+    def build(self) -> PreprocessIterator:
+        """The iterator over the tokens of the documents that are still to come."""
+        iterator = PreprocessIterator.__new__(PreprocessIterator)
+        iterator._resume(self)
+        return iterator
+
+
+class PreprocessIterator(StatefulIterator[npt.NDArray[np.integer] | TokenSequence]):
+    """The tokens of each document, one item a document, also of an empty one.
+
+    Without a patcher an item is a 1-D array of integers, uint16 with the :class:`ByteTokenizer`. With one it is a
+    :class:`TokenSequence`, of the same tokens and the lengths of their patches.
+
+    A patcher may need the document's ``entropies``: 1-D floats, one a token, or, with the :class:`ByteTokenizer`, one
+    a byte of the text; those of bos and eos are -inf then.
+
+    Args:
+        documents: yields :class:`Document` or plain ``str``. The object itself is only asked for its state.
+        tokenizer: an object of a registered class with ``encode(text)``, by default ``ByteTokenizer()``.
+        patcher: an object of a registered class with ``patch_lengths(tokens, entropies)``; ``None``: no patches.
+
+    Raises:
+        TypeError: a checkpoint can't hold the tokenizer or the patcher.
+        ValueError: the patcher is one for bytes, and the tokenizer's tokens are none, or not at its offset.
+    """
+
+    def __init__(
+        self,
+        documents: StatefulIterator[Document | str],
+        tokenizer: Tokenizer | None = None,
+        patcher: Patcher | None = None,
+    ) -> None:
+        tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
+        for name, part in (("tokenizer", tokenizer), ("patcher", patcher)):
+            unsupported = _items.explain_unsupported(part)
+            if unsupported is not None:
+                raise TypeError(f"a checkpoint can't hold the {name}: {unsupported}")
+        _check_offsets(tokenizer, patcher)
+        self._resume(PreprocessState(inner=documents.get_state(), tokenizer=tokenizer, patcher=patcher))
+
+    def _resume(self, state: PreprocessState) -> None:
+        self._state = state  # as of the time before self._inner was built
+        self._inner: StatefulIterator[Document | str] | None = None
+
+    def get_state(self) -> PreprocessState:
+        """The state of the documents: this iterator holds nothing back."""
+        if self._inner is None:
+            return self._state
+        return self._state.model_copy(update={"inner": self._inner.get_state()})
+
+    def create_iter(self) -> Iterator[npt.NDArray[np.integer] | TokenSequence]:
+        """The tokens of the documents that are still to come.
+
+        Raises:
+            DocumentError: the text can't be encoded, or its patches can't be made: the entropies are missing, are not as
+                many as they should be, or the patcher's lengths do not sum to the number of tokens. The message names
+                the document. So does a note on whatever else a tokenizer or a patcher raises.
+            TypeError: an item is neither a ``Document`` nor a ``str``.
+        """
+        if self._inner is None:
+            self._inner = self._state.inner.build()
+        tokenizer, patcher = self._state.tokenizer, self._state.patcher
+        for item in self._inner.create_iter():
+            text = item.text if isinstance(item, Document) else item
+            if not isinstance(text, str):
+                raise TypeError(f"PreprocessIterator takes documents or strings, not {item!r:.80}")
+            try:
+                tokens = tokenizer.encode(text)
+                if not is_tokens(tokens):
+                    raise ValueError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
+                made = tokens if patcher is None else _patch(tokens, item, tokenizer, patcher)
+            except ValueError as error:
+                raise DocumentError(f"{_name(item)}: {error}") from error
+            except Exception as error:
+                error.add_note(f"while making tokens of {_name(item)}")
+                raise
+            yield made
+
+
+def _patch(
+    tokens: npt.NDArray[np.integer], item: Document | str, tokenizer: Tokenizer, patcher: Patcher
+) -> TokenSequence:
+    entropies: npt.NDArray[Any] | None = None
+    if isinstance(item, Document) and item.entropies is not None:
+        entropies = _one_a_token(item.entropies, tokens.size, tokenizer)
+    lengths = patcher.patch_lengths(tokens, entropies)
+    check_patch_lengths(lengths, tokens.size)
+    return TokenSequence(tokens, lengths)
+
+
+def _one_a_token(given: npt.NDArray[Any], n: int, tokenizer: Tokenizer) -> npt.NDArray[Any]:
+    if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind != "f":
+        raise ValueError(f"entropies must be a 1-D array of floats, not {describe(given)}")
+    if given.size == n:
+        return given
+    expected = f"{n}, one a token"
+    if isinstance(tokenizer, ByteTokenizer):
+        before, behind = int(tokenizer.bos), int(tokenizer.eos)
+        if given.size == n - before - behind:
+            return np.pad(given, (before, behind), constant_values=-np.inf)
+        expected = f"{expected}, or {n - before - behind}, one a byte of the text"
+    raise ValueError(f"there are {given.size} entropies; there must be {expected}")
+
+
+def _check_offsets(tokenizer: Tokenizer, patcher: Patcher | None) -> None:
+    wanted, given = getattr(patcher, "offset", None), getattr(tokenizer, "offset", None)
+    if wanted is None or wanted == given:
+        return
+    if given is None:
+        raise ValueError(f"{patcher!r} makes patches of bytes, and the tokens of {tokenizer!r:.80} are none")
+    raise ValueError(
+        f"{patcher!r} expects byte 0 at {wanted}, and {tokenizer!r} has it at {given}: give both one offset"
+    )
+
+
+def _name(item: Document | str) -> str:
+    return f"document {item.sample_id!r}" if isinstance(item, Document) else f"the text {item!r:.60}"
