@@ -91,7 +91,7 @@ def make_document(fields: Mapping[str, Any], wanted: Wanted, file: SourceFile, r
     if not isinstance(text, str):
         raise refuse(file, row, f"the field {wanted.text_field!r} must be a string, not {text!r:.40}")
     sample_id = None if wanted.id_field is None else fields.get(wanted.id_field)
-    if sample_id is not None and (not isinstance(sample_id, str | int) or isinstance(sample_id, bool)):
+    if sample_id is not None and type(sample_id) not in (str, int):
         raise refuse(file, row, f"the field {wanted.id_field!r} must be a string or an integer, not {sample_id!r:.40}")
     entropies = None if wanted.entropies_field is None else fields.get(wanted.entropies_field)
     return Document(

@@ -86,7 +86,7 @@ def _expand_url(given: str, exclude: Sequence[str]) -> tuple[Any, str, dict[str,
         _check_known(given)
         root, infos, hidden = posixpath.dirname(path), {path: filesystem.info(path)}, True
     else:
-        root = "/".join(_fixed_part(path.split("/"), given)) or path[:1].strip("*?[")
+        root = "/".join(_fixed_part(path.split("/"), given)) or "/"
         infos = filesystem.glob(path, detail=True)
     sizes = {}
     for found, info in infos.items():

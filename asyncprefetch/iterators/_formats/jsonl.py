@@ -70,16 +70,15 @@ def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
         return
     before = begin.offset - 1
     if file.name.lower().endswith(".jsonl"):
-        lines.seek(before)
-        end = file.size
+        before -= lines.seek(before)
     else:
         _log.info(
             "%s is compressed: reading %d bytes of it again to get to row %d", file.shown, begin.offset, begin.row
         )
-        while before and (passed := len(lines.read(min(before, _CHUNK)))):
-            before -= passed
-        end = -1
-    if lines.read(1) != b"\n" and begin.offset != end and lines.peek(1):
+        # Buffer by buffer, as lines are read: so a damaged file breaks off at the same byte as it does without a resume.
+        while before and (buffered := len(lines.peek())):
+            before -= len(lines.read(min(before, buffered)))
+    if before or (lines.read(1) != b"\n" and lines.peek(1)):
         reason = f"no row begins at byte {begin.offset}: the file changed since the checkpoint"
         raise changed(file, begin.row, reason)
 
@@ -87,7 +86,7 @@ def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
 def _parse(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Document | DocumentError:
     try:
         try:
-            # In a fifth of the time of the decoder of the standard library, and as strict or stricter than that.
+            # Quicker than the decoder of the standard library, and as strict or stricter: what it refuses, that looks at.
             fields = from_json(line)
         except ValueError:
             fields = _parse_with_care(line, wanted, file, row)
