@@ -33,7 +33,7 @@ def write(path: Path, rows: list[Row], group: int = 2, compression: str | None =
     if name.endswith(".jsonl"):
         path.write_bytes(lines_of(rows))
     elif name.endswith(LINES):
-        compress = gzip.compress if name.endswith(".gz") else zstandard.compress
+        compress = gzip.compress if name.endswith(".gz") else zstandard.ZstdCompressor(write_checksum=True).compress
         groups = [lines_of(rows[i : i + group]) for i in range(0, len(rows), group)]
         path.write_bytes(b"".join(map(compress, groups)))
     else:

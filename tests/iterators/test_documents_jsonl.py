@@ -199,20 +199,23 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
     else:
         path.write_bytes(b"no such file")
-    with pytest.raises(DocumentError, match=r"the compressed file is damaged from here on") as caught:
+    # A byte that is another one shows in a row, or else in the sum at the end of its group.
+    reason = "damaged from here on|not UTF-8|broken JSON" if damage == "one byte" else "damaged from here on"
+    with pytest.raises(DocumentError, match=reason) as caught:
         drain(DocumentFileIterator(tmp_path))
     row = caught.value.row
     assert caught.value.file == f"x{suffix}"
     assert row is not None
     texts = [d.text for d in drain(DocumentFileIterator(tmp_path, on_error="skip"))]
-    assert texts == [f"row {i}" for i in range(row)] + ["y"]
-    for count in (1, 2):
-        for i in range(count):
-            shard = (i, count)
-            assert [d.text for d in drain(DocumentFileIterator(tmp_path, on_error="skip", shard=shard))] == texts[
-                i::count
-            ]
-            assert_resumes_exactly(lambda shard=shard: DocumentFileIterator(tmp_path, on_error="skip", shard=shard))
+    if damage != "one byte":
+        assert texts == [f"row {i}" for i in range(row)] + ["y"]
+    for shard in ((0, 1), (0, 2), (1, 2)):
+        assert [d.text for d in drain(damaged(tmp_path, shard))] == texts[shard[0] :: shard[1]]
+        assert_resumes_exactly(lambda shard=shard: damaged(tmp_path, shard))  # type: ignore[misc]
+
+
+def damaged(folder: Path, shard: tuple[int, int]) -> DocumentFileIterator:
+    return DocumentFileIterator(folder, on_error="skip", shard=shard)
 
 
 json_values = st.recursive(

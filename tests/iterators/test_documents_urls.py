@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_a_bad_row_behind_a_url_is_named_by_it(remote: Path) -> None:
 
 
 def test_a_url_without_fsspec_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(
         ModuleNotFoundError, match=r"'memory://corpus' needs the package fsspec: pip install .*\[files\]"
     ):

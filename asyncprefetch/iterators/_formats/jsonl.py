@@ -78,7 +78,8 @@ def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
         # Buffer by buffer, as lines are read: so a damaged file breaks off at the same byte as it does without a resume.
         while before and (buffered := len(lines.peek())):
             before -= len(lines.read(min(before, buffered)))
-    if before or (lines.read(1) != b"\n" and lines.peek(1)):
+    last = lines.read(1)
+    if before or not last or (last != b"\n" and lines.peek(1)):
         reason = f"no row begins at byte {begin.offset}: the file changed since the checkpoint"
         raise changed(file, begin.row, reason)
 
