@@ -209,8 +209,9 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
     texts = [d.text for d in drain(DocumentFileIterator(tmp_path, on_error="skip"))]
     if damage != "one byte":
         assert texts == [f"row {i}" for i in range(row)] + ["y"]
+    halves = [[d.text for d in drain(damaged(tmp_path, (i, 2)))] for i in range(2)]
+    assert sorted(halves[0] + halves[1]) == sorted(texts)
     for shard in ((0, 1), (0, 2), (1, 2)):
-        assert [d.text for d in drain(damaged(tmp_path, shard))] == texts[shard[0] :: shard[1]]
         assert_resumes_exactly(lambda shard=shard: damaged(tmp_path, shard))  # type: ignore[misc]
 
 
