@@ -48,7 +48,7 @@ def lay_down(folder: Path, number: int, suffix: str, content: list[Any], group: 
 
 
 @settings(max_examples=40)
-@given(corpus=st.lists(files, min_size=1, max_size=4), count=st.integers(1, 4), chunk=st.integers(1, 300))
+@given(corpus=st.lists(files, min_size=1, max_size=4), count=st.integers(1, 4), chunk=st.integers(4, 300))
 def test_random_corpora_resume_exactly_and_are_shared_out(
     tmp_path_factory: pytest.TempPathFactory, corpus: list[tuple[str, list[Any], int]], count: int, chunk: int
 ) -> None:
