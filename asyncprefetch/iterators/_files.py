@@ -79,7 +79,7 @@ def open_file(file: SourceFile) -> io.BufferedReader:
     opened = io.BufferedReader(raw, _BUFFER)
     if opened.seek(0, os.SEEK_END) != file.size:
         opened.close()
-        raise changed(file, None, f"its size is not the {file.size} bytes that it had when the files were listed")
+        raise refuse(file, None, f"its size is not the {file.size} bytes that it had when the files were listed")
     opened.seek(0)
     return opened
 
@@ -93,22 +93,13 @@ def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str
     head = blake2b(opened.read(HEAD), digest_size=16).hexdigest()
     opened.seek(0)
     if begin.head and begin.head != head:
-        raise changed(
+        raise refuse(
             file,
             None,
             "its size is that of the checkpoint, but its first bytes are others. "
             "Bring it back as it was, or start anew without the checkpoint",
         )
     return head
-
-
-class ChangedError(DocumentError):
-    """A file is not the one that it was: not to be passed over like a bad row, for then nothing is exact."""
-
-
-def changed(file: SourceFile, row: int | None, reason: str) -> ChangedError:
-    """The error for a file that is not the one that it was."""
-    return ChangedError(_at(file, row, reason), file=file.name, row=row)
 
 
 def refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt
 from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._document import Document, Wanted
-from asyncprefetch.iterators._files import ChangedError, DocumentError, Place, SourceFile, refuse
+from asyncprefetch.iterators._files import DocumentError, Place, SourceFile, refuse
 from asyncprefetch.iterators._formats import reader_of, require_packages
 from asyncprefetch.iterators._listing import describe, list_files
 
@@ -192,7 +192,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
 
     def _pass_over(self, error: DocumentError, before: int) -> None:
         """Raise, or count and log, what was the matter after ``before`` others of the same file."""
-        if self._state.on_error == "raise" or isinstance(error, ChangedError):
+        if self._state.on_error == "raise":
             raise error
         _tallies.add("documents skipped", 1)
         if before < _LOGGED:

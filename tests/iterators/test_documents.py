@@ -59,9 +59,10 @@ def test_shards_resume_exactly_and_share_out_every_document(corpus: Path, count:
         assert_resumes_exactly(lambda index=index: DocumentFileIterator(corpus, shard=(index, count)))  # type: ignore[misc]
 
 
-def test_text_files_of_other_shards_are_not_read(corpus: Path) -> None:
-    (corpus / "c.txt").write_bytes(b"\xff")
-    assert drain(DocumentFileIterator(corpus, shard=(1, 2))) == ALL[1::2]
+def test_text_files_of_other_shards_are_not_opened(corpus: Path) -> None:
+    iterator = DocumentFileIterator(corpus, shard=(1, 2))
+    (corpus / "c.txt").unlink()
+    assert drain(iterator) == ALL[1::2]
 
 
 def test_the_state_is_of_one_size_however_many_files_there_are(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from asyncprefetch import _tallies
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
-from asyncprefetch.iterators._formats.parquet import shard_of
+from asyncprefetch.iterators._formats import parquet
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import TABLES, after, ids, write, write_table
 from tests.iterators.sources import drain
@@ -33,7 +34,7 @@ def blank_out(path: Path, texts: list[str]) -> None:
 def test_the_shards_of_a_parquet_file_are_even_and_lie_together(count: int) -> None:
     for before in range(0, 60, 7):
         for rows in (0, 1, 2, 5, 40):
-            parts = [shard_of(before, rows, (i, count)) for i in range(count)]
+            parts = [parquet.shard_of(before, rows, (i, count)) for i in range(count)]
             assert [n for first, stop in parts for n in range(first, stop)] == list(range(rows))
             for i, (first, stop) in enumerate(parts):
                 assert stop - first == sum(n % count == i for n in range(before, before + rows))
@@ -61,6 +62,25 @@ def test_only_the_row_groups_with_rows_of_ours_are_read(tmp_path: Path, monkeypa
     groups.clear()
     assert [d.text for d in drain(state.build())] == TEXTS[32:]
     assert groups == [6, 7]
+
+
+def test_no_more_of_a_row_group_is_decoded_than_up_to_the_last_row_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "x.parquet", [{"text": text} for text in TEXTS], group=40)
+    decoded = 0
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal decoded
+        for batch in iter_batches(*args, **kwargs):
+            decoded += batch.num_rows
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counting)
+    monkeypatch.setattr(parquet, "_ROWS", 3)
+    assert len(drain(DocumentFileIterator(path, shard=(0, 4)))) == 10
+    assert decoded == 12
 
 
 def test_only_the_columns_that_are_used_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +138,13 @@ def test_dictionaries_resume_exactly(tmp_path: Path, suffix: str) -> None:
 
     assert [(d.text, d.columns) for d in drain(make())] == [(text, {"lang": "de"}) for text in texts[:9]]
     assert_resumes_exactly(make)
+
+
+@pytest.mark.parametrize("suffix", ARROW)
+def test_a_dictionary_may_hold_no_value(tmp_path: Path, suffix: str) -> None:
+    names = pa.DictionaryArray.from_arrays(pa.array([1, 0]), pa.array(["a", None]))
+    write_table(tmp_path / f"x{suffix}", pa.table({"text": ["a", "b"], "sample_id": names}))
+    assert ids(DocumentFileIterator(tmp_path)) == [f"x{suffix}:0", "a"]
 
 
 @pytest.mark.parametrize("suffix", TABLES)
@@ -210,7 +237,7 @@ def test_bytes_that_are_no_utf8_are_an_error_that_names_the_row_or_are_replaced(
 
 
 @pytest.mark.parametrize("suffix", TABLES)
-@pytest.mark.parametrize("damage", ["cut", "no such file", "one group"])
+@pytest.mark.parametrize("damage", ["cut", "cut after a group", "no such file", "one group"])
 def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     tmp_path: Path, suffix: str, damage: str
 ) -> None:
@@ -220,6 +247,8 @@ def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     content = path.read_bytes()
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
+    elif damage == "cut after a group":
+        path.write_bytes(content[: after(DocumentFileIterator(path), 5).offset])
     elif damage == "no such file":
         path.write_bytes(b"no such file" * 10)
     else:
@@ -228,7 +257,9 @@ def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     with pytest.raises(DocumentError, match=r"damaged|no parquet file|no arrow file") as caught:
         drain(DocumentFileIterator(tmp_path))
     assert caught.value.file == f"x{suffix}"
+    _tallies.drain()
     whole = ids(DocumentFileIterator(tmp_path, on_error="skip"))
+    assert _tallies.drain() == {"documents skipped": 1}
     assert whole[-5:] == [f"y.jsonl:{i}" for i in range(5)]
     halves = [ids(damaged(tmp_path, (i, 2))) for i in range(2)]
     assert sorted(halves[0] + halves[1]) == sorted(whole)

@@ -206,13 +206,28 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
     row = caught.value.row
     assert caught.value.file == f"x{suffix}"
     assert row is not None
+    _tallies.drain()
     texts = [d.text for d in drain(DocumentFileIterator(tmp_path, on_error="skip"))]
+    if damage == "no such file":
+        assert _tallies.drain() == {"documents skipped": 1}
     if damage != "one byte":
         assert texts == [f"row {i}" for i in range(row)] + ["y"]
     halves = [[d.text for d in drain(damaged(tmp_path, (i, 2)))] for i in range(2)]
     assert sorted(halves[0] + halves[1]) == sorted(texts)
     for shard in ((0, 1), (0, 2), (1, 2)):
         assert_resumes_exactly(lambda shard=shard: damaged(tmp_path, shard))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_a_damaged_compressed_file_breaks_off_at_the_same_row_wherever_one_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(jsonl, "_CHUNK", 100)
+    path = write(tmp_path / f"x{suffix}", [{"text": f"{i**40}"} for i in range(40)], group=15)
+    content = path.read_bytes()
+    for place in range(500, len(content) - 8, 97):
+        path.write_bytes(content[:place] + bytes(8) + content[place + 8 :])
+        assert_resumes_exactly(lambda: damaged(tmp_path, (0, 1)))
 
 
 def damaged(folder: Path, shard: tuple[int, int]) -> DocumentFileIterator:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from asyncprefetch import IteratorState
 from asyncprefetch.iterators import DocumentError, DocumentFileIterator
@@ -24,6 +25,8 @@ def remote(tmp_path: Path) -> Iterator[Path]:
     for i, suffix in enumerate(FORMATS):
         write(folder / ("b" if i % 2 else ".") / f"{i}{suffix}", [{"text": f"{i}.{row}"} for row in range(3)])
     (folder / "c.txt").write_text("c", "utf-8")
+    (folder / "folder.txt").mkdir()
+    (folder / "folder.txt" / "d.md").write_text("d", "utf-8")
     (folder / "other.rst").write_text("not taken", "utf-8")
     (folder / ".hidden.txt").write_text("not taken", "utf-8")
     filesystem = fsspec.filesystem("memory")
@@ -34,7 +37,7 @@ def remote(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_folder_behind_a_url_is_as_one_here(remote: Path) -> None:
     here = drain(DocumentFileIterator(remote))
-    assert len(here) == 19
+    assert len(here) == 20
     assert drain(DocumentFileIterator("memory://corpus")) == here
     assert drain(DocumentFileIterator("memory://corpus/")) == here
     assert drain(DocumentFileIterator(f"file://{remote}")) == here
@@ -97,6 +100,16 @@ def test_files_that_changed_since_the_checkpoint_are_refused(remote: Path) -> No
         drain(IteratorState.model_validate_json(text).build())  # type: ignore[arg-type]
     filesystem.pipe("/corpus/0.jsonl", content)
     assert ids(IteratorState.model_validate_json(text).build()) == ["0.jsonl:2"]  # type: ignore[arg-type]
+
+
+def test_a_filesystem_must_not_answer_from_a_list_that_it_remembers(
+    remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgot: list[None] = []
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda self, path=None: forgot.append(None))
+    state = DocumentFileIterator("memory://corpus").get_state()
+    drain(state.build())
+    assert len(forgot) == 2
 
 
 def test_a_bad_row_behind_a_url_is_named_by_it(remote: Path) -> None:

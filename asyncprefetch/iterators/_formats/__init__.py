@@ -24,7 +24,8 @@ class Read(Protocol):
         alone, whatever ``begin`` and the shard: all shards must agree on it.
 
         Raises:
-            DocumentError: the file is not the one that it was.
+            DocumentError: the file is not the one that it was. What is raised is never passed over, only what is yielded
+                may be: otherwise nothing would be exact.
             OSError: the file can't be opened or read.
         """
 

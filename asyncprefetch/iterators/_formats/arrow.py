@@ -21,7 +21,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
         head = check_head(opened, file, begin)
         with columns.open(opened, mapped=True) as source:
             try:
-                reader = _open(columns.pyarrow, source, file)
+                reader = _open(columns.pyarrow, source)
                 wrong = columns.missing(reader.schema.names)
                 if wrong is not None:
                     yield place, wrong
@@ -37,15 +37,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     yield Place(place.document, begin.file + 1), None
 
 
-def _open(pyarrow: Any, source: Any, file: SourceFile) -> Any:
+def _open(pyarrow: Any, source: Any) -> Any:
     """What reads the record batches of either kind one after the other: the file kind is a stream, and an index to it."""
-    if source.read(len(_MAGIC)) == _MAGIC:
-        source.seek(file.size - len(_MAGIC))
-        if source.read(len(_MAGIC)) != _MAGIC:
-            raise pyarrow.ArrowInvalid("its end is missing")
-        source.seek(_PREFIX)
-    else:
-        source.seek(0)
+    source.seek(_PREFIX if source.read(len(_MAGIC)) == _MAGIC else 0)
     return pyarrow.ipc.open_stream(source)
 
 
@@ -62,6 +56,8 @@ def _rows(
         try:
             batch = reader.read_next_batch()
         except StopIteration:
+            if source.tell() == offset:  # for pyarrow that is an end like any other, but a file that was cut has it
+                raise columns.pyarrow.ArrowInvalid("the mark of its end is missing") from None
             return
         rows = range(skip + (index - before - skip) % count, batch.num_rows, count)
         for row, document in zip(rows, columns.documents(batch, rows, first), strict=True):

@@ -18,7 +18,6 @@ from asyncprefetch.iterators._files import (
     DocumentError,
     Place,
     SourceFile,
-    changed,
     check_head,
     not_utf8,
     open_file,
@@ -81,7 +80,7 @@ def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
     last = lines.read(1)
     if before or not last or (last != b"\n" and lines.peek(1)):
         reason = f"no row begins at byte {begin.offset}: the file changed since the checkpoint"
-        raise changed(file, begin.row, reason)
+        raise refuse(file, begin.row, reason)
 
 
 def _parse(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Document | DocumentError:
