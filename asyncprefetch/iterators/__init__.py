@@ -9,7 +9,7 @@ that state itself. So one object can be given to several, and whether a pipeline
 nothing.
 """
 
-from asyncprefetch.iterators._listing import DocumentError
+from asyncprefetch.iterators._files import DocumentError
 from asyncprefetch.iterators.batching import BatchIterator, BatchState
 from asyncprefetch.iterators.documents import Document, DocumentFileIterator, DocumentFileState
 from asyncprefetch.iterators.file_tokenizers import HuggingFaceTokenizer, TiktokenTokenizer, TokenizerFileError

@@ -1,62 +1,51 @@
-"""Which files a user means by a path, a folder or a glob, in a fixed order, and what to call them."""
+"""Which files a user means by a path, a folder, a glob or a URL, in a fixed order, and what to call them."""
 
 from __future__ import annotations
 
 import glob
 import os
+import posixpath
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-SUFFIXES = (".jsonl", ".md", ".py", ".txt")
-"""The files that are taken from folders and globs."""
+from asyncprefetch._extras import load
+from asyncprefetch.iterators._files import DocumentError, SourceFile
+from asyncprefetch.iterators._formats import SUFFIXES, is_known
 
-
-class DocumentError(ValueError):
-    """A document can't be read: a file is missing, has changed, or holds what it must not.
-
-    Attributes:
-        file: the file's name in the listing, or the path that was given; empty if the error is about no single one.
-        row: the line of a ``.jsonl`` file, counted from 0; ``None`` if the error is about a file as a whole.
-    """
-
-    def __init__(self, message: str, *, file: str = "", row: int | None = None) -> None:
-        super().__init__(message)
-        self.file = file
-        self.row = row
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file of documents: where it lies, what it is called in every place where its folder may lie, its bytes."""
-
-    path: str
-    name: str
-    size: int
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 
 
 def list_files(paths: Sequence[str], exclude: Sequence[str]) -> list[SourceFile]:
     """The files that ``paths`` mean, each once, sorted by name.
 
-    A name is relative to the one folder that holds all that was given, and has slashes on every system.
+    A name is relative to the one folder that holds all that was given, and has slashes on every system. Beside files
+    from elsewhere, those behind a URL are named in full.
 
     Raises:
         DocumentError: one of ``paths`` doesn't exist, or means no file of a known suffix.
+        ModuleNotFoundError: a path is a URL, and fsspec is not installed.
     """
-    roots: dict[str, list[str]] = {}
+    # By filesystem (None: this machine's), and by folder in it: the names of files and their sizes.
+    places: dict[Any, dict[str, dict[str, int]]] = {}
     for given in paths:
-        root, names = _expand(given, exclude)
-        if not names:
+        filesystem, root, sizes = _expand_url(given, exclude) if _URL.match(given) else _expand(given, exclude)
+        if not sizes:
             raise DocumentError(f"{given!r} holds no file ({', '.join(SUFFIXES)}) that is not excluded", file=given)
-        roots.setdefault(os.path.abspath(root), []).extend(names)
-    base = os.path.commonpath(roots)
+        places.setdefault(filesystem, {}).setdefault(root, {}).update(sizes)
     found: dict[str, SourceFile] = {}
-    for root, names in roots.items():
-        prefix = "" if root == base else os.path.relpath(root, base).replace(os.sep, "/") + "/"
-        for name in names:
-            found[prefix + name] = SourceFile(path := os.path.join(root, name), prefix + name, os.path.getsize(path))
+    for filesystem, roots in places.items():
+        path = os.path if filesystem is None else posixpath
+        base = path.commonpath(roots)
+        origin = "" if filesystem is None or len(places) == 1 else f"{filesystem.unstrip_protocol(base)}/"
+        for root, sizes in roots.items():
+            prefix = "" if root == base else path.relpath(root, base).replace(os.sep, "/") + "/"
+            for name, size in sizes.items():
+                full = origin + prefix + name
+                found[full] = SourceFile(path.join(root, name), full, size, filesystem)
     return [found[name] for name in sorted(found)]
 
 
@@ -68,23 +57,61 @@ def describe(files: Sequence[SourceFile]) -> str:
     return f"{len(files)} files, {sum(file.size for file in files)} bytes, digest {digest.hexdigest()}"
 
 
-def _expand(given: str, exclude: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder to which names are relative, and the names, with slashes, of its files that are not excluded."""
+def _expand(given: str, exclude: Sequence[str]) -> tuple[None, str, dict[str, int]]:
+    """The folder to which names are relative, and its files that are not excluded: their names, with slashes, and sizes."""
     if os.path.isdir(given):
-        return given, [name for name in _walk(given, exclude) if _known(name)]
-    if os.path.isfile(given):
-        if not _known(given):
-            raise DocumentError(f"{given!r} is not one of {', '.join(SUFFIXES)}", file=given)
-        root, matches = os.path.dirname(given), [given]
+        root, names = given, [name for name in _walk(given, exclude) if is_known(name)]
     else:
-        parts = Path(given).parts
-        fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), None)
-        if fixed is None:
-            raise DocumentError(f"{given!r} does not exist", file=given)
-        root = str(Path(*parts[:fixed]))
-        matches = [path for path in glob.iglob(given, recursive=True) if _known(path) and os.path.isfile(path)]
-    names = (Path(path).relative_to(root) for path in matches)
-    return root, [name.as_posix() for name in names if not any(_excluded(part, exclude) for part in name.parts)]
+        if os.path.isfile(given):
+            _check_known(given)
+            root, matches = os.path.dirname(given), [given]
+        else:
+            fixed = _fixed_part(Path(given).parts, given)
+            root = str(Path(*fixed))
+            matches = [path for path in glob.iglob(given, recursive=True) if is_known(path) and os.path.isfile(path)]
+        relative = [Path(path).relative_to(root).as_posix() for path in matches]
+        names = [name for name in relative if not _any_excluded(name, exclude)]
+    root = os.path.abspath(root)
+    return None, root, {name: os.path.getsize(os.path.join(root, name)) for name in names}
+
+
+def _expand_url(given: str, exclude: Sequence[str]) -> tuple[Any, str, dict[str, int]]:
+    """As :func:`_expand`, of a filesystem of fsspec, which comes first."""
+    filesystem, path = load("fsspec", "files", f"the URL {given!r}").core.url_to_fs(given)
+    filesystem.invalidate_cache()  # the listing must be that of now
+    hidden = "/." in path  # as in a local glob, names that begin with a dot have to be asked for
+    if filesystem.isdir(path):
+        root, infos = path, filesystem.find(path, detail=True)
+    elif filesystem.exists(path):
+        _check_known(given)
+        root, infos, hidden = posixpath.dirname(path), {path: filesystem.info(path)}, True
+    else:
+        root = "/".join(_fixed_part(path.split("/"), given)) or "/"
+        infos = filesystem.glob(path, detail=True)
+    sizes = {}
+    for found, info in infos.items():
+        name = posixpath.relpath(found, root)
+        parts = name.split("/")
+        if info["type"] != "file" or not is_known(name) or _any_excluded(name, exclude):
+            continue
+        if hidden or not any(part.startswith(".") for part in parts):
+            if info["size"] is None:
+                raise DocumentError(f"{given!r}: {found} does not tell its size, by which it is known", file=given)
+            sizes[name] = info["size"]
+    return filesystem, root, sizes
+
+
+def _check_known(given: str) -> None:
+    if not is_known(given):
+        raise DocumentError(f"{given!r} is not one of {', '.join(SUFFIXES)}", file=given)
+
+
+def _fixed_part(parts: Sequence[str], given: str) -> Sequence[str]:
+    """The folders before the first of the parts of a path that is a pattern."""
+    for i, part in enumerate(parts):
+        if any(c in part for c in "*?["):
+            return parts[:i]
+    raise DocumentError(f"{given!r} does not exist", file=given)
 
 
 def _walk(folder: str, exclude: Sequence[str], prefix: str = "") -> Iterator[str]:
@@ -98,8 +125,8 @@ def _walk(folder: str, exclude: Sequence[str], prefix: str = "") -> Iterator[str
             yield prefix + entry.name
 
 
-def _known(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+def _any_excluded(name: str, exclude: Sequence[str]) -> bool:
+    return any(_excluded(part, exclude) for part in name.split("/"))
 
 
 def _excluded(name: str, exclude: Sequence[str]) -> bool:

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
-import numpy.typing as npt
 from pydantic import NonNegativeInt
 
-from asyncprefetch._registry import register
+from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
-from asyncprefetch.iterators._listing import DocumentError, SourceFile, describe, list_files
+from asyncprefetch.iterators._document import Document, Wanted
+from asyncprefetch.iterators._files import DocumentError, Place, SourceFile, refuse
+from asyncprefetch.iterators._formats import reader_of, require_packages
+from asyncprefetch.iterators._listing import describe, list_files
 
+__all__ = ["Document", "DocumentError", "DocumentFileIterator", "DocumentFileState"]
 
-@register("asyncprefetch.Document")
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text.
+_LOGGED = 10
+"""How many of the rows of a file that are passed over are logged."""
 
-    Attributes:
-        sample_id: what the data calls it, or ``"folder/file.txt"``, or ``"folder/file.jsonl:row"``, rows from 0.
-        text: the text, with its line ends as they are in the file.
-        entropies: floats of shape ``(tokens,)`` or ``(bytes of the text,)``, from which patches are made, or ``None``.
-    """
-
-    sample_id: str
-    text: str
-    entropies: npt.NDArray[Any] | None = None
+_log = logging.getLogger("asyncprefetch.iterators")
 
 
 class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=True):
@@ -39,51 +31,88 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
         paths: what was given.
         exclude: shell patterns of names that are left out.
         encoding_errors: what is done with bytes that are no UTF-8.
+        on_error: what is done with a row that can't be read.
+        text_field: the field, or column, of the text.
+        id_field: that of the name of a document; ``None``: none.
+        entropies_field: that of the entropies; ``None``: none.
+        columns: further fields that documents have.
         shard: which documents are ours, as ``(index, count)``.
         listing: number, bytes and digest of the files, against which they are checked.
         document: how many documents, of all shards, come before the next one.
         file: index of the file in progress, in the sorted listing.
-        offset: byte in that file at which the next row begins.
-        row: number of that row.
+        offset: byte in that file at which the next line, or the record batch in progress, begins; of a compressed file,
+            in its content.
+        skip: how many rows of that record batch come before the next one.
+        row: number, in the file, of the next row.
+        size: bytes of the file in progress; 0: none of it has been read.
+        head: hash of its first 65,536 bytes, against which it is checked; empty: none of it has been read.
     """
 
     paths: tuple[str, ...]
     exclude: tuple[str, ...]
     encoding_errors: Literal["strict", "replace"]
+    on_error: Literal["raise", "skip"] = "raise"
+    text_field: str = "text"
+    id_field: str | None = "sample_id"
+    entropies_field: str | None = "entropies"
+    columns: tuple[str, ...] = ()
     shard: tuple[NonNegativeInt, NonNegativeInt]
     listing: str
     document: Position[NonNegativeInt] = 0
     file: Position[NonNegativeInt] = 0
     offset: Position[NonNegativeInt] = 0
+    skip: Position[NonNegativeInt] = 0
     row: Position[NonNegativeInt] = 0
+    size: Position[NonNegativeInt] = 0
+    head: Position[str] = ""
 
     def build(self) -> DocumentFileIterator:
-        """The iterator that seeks to the offset and reads on. It looks at no file before its first item."""
+        """The iterator that seeks to the place and reads on. It looks at no file before its first item."""
         iterator = DocumentFileIterator.__new__(DocumentFileIterator)
-        iterator._state, iterator._files = self, None
+        iterator._resume(self, None)
         return iterator
 
 
 class DocumentFileIterator(StatefulIterator[Document]):
-    """The documents of text files, one a file, and of ``.jsonl`` files, one a row, in the order of the files' names.
+    """The documents of files, in the order of the files' names.
 
-    A row of a ``.jsonl`` file is a JSON object with the field ``text``, and, if it likes, ``sample_id`` (a string or
-    an integer); further fields are passed over, and so are blank lines, which count as rows but are no documents.
+    - ``.txt``, ``.py``, ``.md``: each file is one document.
+    - ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``: each row is one, a JSON object. Blank lines count as rows and are no
+      documents.
+    - ``.parquet``, ``.arrow`` (the file kind and the stream kind): each row is one.
 
-    Resuming opens the file in progress and seeks. A set of files whose names or sizes have changed is refused.
+    A row has the field ``text``, and, if it likes, ``sample_id`` (a string or an integer) and ``entropies`` (a list of
+    finite numbers). Further fields are passed over.
+
+    Resuming opens the file in progress and seeks: to the byte of a line, to the row group of a ``.parquet`` file,
+    to the record batch of an ``.arrow`` file. At most that group or batch is read again. A compressed ``.jsonl`` can't
+    seek: it is decompressed from its start, without being parsed, and the log (level INFO) says so. A set of files whose
+    names or sizes have changed is refused, and so is a file in progress whose first 65,536 bytes have.
 
     Args:
-        paths: a file (``.txt``, ``.py``, ``.md``, ``.jsonl``), a folder (searched through), a glob (``**`` included),
-            or several of them. Each file counts once. Names that begin with a dot are left out of folders and globs.
+        paths: a file, a folder (searched through), a glob (``**`` included), a URL of fsspec (``s3://bucket/*.parquet``,
+            again a file, a folder, or a glob), or several of them. Each file counts once. Names that begin with a dot
+            are left out of folders and globs. URLs, ``.parquet``, ``.arrow`` and ``.zst`` need the extra ``files``.
         shard: ``(index, count)``: of the documents, counted from 0, those whose number is ``index`` modulo ``count``.
-            Text files of other shards are not read; the rows of others are read but not parsed.
+            Of a ``.parquet`` file, as many rows as by that rule, but rows that lie together, so that only the row groups
+            with some of them are read. Text files of other shards are not read; of ``.arrow`` files on this machine only
+            the pages with our rows are; lines of other shards are read but not parsed.
         exclude: shell patterns; a file is left out if one of them matches its name or that of a folder below the
             path that was given.
         encoding_errors: ``"replace"`` puts U+FFFD in place of bytes that are no UTF-8; ``"strict"`` raises.
+        on_error: what is done with a row, or a file, that can't be read: ``"raise"``; or ``"skip"``: pass over it, count
+            it (a file, too, is one) as ``"documents skipped"``, and log a warning for the first ten of each file.
+            Rows of other shards are neither looked at nor counted. A file that changed since the checkpoint, or that
+            can't be opened, is an error all the same.
+        text_field: the field, or column, of the text.
+        id_field: that of the name of a document; ``None``: name all by file and row.
+        entropies_field: that of the entropies; ``None``: don't read them.
+        columns: further fields, which every row must have and each document then has in ``Document.columns``.
 
     Raises:
         DocumentError: a path does not exist, or holds no file to read.
-        ValueError: ``shard`` or ``encoding_errors`` is not as described.
+        ModuleNotFoundError: an optional package is missing; the message names the extra.
+        ValueError: an option is not as described.
     """
 
     def __init__(
@@ -93,6 +122,11 @@ class DocumentFileIterator(StatefulIterator[Document]):
         shard: tuple[int, int] = (0, 1),
         exclude: Sequence[str] = (),
         encoding_errors: Literal["strict", "replace"] = "strict",
+        on_error: Literal["raise", "skip"] = "raise",
+        text_field: str = "text",
+        id_field: str | None = "sample_id",
+        entropies_field: str | None = "entropies",
+        columns: Sequence[str] = (),
     ) -> None:
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         names = tuple(os.fspath(path) for path in given)
@@ -101,49 +135,70 @@ class DocumentFileIterator(StatefulIterator[Document]):
         index, count = shard
         if not 0 <= index < count:
             raise ValueError(f"shard must be (index, count) with 0 <= index < count, not {shard!r}")
-        self._files: list[SourceFile] | None = list_files(names, tuple(exclude))
-        self._state = DocumentFileState(
+        if isinstance(columns, str):
+            raise ValueError(f"columns must be a sequence of names, such as ({columns!r},), not the string {columns!r}")
+        files = list_files(names, tuple(exclude))
+        require_packages(file.name for file in files)
+        state = DocumentFileState(
             paths=names,
             exclude=tuple(exclude),
             encoding_errors=encoding_errors,
+            on_error=on_error,
+            text_field=text_field,
+            id_field=id_field,
+            entropies_field=entropies_field,
+            columns=tuple(columns),
             shard=(index, count),
-            listing=describe(self._files),
+            listing=describe(files),
         )
+        self._resume(state, files)
+
+    def _resume(self, state: DocumentFileState, files: list[SourceFile] | None) -> None:
+        self._state = state  # for all but the place
+        self._place = Place(*(getattr(state, name) for name in Place._fields))
+        self._files = files
 
     def get_state(self) -> DocumentFileState:
-        """The place behind the document last yielded."""
-        return self._state
+        """The place behind the document last yielded, or behind the last file once they have ended."""
+        return self._state.model_copy(update=self._place._asdict())
 
     def create_iter(self) -> Iterator[Document]:
         """The documents that are still to come.
 
         Raises:
-            DocumentError: the files changed, or one holds invalid UTF-8, a broken row, or a row without ``text``; the
-                message names file and row, and what to do.
+            DocumentError: the files changed; or one holds invalid UTF-8, a broken row, a row without ``text``, or, being
+                of rows, none. The message names file and row, and what to do.
+            OSError: a file can't be opened or read.
         """
         if self._files is None:
             self._files = self._list_again()
+        files, place = self._files, self._place
         state = self._state
-        index, count = state.shard
-        number, offset, row = state.document, state.offset, state.row
-        for current, file in enumerate(self._files[state.file :], state.file):
-            if file.name.lower().endswith(".jsonl"):
-                for line_row, end, line in _rows(file, offset, row):
-                    number += 1
-                    if (number - 1) % count == index:
-                        document = _parse(line, state.encoding_errors, file, line_row)
-                        self._go_to(document=number, file=current, offset=end, row=line_row + 1)
-                        yield document
-                offset, row = 0, 0
-            else:
-                number += 1
-                if (number - 1) % count == index:
-                    document = Document(file.name, _decode(_read(file), state.encoding_errors, file))
-                    self._go_to(document=number, file=current + 1, offset=0, row=0)
+        wanted = Wanted(
+            state.text_field, state.id_field, state.entropies_field, state.columns, state.encoding_errors, state.shard
+        )
+        while place.file < len(files):
+            begin, file, errors = place, files[place.file], 0
+            for place, document in reader_of(file.name)(file, begin, wanted):
+                if isinstance(document, Document):
+                    self._place = place
                     yield document
+                elif document is not None:
+                    self._pass_over(document, errors)
+                    errors += 1
+            if place.document == begin.document and begin.row == 0 and not errors:
+                self._pass_over(refuse(file, None, "the file is empty: it holds no row"), 0)
+        self._place = place
 
-    def _go_to(self, **place: int) -> None:
-        self._state = self._state.model_copy(update=place)
+    def _pass_over(self, error: DocumentError, before: int) -> None:
+        """Raise, or count and log, what was the matter after ``before`` others of the same file."""
+        if self._state.on_error == "raise":
+            raise error
+        _tallies.add("documents skipped", 1)
+        if before < _LOGGED:
+            _log.warning("passed over: %s", error)
+        elif before == _LOGGED:
+            _log.warning("passed over: %s. Further ones of this file are not logged", error)
 
     def _list_again(self) -> list[SourceFile]:
         state = self._state
@@ -154,64 +209,3 @@ class DocumentFileIterator(StatefulIterator[Document]):
                 f"there are {describe(files)}. Bring them back as they were, or start anew without the checkpoint"
             )
         return files
-
-
-def _check_size(file: SourceFile, opened: BinaryIO) -> None:
-    if os.fstat(opened.fileno()).st_size != file.size:
-        raise _refuse(file, None, f"its size is not the {file.size} bytes that it had when the files were listed")
-
-
-def _read(file: SourceFile) -> bytes:
-    with open(file.path, "rb") as opened:
-        _check_size(file, opened)
-        return opened.read()
-
-
-def _rows(file: SourceFile, offset: int, row: int) -> Iterator[tuple[int, int, bytes]]:
-    """Number, end (in bytes) and content of each row that is not blank, from the row ``row`` at ``offset`` on."""
-    with open(file.path, "rb") as lines:
-        _check_size(file, lines)
-        lines.seek(max(0, offset - 1))
-        if 0 < offset < file.size and lines.read(1) != b"\n":
-            raise _refuse(file, row, f"no row begins at byte {offset}: the file changed since the checkpoint")
-        lines.seek(offset)
-        for number, line in enumerate(lines, row):
-            offset += len(line)
-            if not line.isspace():
-                yield number, offset, line
-
-
-def _parse(line: bytes, errors: str, file: SourceFile, row: int) -> Document:
-    try:
-        fields = json.loads(_decode(line, errors, file, row))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise _refuse(file, row, f"broken JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise _refuse(file, row, f"a row must be a JSON object with the field 'text', not {line[:40]!r}")
-    if "text" not in fields:
-        raise _refuse(file, row, f"the field 'text' is missing; there are {', '.join(map(repr, fields)) or 'none'}")
-    text, sample_id = fields["text"], fields.get("sample_id")
-    if not isinstance(text, str):
-        raise _refuse(file, row, f"the field 'text' must be a string, not {text!r:.40}")
-    if sample_id is not None and not isinstance(sample_id, str | int):
-        raise _refuse(file, row, f"the field 'sample_id' must be a string or an integer, not {sample_id!r:.40}")
-    if b"\\u" in line:
-        # An escape can name half of a surrogate pair, which is no character and has no UTF-8.
-        text = _decode(text.encode("utf-8", "surrogatepass"), errors, file, row)
-    return Document(f"{file.name}:{row}" if sample_id is None else str(sample_id), text)
-
-
-def _decode(data: bytes, errors: str, file: SourceFile, row: int | None = None) -> str:
-    try:
-        return data.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        raise _refuse(
-            file,
-            row,
-            f"not UTF-8 ({error}): convert the file, leave it out by exclude=, or use encoding_errors='replace'",
-        ) from error
-
-
-def _refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:
-    place = file.path if row is None else f"{file.path}, row {row} (line {row + 1})"
-    return DocumentError(f"{place}: {reason}", file=file.name, row=row)

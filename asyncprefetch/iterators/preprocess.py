@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from asyncprefetch import _items
 from asyncprefetch.base import IteratorState, StatefulIterator
-from asyncprefetch.iterators._listing import DocumentError
+from asyncprefetch.iterators._files import DocumentError
 from asyncprefetch.iterators._tokens import TokenSequence, check_patch_lengths, describe, is_tokens
 from asyncprefetch.iterators.documents import Document
 from asyncprefetch.iterators.patchers import Patcher

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState
+from asyncprefetch import IteratorState, _tallies
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator, DocumentFileState
+from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.iterators.corpora import FORMATS, LINES, after, ids, lines_of, write, write_table
 from tests.iterators.sources import drain
-
-
-def rows(*values: Any) -> str:
-    return "".join(json.dumps(value) + "\n" for value in values)
 
 
 @pytest.fixture
@@ -26,13 +27,12 @@ def corpus(tmp_path: Path) -> Path:
     """Seven documents: b/one.py, b/rows.jsonl (3), c.txt, d.md, e.jsonl (1)."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "one.py").write_text("print('ä')\n", "utf-8")
-    (tmp_path / "b" / "rows.jsonl").write_text(
-        rows({"text": "null"}) + "\n" + rows({"text": "zwei", "sample_id": "z"}, {"text": "", "x": 1}), "utf-8"
+    (tmp_path / "b" / "rows.jsonl").write_bytes(
+        lines_of([{"text": "null"}, None, {"text": "zwei", "sample_id": "z"}, {"text": "", "x": 1}])
     )
     (tmp_path / "c.txt").write_bytes(b"")
     (tmp_path / "d.md").write_bytes(b"# d\r\n")
     (tmp_path / "e.jsonl").write_bytes(b'{"text": "no line end", "sample_id": 7}')
-    (tmp_path / "b" / "none.jsonl").write_bytes(b"")
     (tmp_path / "other.rst").write_text("not taken", "utf-8")
     return tmp_path
 
@@ -48,17 +48,6 @@ ALL = [
 ]
 
 
-def ids(iterator: DocumentFileIterator) -> list[str]:
-    return [document.sample_id for document in drain(iterator)]
-
-
-def after(iterator: DocumentFileIterator, count: int) -> DocumentFileState:
-    documents = iterator.create_iter()
-    for _ in range(count):
-        next(documents)
-    return iterator.get_state()
-
-
 def test_a_folder_is_walked_in_the_order_of_names_and_a_row_is_a_document(corpus: Path) -> None:
     assert drain(DocumentFileIterator(corpus)) == ALL
 
@@ -70,36 +59,10 @@ def test_shards_resume_exactly_and_share_out_every_document(corpus: Path, count:
         assert_resumes_exactly(lambda index=index: DocumentFileIterator(corpus, shard=(index, count)))  # type: ignore[misc]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    files=st.lists(st.lists(st.text(max_size=3) | st.none(), max_size=4), min_size=1, max_size=3),
-    index=st.integers(0, 2),
-    data=st.data(),
-)
-def test_random_rows_resume_exactly(
-    tmp_path_factory: pytest.TempPathFactory, files: list[list[str | None]], index: int, data: st.DataObject
-) -> None:
-    folder = tmp_path_factory.mktemp("rows")
-    for i, texts in enumerate(files):
-        ascii_only = data.draw(st.booleans())
-        lines = ["" if t is None else json.dumps({"text": t}, ensure_ascii=ascii_only) for t in texts]
-        (folder / f"{i}.jsonl").write_bytes("\n".join(lines).encode())
-    expected = [text for texts in files for text in texts if text is not None]
-    assert [d.text for d in drain(DocumentFileIterator(folder))] == expected
-    assert_resumes_exactly(lambda: DocumentFileIterator(folder, shard=(index, 3)))
-
-
-def test_resuming_seeks_and_reads_nothing_before_the_place(corpus: Path) -> None:
-    state = after(DocumentFileIterator(corpus / "b" / "rows.jsonl"), 2)
-    path = corpus / "b" / "rows.jsonl"
-    content = path.read_bytes()
-    path.write_bytes(b"\xff" * (state.offset - 1) + content[state.offset - 1 :])
-    assert ids(state.build()) == ["rows.jsonl:3"]
-
-
-def test_text_files_of_other_shards_are_not_read(corpus: Path) -> None:
-    (corpus / "c.txt").write_bytes(b"\xff")
-    assert drain(DocumentFileIterator(corpus, shard=(1, 2))) == ALL[1::2]
+def test_text_files_of_other_shards_are_not_opened(corpus: Path) -> None:
+    iterator = DocumentFileIterator(corpus, shard=(1, 2))
+    (corpus / "c.txt").unlink()
+    assert drain(iterator) == ALL[1::2]
 
 
 def test_the_state_is_of_one_size_however_many_files_there_are(tmp_path: Path) -> None:
@@ -165,7 +128,7 @@ def test_files_that_changed_since_the_checkpoint_are_refused(corpus: Path, chang
         (corpus / "d.md").rename(corpus / "dd.md")
     state = IteratorState.model_validate_json(text)
     with pytest.raises(
-        DocumentError, match=r"are not those of the checkpoint.*6 files.*Bring them back.*or start anew"
+        DocumentError, match=r"are not those of the checkpoint.*5 files.*Bring them back.*or start anew"
     ):
         next(state.build().create_iter())
 
@@ -179,44 +142,6 @@ def test_a_file_that_changes_its_size_while_we_read_is_refused(corpus: Path, nam
         drain(iterator)
 
 
-def test_a_row_that_moved_in_a_file_of_the_same_size_is_noticed(corpus: Path) -> None:
-    path = corpus / "b" / "rows.jsonl"
-    state = after(DocumentFileIterator(path), 1)
-    content = path.read_bytes()
-    path.write_bytes(content[2:] + b"\n\n")
-    with pytest.raises(DocumentError, match="no row begins at byte"):
-        drain(state.build())
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"text": "a', "broken JSON"),
-        (b"[" * 100_000, "broken JSON"),
-        (b'["text"]', "must be a JSON object with the field 'text'"),
-        (b'{"body": "a", "id": 1}', "the field 'text' is missing; there are 'body', 'id'"),
-        (b'{"text": 3}', "the field 'text' must be a string, not 3"),
-        (b'{"text": "a", "sample_id": [1]}', "the field 'sample_id' must be a string or an integer"),
-        (b'{"text": "a\xff"}', "not UTF-8"),
-        (b'{"text": "\\ud800"}', "not UTF-8"),
-    ],
-)
-def test_a_bad_row_is_an_error_that_names_it_and_the_rest_resumes_at_it(
-    tmp_path: Path, line: bytes, reason: str
-) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_bytes(b'{"text": "good"}\n\n' + line + b'\n{"text": "good"}\n')
-    iterator = DocumentFileIterator(tmp_path)
-    documents = iterator.create_iter()
-    assert next(documents).text == "good"
-    with pytest.raises(DocumentError, match=reason) as caught:
-        next(documents)
-    assert f"{path}, row 2 (line 3): " in str(caught.value)
-    assert (caught.value.file, caught.value.row) == ("bad.jsonl", 2)
-    with pytest.raises(DocumentError, match=reason):
-        next(iterator.get_state().build().create_iter())
-
-
 def test_a_text_file_that_is_not_utf8_is_an_error_that_names_it_and_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(DocumentError, match=r"latin\.txt: not UTF-8 .*encoding_errors='replace'") as caught:
@@ -224,11 +149,9 @@ def test_a_text_file_that_is_not_utf8_is_an_error_that_names_it_and_says_what_to
     assert (caught.value.file, caught.value.row) == ("latin.txt", None)
 
 
-def test_bytes_that_are_no_utf8_can_be_replaced(tmp_path: Path) -> None:
+def test_bytes_of_a_text_file_that_are_no_utf8_can_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"na\xefve")
-    (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xff \\ud83d\\ude00"}\n{"text": "<\\ud800>"}\n')
-    texts = [d.text for d in drain(DocumentFileIterator(tmp_path, encoding_errors="replace"))]
-    assert texts == ["na\ufffdve", "\ufffd \U0001f600", "<\ufffd\ufffd\ufffd>"]
+    assert drain(DocumentFileIterator(tmp_path, encoding_errors="replace")) == [Document("a.txt", "na\ufffdve")]
 
 
 def test_missing_and_empty_places_are_errors_that_name_them(corpus: Path) -> None:
@@ -280,3 +203,208 @@ def test_an_error_survives_pickling(corpus: Path) -> None:
 def test_a_file_whose_name_is_no_utf8_resumes_exactly(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.txt")).write_text("x", "utf-8")
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path))
+
+
+def test_all_formats_lie_side_by_side_in_the_order_of_names(tmp_path: Path) -> None:
+    for i, suffix in enumerate(FORMATS):
+        write(tmp_path / f"{i}{suffix}", [{"text": f"{i}.{row}"} for row in range(3)])
+    (tmp_path / "6.txt").write_text("6", "utf-8")
+    texts = [f"{i}.{row}" for i in range(len(FORMATS)) for row in range(3)] + ["6"]
+    assert [d.text for d in drain(DocumentFileIterator(tmp_path))] == texts
+    assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path))
+    shards = [[d.text for d in drain(DocumentFileIterator(tmp_path, shard=(i, 4)))] for i in range(4)]
+    assert sorted(text for shard in shards for text in shard) == sorted(texts)
+    assert [len(shard) for shard in shards] == [5, 5, 5, 4]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_of_rows_has_all_that_a_row_holds(tmp_path: Path, suffix: str) -> None:
+    path = write(
+        tmp_path / f"x{suffix}",
+        [
+            {"body": "eins", "key": "a", "h": [0.5, 1.25], "lang": "de", "n": 1, "other": "x"},
+            {"body": "", "key": "b", "h": [], "lang": None, "n": 2, "other": "x"},
+            {"body": "ö\U0001f600", "key": None, "h": None, "lang": "", "n": 3, "other": "x"},
+        ],
+    )
+
+    def make() -> DocumentFileIterator:
+        return DocumentFileIterator(path, text_field="body", id_field="key", entropies_field="h", columns=("n", "lang"))
+
+    assert drain(make()) == [
+        Document("a", "eins", np.array([0.5, 1.25]), {"n": 1, "lang": "de"}),
+        Document("b", "", np.array([]), {"n": 2, "lang": None}),
+        Document(f"x{suffix}:2", "ö\U0001f600", None, {"n": 3, "lang": ""}),
+    ]
+    assert list(drain(make())[0].columns) == ["n", "lang"]
+    plain = drain(DocumentFileIterator(path, text_field="body", id_field=None))
+    assert plain[0] == Document(f"x{suffix}:0", "eins")
+    assert_resumes_exactly(make)
+
+
+def test_documents_are_equal_if_their_entropies_are_number_by_number() -> None:
+    one = Document("a", "x", np.array([1.0, 2.0]))
+    assert one == Document("a", "x", np.array([1.0, 2.0]))
+    assert hash(one) == hash(Document("a", "x", np.array([1.0, 2.0])))
+    for other in (
+        Document("a", "x"),
+        Document("a", "x", np.array([1.0, 3.0])),
+        Document("a", "x", np.array([1.0])),
+        Document("a", "x", np.array([1.0, 2.0], np.float32)),
+        Document("a", "x", np.array([1.0, 2.0]), {"n": 1}),
+        "a",
+    ):
+        assert one != other
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_of_rows_without_a_row_is_an_error_that_names_it_and_can_be_passed_over(
+    tmp_path: Path, suffix: str
+) -> None:
+    if suffix in LINES:
+        write(tmp_path / f"a{suffix}", [])
+    else:
+        write_table(tmp_path / f"a{suffix}", pa.table({"text": pa.array([], pa.string())}))
+    (tmp_path / "b.jsonl").write_bytes(b"\n\n")
+    (tmp_path / "c.txt").write_text("x", "utf-8")
+    with pytest.raises(DocumentError, match=rf"a{suffix}: the file is empty") as caught:
+        drain(DocumentFileIterator(tmp_path))
+    assert (caught.value.file, caught.value.row) == (f"a{suffix}", None)
+    with pytest.raises(DocumentError, match=r"b.jsonl: the file is empty"):
+        drain(DocumentFileIterator([tmp_path / "b.jsonl", tmp_path / "c.txt"]))
+    assert ids(DocumentFileIterator(tmp_path, on_error="skip")) == ["c.txt"]
+    assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path, on_error="skip"))
+
+
+def test_an_empty_text_file_is_a_document_without_text(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_bytes(b"")
+    assert drain(DocumentFileIterator(tmp_path)) == [Document("__init__.py", "")]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_rows_that_are_passed_over_are_counted_and_logged_and_the_rest_resumes_exactly(
+    tmp_path: Path, suffix: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["a", None, "b", "c", None, None, "d"]
+    write(tmp_path / f"x{suffix}", [{"text": text} for text in texts])
+    (tmp_path / "y.txt").write_bytes(b"\xff")
+    (tmp_path / "z.txt").write_bytes(b"e")
+    _tallies.drain()
+    shards = [DocumentFileIterator(tmp_path, on_error="skip", shard=(i, count)) for i in range(count)]
+    assert sorted(d.text for shard in shards for d in drain(shard)) == ["a", "b", "c", "d", "e"]
+    assert _tallies.drain() == {"documents skipped": 4}
+    assert sorted(record.getMessage().partition(": the")[0] for record in caplog.records)[:3] == [
+        f"passed over: {tmp_path / f'x{suffix}'}, row {row}" + (f" (line {row + 1})" if suffix in LINES else "")
+        for row in (1, 4, 5)
+    ]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    for i in range(count):
+        assert_resumes_exactly(lambda i=i: DocumentFileIterator(tmp_path, on_error="skip", shard=(i, count)))  # type: ignore[misc]
+
+
+def test_only_the_first_ten_rows_of_a_file_that_are_passed_over_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_bytes(b"{\n" * 30 + b'{"text": "x"}\n')
+    _tallies.drain()
+    assert len(ids(DocumentFileIterator(tmp_path, on_error="skip"))) == 2
+    assert _tallies.drain() == {"documents skipped": 60}
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 22
+    assert [i for i, message in enumerate(messages) if message.endswith("are not logged")] == [10, 21]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_file_in_progress_that_kept_its_size_and_changed_its_head_is_refused(
+    tmp_path: Path, suffix: str, on_error: Any
+) -> None:
+    path = write(tmp_path / f"x{suffix}", [{"text": f"row {i}"} for i in range(9)])
+    text = after(DocumentFileIterator(path, on_error=on_error), 4).model_dump_json()
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
+    with pytest.raises(DocumentError, match=rf"x{suffix}: its size is that .* but its first bytes are") as caught:
+        drain(IteratorState.model_validate_json(text).build())  # type: ignore[arg-type]
+    assert (caught.value.file, caught.value.row) == (f"x{suffix}", None)
+    path.write_bytes(content)
+    assert len(drain(IteratorState.model_validate_json(text).build())) == 5
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_file_that_changes_its_size_while_we_read_is_never_passed_over(tmp_path: Path, on_error: Any) -> None:
+    write(tmp_path / "x.jsonl", [{"text": "x"}])
+    iterator = DocumentFileIterator(tmp_path, on_error=on_error)
+    (tmp_path / "x.jsonl").write_bytes(b"")
+    with pytest.raises(DocumentError, match=r"x.jsonl: its size is not the"):
+        drain(iterator)
+
+
+def test_after_the_end_no_file_is_opened_again(corpus: Path) -> None:
+    iterator = DocumentFileIterator(corpus)
+    drain(iterator)
+    state = iterator.get_state()
+    assert (state.file, state.document, state.offset, state.size, state.head) == (5, 7, 0, 0, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(io, "FileIO", None)
+        assert drain(state.build()) == []
+
+
+def test_a_state_of_before_there_were_heads_goes_on(corpus: Path) -> None:
+    data = json.loads(after(DocumentFileIterator(corpus), 4).model_dump_json())
+    new = {"on_error", "text_field", "id_field", "entropies_field", "columns", "skip", "size", "head"}
+    text = json.dumps({**data, "fields": {k: v for k, v in data["fields"].items() if k not in new}})
+    assert drain(IteratorState.model_validate_json(text).build()) == ALL[4:]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("x.parquet", "pyarrow"), ("x.arrow", "pyarrow"), ("x.jsonl.zst", "zstandard")]
+)
+def test_a_format_whose_package_is_missing_is_an_error_that_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    state = DocumentFileIterator(write(tmp_path / name, [{"text": "x"}])).get_state()
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"{package}: pip install 'asyncprefetch\[files\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        DocumentFileIterator(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match=message):
+        drain(state.build())
+
+
+def test_without_the_extra_all_else_is_read(corpus: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'fsspec', 'zstandard']))\n"
+        "from asyncprefetch.iterators import DocumentFileIterator\n"
+        "print(sum(1 for _ in DocumentFileIterator(sys.argv[1]).create_iter()))"
+    )
+    write(corpus / "x.jsonl.gz", [{"text": "x"}])
+    done = subprocess.run([sys.executable, "-c", code, str(corpus)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "8"
+
+
+def test_a_text_file_has_no_columns(corpus: Path) -> None:
+    with pytest.raises(DocumentError, match=r"d.md: a text file has no columns, hence no 'lang'"):
+        drain(DocumentFileIterator(corpus / "d.md", columns=("lang",)))
+
+
+def test_refuses_columns_that_are_one_string(corpus: Path) -> None:
+    with pytest.raises(ValueError, match=r"such as \('lang',\)"):
+        DocumentFileIterator(corpus, columns="lang")
+
+
+def test_refuses_an_unknown_way_of_handling_errors(corpus: Path) -> None:
+    with pytest.raises(ValueError, match="on_error"):
+        DocumentFileIterator(corpus, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_get_state_is_cheap_and_small(corpus: Path) -> None:
+    iterator = DocumentFileIterator(corpus)
+    documents = iterator.create_iter()
+    next(documents)
+    next(documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", None)
+        patch.setattr(io, "FileIO", None)
+        assert len(iterator.get_state().model_dump_json()) < 1000

@@ -1,0 +1,120 @@
+"""A file of documents, here or behind a URL of fsspec: how it is opened, checked, and named in errors."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+HEAD = 1 << 16
+"""Bytes at the beginning of a file by which it is known again."""
+
+_BUFFER = 1 << 18  # lines come several times faster out of such a buffer than out of the default one
+
+
+class DocumentError(ValueError):
+    """A document can't be read: a file is missing, has changed, or holds what it must not.
+
+    Attributes:
+        file: the file's name in the listing, or the path that was given; empty if the error is about no single one.
+        row: the line of a ``.jsonl`` file, or the row of a table, counted from 0; ``None`` if the error is about a
+            file as a whole.
+    """
+
+    def __init__(self, message: str, *, file: str = "", row: int | None = None) -> None:
+        super().__init__(message)
+        self.file = file
+        self.row = row
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of documents.
+
+    Attributes:
+        path: where it lies; for a filesystem of fsspec, its path there.
+        name: what it is called in every place where its folder may lie.
+        size: its bytes, when the files were listed.
+        filesystem: of fsspec; ``None``: a local file.
+    """
+
+    path: str
+    name: str
+    size: int
+    filesystem: Any = field(default=None, compare=False)
+
+    @property
+    def local(self) -> bool:
+        """Whether the path is one of this machine."""
+        return self.filesystem is None
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return self.path if self.local else str(self.filesystem.unstrip_protocol(self.path))
+
+
+class Place(NamedTuple):
+    """Where in the files the next document is looked for: the position fields of a ``DocumentFileState``."""
+
+    document: int
+    file: int
+    offset: int = 0
+    skip: int = 0
+    row: int = 0
+    size: int = 0
+    head: str = ""
+
+
+def open_file(file: SourceFile) -> io.BufferedReader:
+    """The file, from its first byte on.
+
+    Raises:
+        DocumentError: its size is not the one that it had when the files were listed.
+        OSError: it can't be opened.
+    """
+    raw = io.FileIO(file.path) if file.local else file.filesystem.open(file.path, "rb")
+    opened = io.BufferedReader(raw, _BUFFER)
+    if opened.seek(0, os.SEEK_END) != file.size:
+        opened.close()
+        raise refuse(file, None, f"its size is not the {file.size} bytes that it had when the files were listed")
+    opened.seek(0)
+    return opened
+
+
+def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str:
+    """The hash of the beginning of a file just opened.
+
+    Raises:
+        DocumentError: it is not that of the file in which ``begin`` is a place.
+    """
+    head = blake2b(opened.read(HEAD), digest_size=16).hexdigest()
+    opened.seek(0)
+    if begin.head and begin.head != head:
+        raise refuse(
+            file,
+            None,
+            "its size is that of the checkpoint, but its first bytes are others. "
+            "Bring it back as it was, or start anew without the checkpoint",
+        )
+    return head
+
+
+def refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:
+    """The error for a row, or for a file as a whole."""
+    return DocumentError(_at(file, row, reason), file=file.name, row=row)
+
+
+def not_utf8(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
+    """The error for bytes that are no UTF-8."""
+    advice = "convert the file, leave it out by exclude=, or use encoding_errors='replace'"
+    return refuse(file, row, f"not UTF-8 ({error}): {advice}")
+
+
+def _at(file: SourceFile, row: int | None, reason: str) -> str:
+    if row is None:
+        return f"{file.shown}: {reason}"
+    line = f" (line {row + 1})" if ".jsonl" in file.name.lower() else ""
+    return f"{file.shown}, row {row}{line}: {reason}"

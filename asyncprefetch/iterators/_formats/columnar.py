@@ -1,0 +1,97 @@
+"""What parquet and arrow files share: tables of which a row is a document."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from asyncprefetch._extras import load
+from asyncprefetch.iterators._document import Document, Wanted, make_document
+from asyncprefetch.iterators._files import DocumentError, SourceFile, not_utf8, refuse
+
+
+class Columns:
+    """Makes documents of a file's record batches.
+
+    Args:
+        file: the file.
+        wanted: what is read of each row.
+
+    Raises:
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+
+    def __init__(self, file: SourceFile, wanted: Wanted) -> None:
+        self.pyarrow = load("pyarrow", "files", f"reading {file.shown}")
+        self._file = file
+        self._wanted = wanted
+
+    def open(self, opened: io.BufferedReader, mapped: bool = False) -> Any:
+        """The file as one of pyarrow's, to be closed; ``opened`` is what a file that is not local is read through."""
+        if not self._file.local:
+            return self.pyarrow.PythonFile(opened, "r")
+        path = os.fsencode(self._file.path)
+        return self.pyarrow.memory_map(path) if mapped else self.pyarrow.OSFile(path)
+
+    def is_damage(self, error: Exception) -> bool:
+        """Whether an error means that the file holds what it must not, rather than that it can't be got at."""
+        # Of pyarrow's own making are its exceptions, and an OSError that is of no subclass and has no number.
+        return isinstance(error, self.pyarrow.ArrowException) or (type(error) is OSError and error.errno is None)
+
+    def missing(self, names: Sequence[str]) -> DocumentError | None:
+        """What is wrong with a table of these columns, if anything."""
+        missing = ", ".join(repr(name) for name in self._wanted.required if name not in names)
+        if not missing:
+            return None
+        have = ", ".join(map(repr, names)) or "none"
+        return refuse(self._file, None, f"the column {missing} is missing; there are {have}")
+
+    def used(self, names: Sequence[str]) -> list[str]:
+        """Those columns of a table that are to be read."""
+        used = {*self._wanted.required, *self._wanted.optional}
+        return [name for name in names if name in used]
+
+    def documents(self, batch: Any, rows: range, first: int) -> Iterator[Document | DocumentError]:
+        """The documents of some rows of a record batch, of which row 0 has the number ``first`` in the file."""
+        columns = []
+        for name in self.used(batch.schema.names):
+            column = batch.column(name)
+            columns.append((name, column, self._converter(column.type, name)))
+        for row in rows:
+            try:
+                fields = {}
+                for name, column, convert in columns:
+                    scalar = column[row]
+                    fields[name] = convert(scalar) if scalar.is_valid else None
+                yield make_document(fields, self._wanted, self._file, first + row)
+            except DocumentError as error:
+                yield error
+            except UnicodeDecodeError as error:
+                yield not_utf8(self._file, first + row, error)
+
+    def _converter(self, type_: Any, name: str) -> Callable[[Any], Any]:
+        """What makes Python values of the scalars of a column."""
+        types, wanted = self.pyarrow.types, self._wanted
+        if types.is_dictionary(type_):
+            inner = self._converter(type_.value_type, name)
+            return lambda scalar: inner(scalar.value) if scalar.value.is_valid else None
+        if _is_string(types, type_) or (_is_binary(types, type_) and name in (wanted.text_field, wanted.id_field)):
+            # pyarrow's own conversion is always strict.
+            return lambda scalar: str(scalar.as_buffer(), "utf-8", wanted.encoding_errors)
+        if name == wanted.entropies_field and _is_list(types, type_):
+            return lambda scalar: scalar.values.to_numpy(zero_copy_only=False)
+        return lambda scalar: scalar.as_py()
+
+
+def _is_string(types: Any, type_: Any) -> bool:
+    return bool(types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_))
+
+
+def _is_binary(types: Any, type_: Any) -> bool:
+    return bool(types.is_binary(type_) or types.is_large_binary(type_) or types.is_binary_view(type_))
+
+
+def _is_list(types: Any, type_: Any) -> bool:
+    return bool(types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_))

@@ -1,0 +1,126 @@
+"""Files behind URLs, on fsspec's filesystem in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from asyncprefetch import IteratorState
+from asyncprefetch.iterators import DocumentError, DocumentFileIterator
+from asyncprefetch.testing import assert_resumes_exactly
+from tests.iterators.corpora import FORMATS, after, ids, write
+from tests.iterators.sources import drain
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Path]:
+    """A folder of all formats, of which ``memory://corpus`` is a copy."""
+    folder = tmp_path / "here"
+    (folder / "b").mkdir(parents=True)
+    for i, suffix in enumerate(FORMATS):
+        write(folder / ("b" if i % 2 else ".") / f"{i}{suffix}", [{"text": f"{i}.{row}"} for row in range(3)])
+    (folder / "c.txt").write_text("c", "utf-8")
+    (folder / "folder.txt").mkdir()
+    (folder / "folder.txt" / "d.md").write_text("d", "utf-8")
+    (folder / "other.rst").write_text("not taken", "utf-8")
+    (folder / ".hidden.txt").write_text("not taken", "utf-8")
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(f"{folder}/", "/corpus/", recursive=True)
+    yield folder
+    filesystem.rm("/corpus", recursive=True)
+
+
+def test_a_folder_behind_a_url_is_as_one_here(remote: Path) -> None:
+    here = drain(DocumentFileIterator(remote))
+    assert len(here) == 20
+    assert drain(DocumentFileIterator("memory://corpus")) == here
+    assert drain(DocumentFileIterator("memory://corpus/")) == here
+    assert drain(DocumentFileIterator(f"file://{remote}")) == here
+    for i in range(2):
+        assert drain(DocumentFileIterator("memory://corpus", shard=(i, 2))) == drain(
+            DocumentFileIterator(remote, shard=(i, 2))
+        )
+        assert_resumes_exactly(lambda i=i: DocumentFileIterator("memory://corpus", shard=(i, 2)))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "tail", ["c.txt", "b", "*.txt", "b/*", "**/*.jsonl*", "*/*.parquet", "[0-9].*", ".hidden.txt", ".h*.txt"]
+)
+def test_files_folders_and_globs_behind_a_url_mean_what_they_mean_here(remote: Path, tail: str) -> None:
+    here = ids(DocumentFileIterator(f"{remote}/{tail}"))
+    assert here
+    assert ids(DocumentFileIterator(f"memory://corpus/{tail}")) == here
+
+
+def test_a_glob_at_the_root_of_a_url(remote: Path) -> None:
+    assert ids(DocumentFileIterator("memory://*/c.txt")) == ["corpus/c.txt"]
+
+
+def test_names_are_excluded_as_they_are_here(remote: Path) -> None:
+    def excluding(path: str | Path) -> DocumentFileIterator:
+        return DocumentFileIterator(path, exclude=("b", "*.parquet"))
+
+    assert ids(excluding("memory://corpus")) == ids(excluding(remote)) != ids(DocumentFileIterator(remote))
+
+
+def test_files_from_here_and_from_elsewhere_and_each_once(remote: Path) -> None:
+    paths = [remote / "c.txt", "memory://corpus/b", "memory://corpus/b/*", "memory://corpus/c.txt"]
+    names = ids(DocumentFileIterator(paths))
+    assert names[0] == "c.txt"
+    assert names[-1] == "memory:///corpus/c.txt"
+    assert len(names) == len(set(names)) == 11
+    assert_resumes_exactly(lambda: DocumentFileIterator(paths))
+
+
+def test_missing_and_empty_places_are_errors_that_name_them(remote: Path) -> None:
+    for url, reason in [
+        ("memory://corpus/nowhere.txt", "does not exist"),
+        ("memory://corpus/*.html", "holds no file"),
+        ("memory://corpus/other.rst", "is not one of"),
+    ]:
+        with pytest.raises(DocumentError, match=reason) as caught:
+            DocumentFileIterator(url)
+        assert caught.value.file == url
+
+
+def test_files_that_changed_since_the_checkpoint_are_refused(remote: Path) -> None:
+    text = after(DocumentFileIterator("memory://corpus/0.jsonl"), 2).model_dump_json()
+    filesystem = fsspec.filesystem("memory")
+    content = filesystem.cat("/corpus/0.jsonl")
+    filesystem.pipe("/corpus/0.jsonl", content.replace(b"0.0", b"9.9"))
+    with pytest.raises(DocumentError, match=r"memory:///corpus/0.jsonl: its size is that .* but its first bytes are"):
+        drain(IteratorState.model_validate_json(text).build())  # type: ignore[arg-type]
+    filesystem.pipe("/corpus/0.jsonl", content + b"\n")
+    with pytest.raises(DocumentError, match="are not those of the checkpoint"):
+        drain(IteratorState.model_validate_json(text).build())  # type: ignore[arg-type]
+    filesystem.pipe("/corpus/0.jsonl", content)
+    assert ids(IteratorState.model_validate_json(text).build()) == ["0.jsonl:2"]  # type: ignore[arg-type]
+
+
+def test_a_filesystem_must_not_answer_from_a_list_that_it_remembers(
+    remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgot: list[None] = []
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda self, path=None: forgot.append(None))
+    state = DocumentFileIterator("memory://corpus").get_state()
+    drain(state.build())
+    assert len(forgot) == 2
+
+
+def test_a_bad_row_behind_a_url_is_named_by_it(remote: Path) -> None:
+    fsspec.filesystem("memory").pipe("/corpus/0.jsonl", b'{"text": 1}\n')
+    with pytest.raises(DocumentError, match=r"^memory:///corpus/0.jsonl, row 0 \(line 1\): the field 'text' must"):
+        drain(DocumentFileIterator("memory://corpus"))
+
+
+def test_a_url_without_fsspec_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"'memory://corpus' needs the package fsspec: pip install .*\[files\]"
+    ):
+        DocumentFileIterator("memory://corpus")
