@@ -32,6 +32,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
         inner: of sequences, the state behind the last row. Of arrays, the anchor: the state of the token iterator
             before the document in progress, or before an earlier one.
         offset: the number of tokens, counted from the anchor, that come before the first of the next row.
+        sequences: whether sequences have come.
         batch_size: rows a batch.
         sequence_length: targets a row, or patches, where there are any.
         pad_id: the token in positions without a real target.
@@ -45,6 +46,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
 
     inner: IteratorState
     offset: Position[NonNegativeInt] = 0
+    sequences: Position[bool] = False
     batch_size: PositiveInt
     sequence_length: PositiveInt
     pad_id: int
@@ -97,8 +99,8 @@ class PackingIterator(StatefulIterator[Batch]):
             their batch is complete: nothing may write to them.
         batch_size: rows a batch, from 1.
         sequence_length: targets a row, or patches with patches, from 1.
-        max_length: the most inputs of a row with patches, from 1; ``None``: no limit. Nothing without patches.
-        pad_to_max_length: make all rows with patches of that length.
+        max_length: the most inputs of a row with patches, from 1; ``None``: no limit. Without patches it does nothing.
+        pad_to_max_length: make all rows with patches that long.
         pad_id: the token in positions without a real target.
         on_too_long: ``"truncate"``: what a row has beyond ``max_length`` is lost; ``"raise"``: that is an error.
         drop_last: leave out the last batch if it is not full.
@@ -183,9 +185,13 @@ class PackingIterator(StatefulIterator[Batch]):
         state = self.get_state()
         source = state.inner.build()
         items = source.create_iter()
-        for first in items:
+        if state.sequences:
+            self._sequences = source
+            yield from self._pack_sequences(items)
+            return
+        for first in items:  # which says of what kind all are
             if isinstance(first, TokenSequence) and not state.offset:
-                self._state, self._sequences = state, source
+                self._state, self._sequences = state.model_copy(update={"sequences": True}), source
                 yield from self._pack_sequences(chain([first], items))
             else:
                 yield from self._pack_stream(chain([first], items), source, state)

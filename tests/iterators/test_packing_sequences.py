@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, arrays
+from asyncprefetch import IteratorState, Position, arrays
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     ByteTokenizer,
@@ -226,6 +227,45 @@ def test_the_state_behind_a_batch_is_that_of_the_sequences_and_nothing_else() ->
         next(batches)
         state = iterator.get_state()
         assert (state.inner.position, state.offset) == (2 * number, 0)  # type: ignore[attr-defined]
+
+
+class SkippingState(IteratorState, kind="tests.packing.skipping", frozen=True):
+    items: list[Any]
+    position: Position[int] = 0
+
+    def build(self) -> SkippingIterator:
+        return SkippingIterator(self.items, self.position)
+
+
+class SkippingIterator(ListIterator):
+    """Passes over each ``None``, so that its state moves on at the end."""
+
+    def get_state(self) -> SkippingState:  # type: ignore[override]
+        return SkippingState(items=self.items, position=self.position)
+
+    def create_iter(self) -> Iterator[Any]:
+        return (item for item in super().create_iter() if item is not None)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_resumes_exactly_where_the_sequences_change_their_state_at_the_end(batch_size: int, drop_last: bool) -> None:
+    items = [None, *sequences([[1, 1]] * 2, True), None, *sequences([[1, 1]] * 2, True), None, None]
+
+    def make() -> PackingIterator:
+        source = SkippingIterator(items)
+        return PackingIterator(source, batch_size=batch_size, sequence_length=4, drop_last=drop_last)
+
+    assert_resumes_exactly(make)
+
+
+def test_a_state_of_sequences_does_not_go_on_with_arrays() -> None:
+    iterator = pack([[1, 1]] * 3, True, batch_size=1)
+    next(iterator.create_iter())
+    changed = ListIterator([np.arange(9)]).get_state()
+    state = iterator.get_state().model_copy(update={"inner": changed})
+    with pytest.raises(TypeError, match="some items are arrays"):
+        drain(IteratorState.model_validate_json(state.model_dump_json()).build())
 
 
 def test_no_state_is_given_of_a_batch_that_failed_when_it_was_half_drawn() -> None:
