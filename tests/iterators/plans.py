@@ -55,8 +55,8 @@ class Plan:
 def write_corpus(folder: Path) -> Path:
     rows = [json.dumps({"sample_id": d.sample_id, "text": d.text}) + "\n" for d in DOCUMENTS]
     (folder / "a.jsonl").write_text("".join(rows[:3]), "utf-8")
-    (folder / "b.jsonl").write_text("\n", "utf-8")
-    (folder / "c.jsonl").write_text("\n".join(rows[3:]), "utf-8")
+    (folder / "b.jsonl").write_text("\n" + rows[3], "utf-8")
+    (folder / "c.jsonl").write_text("\n".join(rows[4:]), "utf-8")
     return folder
 
 

@@ -211,7 +211,7 @@ def test_a_state_does_not_grow_with_the_position(documents: Path) -> None:
         text = iterator.get_state().model_dump_json()
         assert len(text) < 8_000
         sizes.add(len(re.sub(r"[0-9a-f]{8,}|\d+", "0", text)))  # but for digests and the digits of numbers
-    assert len(sizes) == 1
+    assert max(sizes) - min(sizes) < 20  # a source that was not drawn from yet knows no head of its file
 
 
 def test_a_state_is_no_handle_on_the_iterator(corpus: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.benchmarks.groups.costs import age, checkpoints, file, first_batch, get_state, lag
+from tests.benchmarks.groups.pipelines import place, text
 from tests.benchmarks.groups.throughput import consumer_cpu, held, overlap, tensors, throughput, workers
 from tests.benchmarks.rows import Goal
 
@@ -36,4 +37,6 @@ GROUPS = (
     first_batch(),
     file(),
     age(),
+    text(),
+    place(),
 )
