@@ -78,6 +78,7 @@ def _expand(given: str, exclude: Sequence[str]) -> tuple[None, str, dict[str, in
 def _expand_url(given: str, exclude: Sequence[str]) -> tuple[Any, str, dict[str, int]]:
     """As :func:`_expand`, of a filesystem of fsspec, which comes first."""
     filesystem, path = load("fsspec", "files", f"the URL {given!r}").core.url_to_fs(given)
+    path = path or "/"
     filesystem.invalidate_cache()  # the listing must be that of now
     hidden = "/." in path  # as in a local glob, names that begin with a dot have to be asked for
     if filesystem.isdir(path):

@@ -202,6 +202,9 @@ def test_an_error_survives_pickling(corpus: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX")
 def test_a_file_whose_name_is_no_utf8_resumes_exactly(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.txt")).write_text("x", "utf-8")
+    for suffix in FORMATS:
+        write(tmp_path / f"x{suffix}", [{"text": "x"}]).rename(tmp_path / os.fsdecode(b"\xff" + suffix.encode()))
+    assert len(ids(DocumentFileIterator(tmp_path))) == 7
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path))
 
 

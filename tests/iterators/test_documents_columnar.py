@@ -211,6 +211,15 @@ def test_a_bad_row_is_an_error_that_names_it_and_the_rest_resumes_at_it(
 
 
 @pytest.mark.parametrize("suffix", TABLES)
+def test_a_value_that_python_has_no_type_for_is_an_error_that_names_the_row(tmp_path: Path, suffix: str) -> None:
+    times = pa.array([0, 1 << 62], pa.timestamp("us"))  # far beyond the year 9999
+    write_table(tmp_path / f"x{suffix}", pa.table({"text": ["a", "b"], "when": times}))
+    with pytest.raises(DocumentError, match="row 1: the column 'when' can't be read"):
+        drain(DocumentFileIterator(tmp_path, columns=("when",)))
+    assert len(drain(DocumentFileIterator(tmp_path, columns=("when",), on_error="skip"))) == 1
+
+
+@pytest.mark.parametrize("suffix", TABLES)
 def test_a_missing_column_is_an_error_that_names_the_file_and_what_there_is(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / f"x{suffix}", [{"body": "a", "n": 1}] * 3)
     write(tmp_path / "y.jsonl", [{"text": str(i), "lang": "de"} for i in range(4)])

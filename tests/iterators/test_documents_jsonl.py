@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -222,12 +223,16 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
 def test_a_damaged_compressed_file_breaks_off_at_the_same_row_wherever_one_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "_CHUNK", 100)
-    path = write(tmp_path / f"x{suffix}", [{"text": f"{i**40}"} for i in range(40)], group=15)
+    monkeypatch.setattr(jsonl, "_CHUNK", 5000)
+    random = Random(7)
+    path = write(tmp_path / f"x{suffix}", [{"text": random.randbytes(2500).hex()} for _ in range(60)], group=25)
     content = path.read_bytes()
-    for place in range(500, len(content) - 8, 97):
-        path.write_bytes(content[:place] + bytes(8) + content[place + 8 :])
-        assert_resumes_exactly(lambda: damaged(tmp_path, (0, 1)))
+    second = content.index(content[:4], 1)
+    for place in (1000, second // 2, second, second + 1000):
+        path.write_bytes(content[:place] + b"\xff" * 8 + content[place + 8 :])
+        whole = ids(damaged(tmp_path, (0, 1)))
+        for position in range(len(whole)):
+            assert ids(after(damaged(tmp_path, (0, 1)), position).build()) == whole[position:]
 
 
 def damaged(folder: Path, shard: tuple[int, int]) -> DocumentFileIterator:

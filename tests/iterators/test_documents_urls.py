@@ -57,8 +57,14 @@ def test_files_folders_and_globs_behind_a_url_mean_what_they_mean_here(remote: P
     assert ids(DocumentFileIterator(f"memory://corpus/{tail}")) == here
 
 
-def test_a_glob_at_the_root_of_a_url(remote: Path) -> None:
+def test_a_folder_and_a_glob_at_the_root_of_a_url(remote: Path) -> None:
     assert ids(DocumentFileIterator("memory://*/c.txt")) == ["corpus/c.txt"]
+    assert "corpus/c.txt" in ids(DocumentFileIterator("memory://"))
+
+
+def test_urls_may_be_chained(remote: Path) -> None:
+    assert ids(DocumentFileIterator("simplecache::memory://corpus/*.txt")) == ["c.txt"]
+    assert_resumes_exactly(lambda: DocumentFileIterator("simplecache::memory://corpus/b"))
 
 
 def test_names_are_excluded_as_they_are_here(remote: Path) -> None:

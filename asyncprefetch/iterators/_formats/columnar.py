@@ -70,6 +70,8 @@ class Columns:
                 yield error
             except UnicodeDecodeError as error:
                 yield not_utf8(self._file, first + row, error)
+            except (ValueError, OverflowError) as error:  # a time that Python has no type for, say
+                yield refuse(self._file, first + row, f"the column {name!r} can't be read: {error}")
 
     def _converter(self, type_: Any, name: str) -> Callable[[Any], Any]:
         """What makes Python values of the scalars of a column."""
