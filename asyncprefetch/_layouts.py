@@ -1,4 +1,4 @@
-"""What the usual item looks like: a dict of a few arrays, with the same names, dtypes and shapes each time.
+"""What the usual item looks like: a ``Batch`` or a dict of a few arrays, with the same dtypes and shapes each time.
 
 To walk such an item once more costs several times what the copy of its bytes does where the arrays are small. So what
 follows from the layout alone is kept: of a frame, all that is not in the arrays.
@@ -6,34 +6,42 @@ follows from the layout alone is kept: of a frame, all that is not in the arrays
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from asyncprefetch._tensors import as_array, dtype_name, is_tensor, rebuild_tensor
+from asyncprefetch.batch import Batch
 
+_FIELDS = tuple(field.name for field in fields(Batch))
 _MAX_ARRAYS = 16
 
 # Of layouts that go on changing nothing is worth keeping.
 _MAX_LAYOUTS = 256
 
 Layout = tuple[Any, ...]
-"""Name, dtype (a tensor's own) and shape of each array, one after the other; and last whether there is a tensor."""
+"""The item's class; name, dtype (a tensor's own) and shape of each array; and last whether there is a tensor."""
 
-Flat = tuple[Layout, list[npt.NDArray[Any]]]
-"""A dict of arrays and tensors: its layout, and the arrays, tensors as arrays on their memory."""
+Flat = tuple[Layout, list[npt.NDArray[Any]], Sequence[Any]]
+"""An item's layout, its arrays, tensors as arrays on their memory, and its arrays and tensors themselves."""
 
 
 def flatten(item: Any) -> Flat | None:
-    """The item, if it is a dict of a few arrays and tensors; ``None`` for anything else."""
-    if type(item) is not dict or len(item) > _MAX_ARRAYS:
+    """The item, if it is a :class:`Batch` or a dict of a few arrays and tensors; ``None`` for anything else."""
+    cls = type(item)
+    if cls is dict and len(item) <= _MAX_ARRAYS:
+        parts = item
+    elif cls is Batch:
+        parts = {name: part for name in _FIELDS if (part := getattr(item, name)) is not None}
+    else:
         return None
-    layout: list[Any] = []
+    layout: list[Any] = [cls]
     arrays = []
     has_tensors = False
-    for name, value in item.items():
+    for name, value in parts.items():
         # By type: 1 and True are equal as keys, and are not the same.
         if type(name) is not str:
             return None
@@ -46,7 +54,7 @@ def flatten(item: Any) -> Flat | None:
         layout += (name, value.dtype, array.shape)
         arrays.append(array)
     layout.append(has_tensors)
-    return tuple(layout), arrays
+    return tuple(layout), arrays, list(parts.values()) if has_tensors else arrays
 
 
 class Templates:
@@ -65,46 +73,44 @@ class Templates:
         self._pieces: dict[Layout, list[Any]] = {}
         self._seen: set[Layout] = set()
 
-    def frame(self, item: dict[str, Any], flat: Flat) -> bytes | None:
+    def frame(self, flat: Flat) -> bytes | None:
         """The very frame that ``dumps`` makes of the item; ``None`` if there is no template for it."""
-        layout, arrays = flat
+        layout, arrays, values = flat
         pieces = self._pieces.get(layout)
         if not pieces:
             if pieces is None:
-                self._meet(item, flat)
+                self._meet(flat)
             return None
         for array in arrays:
             if not array.flags.carray:
                 return None
-        if len(set(map(id, item.values()))) < len(arrays):
+        if len(set(map(id, values))) < len(arrays):
             return None  # one array under two names arrives as one
         pieces = pieces.copy()
         pieces[1::2] = arrays
         return b"".join(pieces)
 
-    def _meet(self, item: dict[str, Any], flat: Flat) -> None:
+    def _meet(self, flat: Flat) -> None:
         layout = flat[0]
         # Most often a layout that was seen once comes again, or none does.
         if layout in self._seen:
             self._seen.remove(layout)
-            self._pieces[layout] = self._cut(item, flat[1])
+            self._pieces[layout] = self._cut(*flat)
         else:
             self._seen.add(layout)
         if len(self._seen) + len(self._pieces) > _MAX_LAYOUTS:
             self._seen.clear()
             self._pieces.clear()
 
-    def _cut(self, item: dict[str, Any], arrays: list[npt.NDArray[Any]]) -> list[Any]:
+    def _cut(self, layout: Layout, arrays: list[npt.NDArray[Any]], values: Sequence[Any]) -> list[Any]:
         """A frame where it differs with what is in the arrays, and where it doesn't."""
         sizes = [array.nbytes for array in arrays]
         if not arrays or not all(array.nbytes and self._fits(array.dtype, array.nbytes) for array in arrays):
             return []
-        low, high = (
-            self._dumps(
-                {name: _like(value, array, byte) for (name, value), array in zip(item.items(), arrays, strict=True)}
-            )
-            for byte in (0x00, 0xFF)
-        )
+        cls, names = layout[0], layout[1:-1:3]
+        parts = list(zip(names, values, arrays, strict=True))
+        likes = [{name: _like(value, array, byte) for name, value, array in parts} for byte in (0x00, 0xFF)]
+        low, high = (self._dumps(cls(**like)) for like in likes)
         differs = np.frombuffer(low, np.uint8) != np.frombuffer(high, np.uint8)
         borders = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
         begins, ends = borders[::2], borders[1::2]

@@ -64,7 +64,7 @@ class ItemPickler:
         self.has_tensors = False
         # Where arrays were made on the slot, each that is a view of something may have to be placed.
         if flat is not None and (self._placer is None or not self._placer.handed_out):
-            frame = self._templates.frame(item, flat)
+            frame = self._templates.frame(flat)
             if frame is not None:
                 self.has_tensors = flat[0][-1]
                 return frame

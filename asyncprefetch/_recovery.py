@@ -85,7 +85,7 @@ def fingerprint(item: Any, flat: Flat | None = None) -> int:
         flat: the same flattened, if it can be: then this is quicker.
     """
     if flat is not None:
-        layout, arrays = flat
+        layout, arrays, _ = flat
         checksum = _checksums.get(layout)
         if checksum is None:
             checksum = _remember(item, flat)
@@ -106,7 +106,7 @@ _NONE = -1
 
 
 def _remember(item: Any, flat: Flat) -> int:
-    layout, arrays = flat
+    layout, arrays, _ = flat
     if len(_checksums) >= _MAX_LAYOUTS:
         _checksums.clear()
     plain = all(array.dtype.char in _NUMBERS for array in arrays)

@@ -48,6 +48,7 @@ class Arena:
         self.handed_out = False  # whether any array was ever made on a slot
         self._offsets: dict[int, int] = {}  # of arrays made on the open slot, by identity: what is looked up first
         self._ranges: list[tuple[int, int]] = []  # of the item in progress
+        self._extent = 0  # the largest end of these
         self._in_place: list[npt.NDArray[Any]] = []  # its arrays that were made on the slot
 
     # ---------------------------------------------------------------------------------------------- for the iterator
@@ -93,7 +94,7 @@ class Arena:
             return None
         order: Literal["C", "F"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
         np.ndarray(array.shape, array.dtype, self._segment.owner(slot), offset, None, order)[...] = array
-        self._ranges.append((offset, offset + size))
+        self._take(offset, offset + size)
         return offset
 
     def place_bytes(self, data: bytes) -> int | None:
@@ -103,7 +104,7 @@ class Arena:
         if slot is None or offset is None:
             return None
         memoryview(self._segment.owner(slot)).cast("B")[offset : offset + len(data)] = data
-        self._ranges.append((offset, offset + len(data)))
+        self._take(offset, offset + len(data))
         return offset
 
     def seal(self) -> tuple[int, int] | None:
@@ -115,20 +116,23 @@ class Arena:
             return None
         slot = self._slot
         assert slot is not None
-        extent = max(end for _, end in self._ranges)
+        extent, owner = self._extent, self._segment.owner(slot)
         for array in self._in_place:
-            _make_read_only(array)
+            if array.base is owner:  # the usual one, without the detour
+                array.flags.writeable = False
+            else:
+                _make_read_only(array)
         if self._protect:
             self._protect_ranges(slot)
         self._sent[slot] = self._ranges
         self._largest = max(self._largest, sum(end - begin for begin, end in self._ranges))
-        self._slot, self._ranges, self._in_place = None, [], []
+        self._slot, self._ranges, self._extent, self._in_place = None, [], 0, []
         self._rewind()
         return slot, extent
 
     def discard(self) -> None:
         """The item in progress is not sent."""
-        self._ranges, self._in_place = [], []
+        self._ranges, self._extent, self._in_place = [], 0, []
 
     # ------------------------------------------------------------------------------------------------ for the carrier
 
@@ -200,6 +204,11 @@ class Arena:
             self._ends.add(self._used)
         return offset
 
+    def _take(self, begin: int, end: int) -> None:
+        """The item in progress has these bytes."""
+        self._ranges.append((begin, end))
+        self._extent = max(self._extent, end)
+
     def _place_in_place(self, array: npt.NDArray[Any], size: int) -> int | None:
         slot, span = self._slot, None
         if slot is not None and (offset := self._offsets.get(id(array))) is not None and array.flags.forc:
@@ -220,9 +229,10 @@ class Arena:
                 return None
             if not array.flags.forc:
                 return None
-        if any(_overlap(span, other) for other in self._ranges):
+        # Most often an array was made behind those before it.
+        if span[0] < self._extent and any(_overlap(span, other) for other in self._ranges):
             return None  # two arrays of the item share memory: they arrive apart, as all others do
-        self._ranges.append(span)
+        self._take(*span)
         self._in_place.append(array)
         return span[0]
 

@@ -6,27 +6,37 @@ from tests.benchmarks.measure import Measurement
 from tests.benchmarks.rows import DEFAULT, WORKERS_RAISED, Goal, Group, Row
 
 KINDS = (
-    ("bytes", "bytes", Goal(at_least=100)),
-    ("sequences", "bytes, in shuffled sequences", None),
-    ("patches", "patches between spaces, in shuffled sequences", Goal(at_least=60)),
+    ("bytes", 1024, "8 x 1,024 bytes", Goal(at_least=100)),
+    ("bytes", 4096, "8 x 4,096 bytes", Goal(at_least=100)),
+    ("sequences", 4096, "8 x 4,096 bytes, shuffled sequences", None),
+    ("patches", 1024, "8 x 1,024 patches between spaces, shuffled sequences", Goal(at_least=60)),
 )
 
 
 def text() -> Group:
     """From the file to the batch in the consumer's hands."""
 
-    def measured(kind: str, loader: bool) -> Measurement:
+    def measured(kind: str, length: int, loader: bool) -> Measurement:
         how = "1 worker" if loader else "no loader"
-        parameters = {"kind": kind, "loader": loader}
-        return Measurement(f"text: {kind}, {how}", "pipelines.throughput", parameters, writes=True, limit=120)
+        parameters = {"kind": kind, "length": length, "loader": loader}
+        return Measurement(f"text: {kind}, {length}, {how}", "pipelines.throughput", parameters, writes=True, limit=120)
 
     also = {"rate": "{:,.0f} batches/s"}
     rows = [
         row
-        for kind, title, goal in KINDS
+        for kind, length, title, goal in KINDS
         for row in (
-            Row(f"{title}: the iterators alone", measured(kind, False), "mb", "MB/s", DEFAULT, also=also),
-            Row(title, measured(kind, True), "mb", "MB/s", WORKERS_RAISED, measured(kind, False), goal, also),
+            Row(f"{title}: the iterators alone", measured(kind, length, False), "mb", "MB/s", DEFAULT, also=also),
+            Row(
+                title,
+                measured(kind, length, True),
+                "mb",
+                "MB/s",
+                WORKERS_RAISED,
+                measured(kind, length, False),
+                goal,
+                also,
+            ),
         )
     ]
     return Group("text", "Text of the standard library, from .jsonl to batches, 1 worker", "no loader", tuple(rows))

@@ -31,19 +31,19 @@ from asyncprefetch.iterators import (
 LENGTH, MAX_LENGTH, BUFFER = 1024, 8192, 16
 
 
-def sequences(source: StatefulIterator[Any], *, spaces: bool, seed: int = 7) -> SequenceIterator:
+def sequences(source: StatefulIterator[Any], *, spaces: bool, length: int = LENGTH, seed: int = 7) -> SequenceIterator:
     """Shuffled sequences of bytes, or of patches that end at spaces."""
     tokens = PreprocessIterator(LoopingIterator(source), patcher=SpacePatcher() if spaces else None)
-    return SequenceIterator(tokens, sequence_length=LENGTH, buffer_size=BUFFER, seed=seed)
+    return SequenceIterator(tokens, sequence_length=length, buffer_size=BUFFER, seed=seed)
 
 
-def batches(corpus: Path, kind: str) -> PackingIterator:
+def batches(corpus: Path, kind: str, length: int = LENGTH) -> PackingIterator:
     """From the file to batches: ``"bytes"``, joined and cut; ``"sequences"`` of them, shuffled; or of ``"patches"``."""
     documents = DocumentFileIterator(corpus)
     source: StatefulIterator[Any] = PreprocessIterator(LoopingIterator(documents))
     if kind != "bytes":
-        source = sequences(documents, spaces=kind == "patches")
-    return PackingIterator(source, batch_size=8, sequence_length=LENGTH, max_length=MAX_LENGTH)
+        source = sequences(documents, spaces=kind == "patches", length=length)
+    return PackingIterator(source, batch_size=8, sequence_length=length, max_length=MAX_LENGTH)
 
 
 @contextmanager
@@ -61,10 +61,12 @@ def standard_library(folder: str) -> Iterator[Path]:
         yield corpus
 
 
-async def throughput(kind: str, *, loader: bool, folder: str, warm_up: float, seconds: float) -> dict[str, float]:
+async def throughput(
+    kind: str, length: int, *, loader: bool, folder: str, warm_up: float, seconds: float
+) -> dict[str, float]:
     """Text a second, in this process, or by one worker."""
     with standard_library(folder) as corpus:
-        packing = batches(corpus, kind)
+        packing = batches(corpus, kind, length)
         if not loader:
             return await _rate(_as_async(packing.create_iter()), warm_up, seconds)
         async with AsyncPrefetcher(packing, n_batches_to_prefetch=8) as prefetcher:
