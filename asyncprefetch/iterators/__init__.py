@@ -1,8 +1,13 @@
 """The stateful building blocks of a pipeline, one a file. Each takes the one before it::
 
-    documents = DocumentFileIterator("corpus", shard=(0, 2))
-    tokens = PreprocessIterator(LoopingIterator(documents, epochs=2), tokenizer=ByteTokenizer())
-    batches = PackingIterator(tokens, batch_size=8, sequence_length=1024)
+    documents = DocumentFileIterator("corpus/*.jsonl", shard=(0, 2))
+    tokens = PreprocessIterator(LoopingIterator(documents, epochs=2), tokenizer=ByteTokenizer(), patcher=SpacePatcher())
+    sequences = SequenceIterator(tokens, sequence_length=1024, buffer_size=16, seed=7)
+    mixture = SamplingIterator({"code": sequences, "prose": other}, weights={"code": 3, "prose": 1}, seed=7)
+    batches = PackingIterator(mixture, batch_size=8, sequence_length=1024, max_length=4096)
+
+Without a patcher all counts are of tokens. Items on their way: :class:`Document`, then arrays of tokens or
+:class:`TokenSequence`, then :class:`Batch`.
 
 An iterator asks the object it is given for its state and nothing else: it draws from an iterator that it builds from
 that state itself. So one object can be given to several, and whether a pipeline runs here or in a worker changes
