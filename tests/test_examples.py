@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,41 @@ def test_the_gradients_of_the_model_are_those_of_its_loss(monkeypatch: pytest.Mo
                 losses.append(model._loss_and_gradients(batch)[0])
                 weight.flat[index] -= change
             assert gradients[name].flat[index] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-5), name
+
+
+def pipeline(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / "pipeline.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+def test_the_pipeline_tells_its_speed_and_what_each_source_contributed(corpus: Path) -> None:
+    done = pipeline("--code", corpus / "a.txt", corpus / "a.txt", "--prose", corpus / "b.jsonl", "--batches", "20")
+    assert done.returncode == 2, "one folder a source"
+    shutil.copy(corpus / "a.txt", corpus / "c.txt")  # a document for each shard
+    done = pipeline("--code", corpus / "*.txt", "--prose", corpus / "b.jsonl", "--batches", "100")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "MB/s" in done.stdout
+    code = next(line for line in done.stdout.splitlines() if "code" in line)
+    assert "75.0%" in code
+    assert abs(float(code.rsplit("%", 2)[-2].split()[-1]) - 75) < 10
+    assert "|" in done.stdout.splitlines()[-1]
+
+
+def test_the_pipeline_makes_a_corpus_of_its_own() -> None:
+    done = pipeline("--batches", "10")
+    assert done.returncode == 0, done.stderr
+    assert "prose" in done.stdout
+
+
+def test_the_pipeline_says_what_is_wrong_with_a_corpus(tmp_path: Path) -> None:
+    done = pipeline("--code", tmp_path / "nowhere", "--prose", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("pipeline.py: ")
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -29,7 +29,10 @@ from asyncprefetch.iterators import (
     PackingIterator,
     PreprocessIterator,
     SamplingIterator,
+    SequenceIterator,
     ShuffleIterator,
+    SpacePatcher,
+    TokenSequence,
     from_iterable,
 )
 from asyncprefetch.iterators._random import permutation, uniforms
@@ -218,6 +221,60 @@ def packed(draw: Draw, inner: Plan) -> Plan:
     )
 
 
+def sequenced(draw: Draw, inner: Plan) -> Plan:
+    """Shuffled sequences of patches of what an item looks like."""
+    texts = ListIterator([as_text(item) for item in inner.items])
+    patches: list[list[int]] = []
+    for document in drain(PreprocessIterator(texts, patcher=SpacePatcher())):
+        tokens = document.tokens.tolist()
+        for n in document.patch_lengths.tolist():
+            patches.append(tokens[:n])
+            tokens = tokens[n:]
+    length, size, seed, drop_last = draw(st.integers(2, 30)), draw(sizes), draw(seeds), draw(st.booleans())
+    stream = [patches[0][:1], patches[0][1:], *patches[1:]] if patches else []
+    stream = [patch for patch in stream if patch]
+    in_order = []
+    for begin in range(1, len(stream), length - 1):
+        whole = [stream[begin - 1][-1:], *stream[begin : begin + length - 1]]
+        if len(whole) == length or not drop_last:
+            tokens = [token for patch in whole for token in patch]
+            in_order.append(TokenSequence(np.array(tokens, np.uint16), np.array([len(patch) for patch in whole])))
+    items = []
+    for number, begin in enumerate(range(0, len(in_order), size)):
+        block = in_order[begin : begin + size]
+        items += [block[i] for i in permutation(seed, number, len(block))]
+
+    def make(corpus: Path) -> StatefulIterator[Any]:
+        tokens = PreprocessIterator(MapIterator(inner.make(corpus), as_text), patcher=SpacePatcher())
+        return SequenceIterator(tokens, sequence_length=length, buffer_size=size, seed=seed, drop_last=drop_last)
+
+    return Plan(f"Sequence({inner}, {length}, {size}, {seed}, {drop_last})", make, items)
+
+
+def packed_in_patches(draw: Draw, inner: Plan) -> Plan:
+    rows = draw(st.integers(1, 3))
+    sequences = sequenced(draw, inner)
+    items = []
+    for begin in range(0, len(sequences.items), rows):
+        given = sequences.items[begin : begin + rows]
+        longest = max(row.tokens.size for row in given) - 1
+        lists = [row.tokens.tolist() for row in given] + [[0]] * (rows - len(given))
+        lengths = [row.patch_lengths.tolist() for row in given] + [[1]] * (rows - len(given))
+        items.append(
+            Batch(
+                np.array([tokens[:-1] + [0] * (longest + 1 - len(tokens)) for tokens in lists]),
+                np.array([tokens[1:] + [0] * (longest + 1 - len(tokens)) for tokens in lists]),
+                np.array([[i < len(tokens) - 1 for i in range(longest)] for tokens in lists]),
+                np.array([row + [0] * (30 - len(row)) for row in lengths]),
+            )
+        )
+    return Plan(
+        f"Packing({sequences}, {rows}, 30)",
+        lambda corpus: PackingIterator(sequences.make(corpus), batch_size=rows, sequence_length=30),
+        items,
+    )
+
+
 def sampled(draw: Draw, inner: Plan, others: list[Plan]) -> Plan:
     mode = draw(st.sampled_from(["stop", "drop", "restart"]))
     n = draw(st.integers(0, LONGEST))
@@ -277,6 +334,8 @@ STAGES: list[Callable[[Draw, Plan], Plan]] = [
     shuffled,
     tokenized,
     packed,
+    sequenced,
+    packed_in_patches,
 ]
 
 

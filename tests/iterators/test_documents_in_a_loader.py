@@ -1,0 +1,47 @@
+"""What is passed over is counted by the loader, and is no difference to the stream."""
+
+import json
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, ProducerError
+from asyncprefetch.iterators import DocumentFileIterator
+
+DAMAGED = {3: '{"text": ', 7: '{"no": "text"}', 20: "[]"}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    rows = [DAMAGED.get(row, json.dumps({"text": f"row {row}"})) for row in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+async def test_documents_that_are_passed_over_are_counted(corpus, executor_factory):
+    shards = [DocumentFileIterator(corpus, shard=(i, 2), on_error="skip") for i in range(2)]
+    async with AsyncPrefetcher(shards, executor_factory=executor_factory) as loader:
+        assert loader.statistics().counted == {}
+        texts = {document.text async for document in loader}
+        assert loader.statistics().counted == {"documents skipped": 3}
+        assert "3 documents skipped" in loader.explain()
+    assert texts == {f"row {row}" for row in range(40) if row not in DAMAGED}
+
+
+async def test_a_stream_with_gaps_is_exact_on_resume(corpus, executor_factory):
+    expected = [document.text for document in DocumentFileIterator(corpus, on_error="skip").create_iter()]
+    for n in (0, 3, 4, 6, 37):
+        loader = AsyncPrefetcher(DocumentFileIterator(corpus, on_error="skip"), executor_factory=executor_factory)
+        async with loader:
+            texts = [(await anext(loader)).text for _ in range(n)]
+            state = AsyncPrefetcherState.from_bytes((await loader.get_state()).to_bytes())
+        async with state.build(executor_factory=executor_factory) as loader:
+            texts += [document.text async for document in loader]
+        assert texts == expected
+
+
+async def test_a_damaged_row_is_an_error_that_names_it_behind_all_before_it(corpus, executor_factory):
+    async with AsyncPrefetcher(DocumentFileIterator(corpus), executor_factory=executor_factory) as loader:
+        texts = [(await anext(loader)).text for _ in range(3)]
+        with pytest.raises(ProducerError, match=r"rows\.jsonl, row 3 .*broken JSON"):
+            await anext(loader)
+    assert texts == ["row 0", "row 1", "row 2"]
