@@ -203,8 +203,9 @@ class Delivery:
         self.buffered[shard] -= 1
         self.rotation.delivered(shard)
         self._untold += 1
-        # With no batch at hand the consumer will wait next, or has done so until now: it is told then, at the latest.
-        if self._untold >= self._max_untold or now - self._told_at > _MAX_SECONDS_UNTOLD or lane.head is None:
+        following = self._lanes[self.rotation.due] if self.rotation.active else lane
+        # With no batch at hand the consumer will wait next: it is told then, at the latest.
+        if self._untold >= self._max_untold or now - self._told_at > _MAX_SECONDS_UNTOLD or following.head is None:
             self._tell_room(now)
         elif self._telling is None:
             # A consumer that does something else now should not leave room untold.

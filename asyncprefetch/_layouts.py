@@ -110,7 +110,8 @@ class Templates:
         cls, names = layout[0], layout[1:-1:3]
         parts = list(zip(names, values, arrays, strict=True))
         likes = [{name: _like(value, array, byte) for name, value, array in parts} for byte in (0x00, 0xFF)]
-        low, high = (self._dumps(cls(**like)) for like in likes)
+        rest = dict.fromkeys(_FIELDS) if cls is Batch else {}
+        low, high = (self._dumps(cls(**{**rest, **like})) for like in likes)
         differs = np.frombuffer(low, np.uint8) != np.frombuffer(high, np.uint8)
         borders = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
         begins, ends = borders[::2], borders[1::2]
@@ -123,5 +124,6 @@ class Templates:
 
 def _like(value: Any, array: npt.NDArray[Any], byte: int) -> Any:
     """An array or a tensor like the given one, of which each byte is the same."""
-    same = np.full(array.nbytes, byte, np.uint8).view(array.dtype).reshape(array.shape)
+    same = np.empty(array.shape, array.dtype)  # not a view of another: such are not held in the frame everywhere
+    same.reshape(-1).view(np.uint8)[...] = byte
     return same if value is array else rebuild_tensor()(same, dtype_name(value))

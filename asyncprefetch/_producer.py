@@ -115,6 +115,7 @@ class Producer:
         Raises:
             BrokenExecutor: this is not the worker that the loader set up.
         """
+        _tallies.drain()
         _send_reports(self._outlet)
         if isinstance(message, Setup):
             self._setup(message)
@@ -134,6 +135,8 @@ class Producer:
         shard = self._shards.get(credit.shard)
         if shard is None or credit.run != self._run or shard.position >= credit.upto or not shard.open:
             return False
+        if _tallies.pending():
+            _tallies.drain()
         shard.draw(credit.run)
         return True
 

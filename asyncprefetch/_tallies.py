@@ -1,24 +1,35 @@
-"""What iterators count while they run, documents passed over for instance: on its way to the loader's statistics."""
+"""What iterators count while they run, documents passed over for instance: on its way to the loader's statistics.
+
+A thread's counts are its own. What is pending when a loader calls its iterators is of somebody else: of the program, or of
+the parent that this process was forked from.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
-_counted: Counter[str] = Counter()
+
+class _Counted(threading.local):
+    def __init__(self) -> None:
+        self.by_name: Counter[str] = Counter()
+
+
+_counted = _Counted()
 
 
 def add(name: str, count: int = 1) -> None:
     """Count so many of what ``name`` says."""
-    _counted[name] += count
+    _counted.by_name[name] += count
 
 
 def pending() -> bool:
-    """Whether anything was counted since the last drain."""
-    return bool(_counted)
+    """Whether this thread counted anything since the last drain."""
+    return bool(_counted.by_name)
 
 
 def drain() -> dict[str, int]:
-    """What was counted since the last call."""
-    counted = dict(_counted)
-    _counted.clear()
+    """What this thread counted since the last call."""
+    counted = dict(_counted.by_name)
+    _counted.by_name.clear()
     return counted

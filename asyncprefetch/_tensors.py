@@ -21,20 +21,20 @@ def as_array(tensor: Any) -> npt.NDArray[Any] | None:
 
     Only for what an array can stand for: on the CPU, dense, without a gradient, and without attributes of its own.
     """
-    if tensor.__dict__:
+    if tensor.__dict__ or tensor.requires_grad:
         return None
     torch = sys.modules["torch"]
-    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        return None  # an order that no array has
     try:
         array: npt.NDArray[Any] = tensor.numpy()
     except (TypeError, RuntimeError):  # a dtype that numpy lacks, or no tensor that an array can stand for
-        if tensor.requires_grad or not tensor.is_cpu or tensor.layout is not torch.strided:
+        if not tensor.is_cpu or tensor.layout is not torch.strided:
             return None
         bits = {1: torch.uint8, 2: torch.int16}.get(tensor.element_size())
         if bits is None or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             return None
         array = tensor.view(bits).numpy()
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        return None  # an order that no array has
     return array
 
 

@@ -4,7 +4,7 @@
     python examples/pipeline.py --code src --prose books     # or your own folders, files and globs
     python examples/pipeline.py --batches 2000
 
-Each of two workers makes half of the batches, out of its half of the documents.
+Each of two workers makes half of the batches, out of its half of the documents: there must be two or more of each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, Batch
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetchError, AsyncPrefetcherState, Batch
 from asyncprefetch.iterators import (
     ByteTokenizer,
     DocumentError,
@@ -48,8 +48,10 @@ def pipeline(corpora: dict[str, str], shard: int) -> PackingIterator:
     """One shard: documents -> tokens and patches -> shuffled sequences of patches -> a mixture -> batches."""
     sources = {}
     for name, path in corpora.items():
-        documents = LoopingIterator(DocumentFileIterator(path, shard=(shard, SHARDS), encoding_errors="replace"))
-        tokens = PreprocessIterator(documents, tokenizer=TOKENIZER, patcher=SpacePatcher())
+        documents = DocumentFileIterator(path, shard=(shard, SHARDS), encoding_errors="replace")
+        if next(documents.get_state().build().create_iter(), None) is None:
+            raise DocumentError(f"{path} has fewer than {SHARDS} documents: there must be one for each shard")
+        tokens = PreprocessIterator(LoopingIterator(documents), tokenizer=TOKENIZER, patcher=SpacePatcher())
         sources[name] = SequenceIterator(tokens, sequence_length=1024, buffer_size=16, seed=SEED + shard)
     mixture = SamplingIterator(sources, weights=WEIGHTS, seed=SEED + shard, on_exhausted="drop")
     return PackingIterator(mixture, batch_size=8, sequence_length=1024, max_length=8192, pad_id=TOKENIZER.pad_id)
@@ -123,6 +125,8 @@ def main() -> None:
     parser.add_argument("--prose", help="a file, a folder or a glob")
     parser.add_argument("--batches", type=int, default=1000, help="how many to time (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.batches < 1:
+        parser.error("--batches must be at least 1")
     if (arguments.code is None) != (arguments.prose is None):
         parser.error("give both --code and --prose, or neither")
     with tempfile.TemporaryDirectory() as folder:
@@ -130,8 +134,10 @@ def main() -> None:
         try:
             corpora = given if arguments.code is not None else standard_library(Path(folder))
             asyncio.run(run(corpora, arguments.batches))
-        except DocumentError as error:
+        except (DocumentError, AsyncPrefetchError, OSError) as error:
             raise SystemExit(f"pipeline.py: {error}") from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asyncprefetch import _pickling, _recovery
+from asyncprefetch import Batch, _pickling, _recovery
 from asyncprefetch._layouts import flatten
 from asyncprefetch._recovery import fingerprint
 from asyncprefetch.testing import assert_items_equal
@@ -99,3 +101,30 @@ def test_layouts_that_go_on_changing_take_no_memory():
         assert_items_equal(_pickling.loads(frame), item)
     assert len(_recovery._checksums) <= 256
     assert len(pickler._templates._pieces) <= 256
+
+
+@dataclass
+class Labelled(Batch):
+    label: str = ""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Batch(np.full(3, n), None),
+        lambda n: Batch(np.full(3, n), np.full(3, -n)),
+        lambda n: Batch(np.full(3, n), np.full(3, -n), np.full(3, True), np.arange(n), np.full((2, 3), n)),
+        lambda n: Batch(np.full((64, 64), n), np.full(3, -n)),
+        lambda n: Labelled(np.full(3, n), np.full(3, -n), label=f"row {n}"),
+    ],
+)
+def test_batches_and_their_subclasses_cross_as_they_are(make):
+    pickler = _pickling.ItemPickler()
+    for n in (1, 1, 1, 2, 2, 2):
+        item = make(n)
+        flat = flatten(item)
+        crossed = _pickling.loads(pickler.dumps(item, flat))
+        assert type(crossed) is type(item)
+        assert_items_equal(crossed, item)
+        assert fingerprint(item, flat) == fingerprint(item)
+    assert fingerprint(make(1), flatten(make(1))) != fingerprint(make(2), flatten(make(2)))

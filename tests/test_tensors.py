@@ -89,6 +89,24 @@ def test_tensors_of_a_known_layout_cross_as_ever(torch):
     assert not (pickler.dumps({"x": item["z"]}, flatten({"x": item["z"]})) and pickler.has_tensors)
 
 
+def test_a_gradient_is_kept_though_none_is_taken_now(torch):
+    item = {"x": torch.zeros(3, requires_grad=True)}
+    with torch.no_grad():
+        assert flatten(item) is None
+        assert _pickling.loads(_pickling.ItemPickler().dumps(item))["x"].requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_tensors_of_four_dimensions_cross(torch):
+    item = {"x": torch.zeros(2, 2, 2, 2).to_sparse()}
+    crossed = _pickling.loads(_pickling.ItemPickler().dumps(item, flatten(item)))["x"]
+    assert crossed.shape == (2, 2, 2, 2)
+    rows = torch.tensor([[[0, 1], [0, 1]], [[0, 1], [0, 1]]])
+    columns = torch.zeros((2, 2, 1), dtype=torch.int64)
+    batched = torch.sparse_csr_tensor(rows, columns, torch.ones(2, 2, 1), size=(2, 2, 1, 3))
+    assert flatten({"x": batched}) is None
+
+
 def test_a_tensor_is_several_times_smaller_than_torch_makes_it(torch):
     pickler = _pickling.ItemPickler()
     assert len(pickler.dumps(torch.zeros(4))) < 200

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncprefetch import _items
-from asyncprefetch._registry import register
+from asyncprefetch._registry import register, tag_of
 
 
 @register("asyncprefetch.Partial")
@@ -45,8 +45,8 @@ def named(function: Any, what: str) -> Callable[..., Any]:
     reason = _items.explain_unsupported(held)
     if reason is not None:
         raise TypeError(f"{what}: {_why(held, reason)}")
-    if inspect.iscoroutinefunction(function):
-        raise TypeError(f"{what} is a coroutine function; iterators run in a worker, where nothing awaits it")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{what} is asynchronous; iterators run in a worker, where nothing awaits it")
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:
@@ -62,6 +62,8 @@ def called(held: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _why(held: Any, reason: str) -> str:
+    if tag_of(type(held)) is not None and not isinstance(held, Partial):
+        return f"a checkpoint can't hold it ({reason})"
     if isinstance(held, Partial) and _items.explain_unsupported(held.function) is None:
         return f"an argument that it binds can't be held by a checkpoint ({reason})"
     function = held.function if isinstance(held, Partial) else held

@@ -10,9 +10,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-Seed = Annotated[int, Field(ge=0, lt=1 << 64)]
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, np.integer) else value
+
+
+# Strict, or a number of numpy's would go through a float.
+Seed = Annotated[int, BeforeValidator(_plain), Field(strict=True, ge=0, lt=1 << 64)]
 """What a state may hold as a seed."""
 
 _WORD = (1 << 32) - 1

@@ -29,9 +29,15 @@ class Stage(StatefulIterator[T], Generic[S, T]):
     def _resume(self, state: S) -> None:
         self._state = state  # as of the time before self._inner was built
         self._inner: StatefulIterator[Any] | None = None
+        self._failed = False  # with what was drawn of the inner iterator: then that one stands behind it
 
     def get_state(self) -> S:
-        """The state of the inner iterator: nothing is held back."""
+        """The state of the inner iterator: nothing is held back.
+
+        Raises:
+            RuntimeError: making an item failed: what was drawn for it is in no state.
+        """
+        self._check()
         if self._inner is None:
             return self._state
         return self._state.model_copy(update={"inner": self._inner.get_state(), **self._position()})
@@ -42,9 +48,14 @@ class Stage(StatefulIterator[T], Generic[S, T]):
 
     def _draw(self) -> Iterator[Any]:
         """The items of the inner iterator that are still to come."""
+        self._check()
         if self._inner is None:
             self._inner = self._state.inner.build()
         return iter(self._inner.create_iter())
+
+    def _check(self) -> None:
+        if self._failed:
+            raise RuntimeError(f"{type(self).__name__} failed with an item: go on from a state that was taken before")
 
 
 def state_of(iterator: Any, what: str) -> IteratorState:

@@ -68,7 +68,13 @@ class BatchIterator(Stage[BatchState, Any]):
         size, drop_last, held = self._state.batch_size, self._state.drop_last, self._state.collate
         collate = None if held is None else called(held)
         items = self._draw()
-        while batch := list(islice(items, size)):
-            if len(batch) < size and drop_last:
-                return
-            yield batch if collate is None else collate(batch)
+        while True:
+            try:
+                batch = list(islice(items, size))
+                if not batch or (len(batch) < size and drop_last):
+                    return
+                made = batch if collate is None else collate(batch)
+            except BaseException:
+                self._failed = True
+                raise
+            yield made

@@ -46,5 +46,10 @@ class FilterIterator(Stage[FilterState, T]):
         """Those of the items still to come that the predicate lets pass."""
         predicate = called(self._state.predicate)
         for item in self._draw():
-            if predicate(item):
+            try:
+                passes = predicate(item)
+            except BaseException:
+                self._failed = True
+                raise
+            if passes:
                 yield item

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch
 from asyncprefetch.iterators._rows import RowTooLongError, Shape, patch_batch, stream_batch, token_batch
+from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import Checked, PatchedTokens, TokenSequence, check
 
 __all__ = ["PackingIterator", "PackingState", "RowTooLongError"]
@@ -132,7 +133,7 @@ class PackingIterator(StatefulIterator[Batch]):
             raise ValueError("pad_to_max_length needs a max_length")
         self._resume(
             PackingState(
-                inner=source.get_state(),
+                inner=state_of(source, "PackingIterator's source"),
                 batch_size=batch_size,
                 sequence_length=sequence_length,
                 pad_id=pad_id,

@@ -9,29 +9,27 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncprefetch import _items
-from asyncprefetch.base import IteratorState, StatefulIterator
+from asyncprefetch.base import StatefulIterator
 from asyncprefetch.iterators._files import DocumentError
+from asyncprefetch.iterators._stage import Stage, StageState, state_of
 from asyncprefetch.iterators._tokens import TokenSequence, check_patch_lengths, describe, is_tokens
 from asyncprefetch.iterators.documents import Document
 from asyncprefetch.iterators.patchers import Patcher
 from asyncprefetch.iterators.tokenizers import ByteTokenizer, Tokenizer
 
 
-class PreprocessState(IteratorState, kind="asyncprefetch.preprocess", frozen=True):
+class PreprocessState(StageState, kind="asyncprefetch.preprocess", frozen=True):
     """The state of the documents, and what makes tokens and patches of them."""
 
-    inner: IteratorState
     tokenizer: Tokenizer
     patcher: Patcher | None = None
 
     def build(self) -> PreprocessIterator:
         """The iterator over the tokens of the documents that are still to come."""
-        iterator = PreprocessIterator.__new__(PreprocessIterator)
-        iterator._resume(self)
-        return iterator
+        return PreprocessIterator._from(self)
 
 
-class PreprocessIterator(StatefulIterator[npt.NDArray[np.integer] | TokenSequence]):
+class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenSequence]):
     """The tokens of each document, one item a document, also of an empty one.
 
     Without a patcher an item is a 1-D array of integers, uint16 with the :class:`ByteTokenizer`. With one it is a
@@ -62,17 +60,8 @@ class PreprocessIterator(StatefulIterator[npt.NDArray[np.integer] | TokenSequenc
             if unsupported is not None:
                 raise TypeError(f"a checkpoint can't hold the {name}: {unsupported}")
         _check_offsets(tokenizer, patcher)
-        self._resume(PreprocessState(inner=documents.get_state(), tokenizer=tokenizer, patcher=patcher))
-
-    def _resume(self, state: PreprocessState) -> None:
-        self._state = state  # as of the time before self._inner was built
-        self._inner: StatefulIterator[Document | str] | None = None
-
-    def get_state(self) -> PreprocessState:
-        """The state of the documents: this iterator holds nothing back."""
-        if self._inner is None:
-            return self._state
-        return self._state.model_copy(update={"inner": self._inner.get_state()})
+        inner = state_of(documents, "PreprocessIterator's documents")
+        self._resume(PreprocessState(inner=inner, tokenizer=tokenizer, patcher=patcher))
 
     def create_iter(self) -> Iterator[npt.NDArray[np.integer] | TokenSequence]:
         """The tokens of the documents that are still to come.
@@ -83,24 +72,32 @@ class PreprocessIterator(StatefulIterator[npt.NDArray[np.integer] | TokenSequenc
                 the document. So does a note on whatever else a tokenizer or a patcher raises.
             TypeError: an item is neither a ``Document`` nor a ``str``.
         """
-        if self._inner is None:
-            self._inner = self._state.inner.build()
         tokenizer, patcher = self._state.tokenizer, self._state.patcher
-        for item in self._inner.create_iter():
-            text = item.text if isinstance(item, Document) else item
-            if not isinstance(text, str):
-                raise TypeError(f"PreprocessIterator takes documents or strings, not {item!r:.80}")
+        for item in self._draw():
             try:
-                tokens = tokenizer.encode(text)
-                if not is_tokens(tokens):
-                    raise ValueError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
-                made = tokens if patcher is None else _patch(tokens, item, tokenizer, patcher)
-            except ValueError as error:
-                raise DocumentError(f"{_name(item)}: {error}") from error
-            except Exception as error:
-                error.add_note(f"while making tokens of {_name(item)}")
+                made = _tokens_of(item, tokenizer, patcher)
+            except BaseException:
+                self._failed = True
                 raise
             yield made
+
+
+def _tokens_of(
+    item: Document | str, tokenizer: Tokenizer, patcher: Patcher | None
+) -> npt.NDArray[np.integer] | TokenSequence:
+    text = item.text if isinstance(item, Document) else item
+    if not isinstance(text, str):
+        raise TypeError(f"PreprocessIterator takes documents or strings, not {item!r:.80}")
+    try:
+        tokens = tokenizer.encode(text)
+        if not is_tokens(tokens):
+            raise ValueError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
+        return tokens if patcher is None else _patch(tokens, item, tokenizer, patcher)
+    except ValueError as error:
+        raise DocumentError(f"{_name(item)}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while making tokens of {_name(item)}")
+        raise
 
 
 def _patch(

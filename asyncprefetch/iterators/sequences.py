@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._blocks import draw_blocks, ended
 from asyncprefetch.iterators._random import Seed, permutation
+from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import TokenSequence
 
 __all__ = ["SequenceIterator", "SequenceState", "TokenSequence"]
@@ -92,7 +93,7 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
     ) -> None:
         self._resume(
             SequenceState(
-                inner=tokens.get_state(),
+                inner=state_of(tokens, "SequenceIterator's tokens"),
                 sequence_length=sequence_length,
                 buffer_size=buffer_size,
                 seed=seed,

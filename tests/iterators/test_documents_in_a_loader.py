@@ -1,6 +1,7 @@
 """What is passed over is counted by the loader, and is no difference to the stream."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,6 +26,17 @@ async def test_documents_that_are_passed_over_are_counted(corpus, executor_facto
         assert loader.statistics().counted == {"documents skipped": 3}
         assert "3 documents skipped" in loader.explain()
     assert texts == {f"row {row}" for row in range(40) if row not in DAMAGED}
+
+
+async def test_counts_are_those_of_the_worker_that_counted(corpus):
+    list(DocumentFileIterator(corpus, on_error="skip").create_iter())  # the program's own are nobody's
+    for factory, options in ((lambda worker: ThreadPoolExecutor(1), {}), (None, {"start_method": "fork"})):
+        shards = [DocumentFileIterator(corpus, shard=(i, 2), on_error="skip") for i in range(2)]
+        async with AsyncPrefetcher(shards, num_workers=2, executor_factory=factory, **options) as loader:
+            async for _ in loader:
+                pass
+            counted = [dict(worker.counted) for worker in loader.statistics().workers]
+        assert counted == [{"documents skipped": 1}, {"documents skipped": 2}]
 
 
 async def test_a_stream_with_gaps_is_exact_on_resume(corpus, executor_factory):

@@ -86,7 +86,7 @@ REGISTER = r"is not registered, so a checkpoint can't name it: %s @asyncprefetch
         (of_none, "must be callable with one argument: too many"),
         (of_two, "must be callable with one argument: missing"),
         (functools.partial(of_two, 1, 2), "must be callable with one argument: too many"),
-        (coroutine, "is a coroutine function"),
+        (coroutine, "is asynchronous"),
         (7, "must be a function of one argument, not 7"),
         (None, "must be a function of one argument, not None"),
     ],
