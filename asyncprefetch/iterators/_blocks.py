@@ -9,10 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncprefetch.base import IteratorState
-from asyncprefetch.iterators._tokens import Array, Checked, TokenSequence, check, join, split_first
-
-_ANCHOR_EVERY = 1 << 16
-"""Tokens between two anchors: few enough to draw again in a moment, many enough that anchors cost next to nothing."""
+from asyncprefetch.iterators._tokens import ANCHOR_EVERY, Array, Checked, TokenSequence, check, join, split_first
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +72,7 @@ def draw_blocks(
     # Units are counted from where this generator began to draw. Where an anchor lies follows from the one before it and
     # from the documents, never from where drawing began: so a state is the same whoever gets there.
     anchor, place = inner, 0
-    drawn = fresh = 0  # units, and tokens since the last anchor
+    drawn = fresh = 0  # units; and tokens and documents since the last anchor
     begin = offset
     patched: bool | None = None
     filling: _Filling | None = None  # none before the place from which to go on
@@ -84,7 +81,7 @@ def draw_blocks(
 
     for item in source.create_iter():
         document = check(item, "SequenceIterator")
-        fresh += document.tokens.size
+        fresh += document.tokens.size + 1  # empty documents, too, take time to draw again
         if patched is None:
             patched = document.lengths is not None
             units = sequence_length - patched
@@ -109,7 +106,7 @@ def draw_blocks(
                     yield filling.block(size, units, anchor, begin - place)
             filling.leave(document)
         drawn += n
-        if fresh >= _ANCHOR_EVERY:
+        if fresh >= ANCHOR_EVERY:
             anchor, place, fresh = source.get_state(), drawn, 0
     if filling is None:
         if number:

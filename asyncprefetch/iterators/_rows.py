@@ -9,9 +9,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch import _tallies
 from asyncprefetch.arrays import empty
 from asyncprefetch.batch import Batch
-from asyncprefetch.iterators._tokens import PatchedTokens, join, split_first
+from asyncprefetch.iterators._tokens import Checked, PatchedTokens, join, split_first
 from asyncprefetch.iterators.ngrams import ngram_ids
 
 Arrays: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
@@ -27,7 +28,7 @@ class RowTooLongError(ValueError):
         limit: how many there may be.
     """
 
-    def __init__(self, message: str, *, row: int, length: int, limit: int) -> None:
+    def __init__(self, message: str, *, row: int = 0, length: int = 0, limit: int = 0) -> None:
         super().__init__(message)
         self.row = row
         self.length = length
@@ -48,6 +49,34 @@ class Shape:
     ngram_table_size: int
 
 
+def fit(row: Checked, number: int, shape: Shape) -> Checked:
+    """A sequence as it is to stand in a row: its first patch of one token, and cut at ``max_length``.
+
+    Args:
+        row: a sequence of at least two tokens.
+        number: of the row in its batch.
+        shape: what it must fit into.
+
+    Raises:
+        RowTooLongError: it has more patches or targets than ``sequence_length``, or is longer and is not to be cut.
+    """
+    tokens, lengths = row
+    targets, limit = tokens.size - 1, shape.max_length
+    if lengths is None:
+        if targets > shape.sequence_length:
+            raise _too_long(number, targets, shape.sequence_length, "targets", "sequence_length")
+        return row
+    lengths = split_first(lengths)
+    if limit is not None and targets > limit:
+        if shape.on_too_long == "raise":
+            raise _too_long(number, targets, limit, "inputs", "max_length")
+        _tallies.add("targets cut off", targets - limit)
+        tokens, lengths = tokens[: limit + 1], _truncate(lengths, limit + 1)
+    if lengths.size > shape.sequence_length:
+        raise _too_long(number, lengths.size, shape.sequence_length, "patches", "sequence_length")
+    return Checked(tokens, lengths)
+
+
 def stream_batch(tokens: npt.NDArray[Any], shape: Shape) -> Batch:
     """Neighbouring rows of one stream: what follows its last target is padding."""
     arrays = _arrays(shape.batch_size, shape.sequence_length)
@@ -57,15 +86,8 @@ def stream_batch(tokens: npt.NDArray[Any], shape: Shape) -> Batch:
 
 
 def token_batch(rows: Sequence[npt.NDArray[Any]], shape: Shape) -> Batch:
-    """One sequence without patches a row, each of ``sequence_length`` targets at most.
-
-    Raises:
-        RowTooLongError: one has more.
-    """
+    """One sequence without patches a row. Each fits."""
     limit = shape.sequence_length
-    for number, row in enumerate(rows):
-        if row.size - 1 > limit:
-            raise _too_long(number, row.size - 1, limit, "targets", "sequence_length")
     x, y, mask = arrays = _arrays(shape.batch_size, limit)
     if len(rows) == shape.batch_size and all(row.size == limit + 1 for row in rows):
         table = join(rows).reshape(shape.batch_size, limit + 1)
@@ -78,25 +100,13 @@ def token_batch(rows: Sequence[npt.NDArray[Any]], shape: Shape) -> Batch:
 
 
 def patch_batch(rows: Sequence[PatchedTokens], shape: Shape) -> Batch:
-    """One sequence with patches a row, each of ``sequence_length`` patches at most, and cut at ``max_length``.
-
-    Raises:
-        RowTooLongError: one has more patches, or is longer and is not to be cut.
-    """
+    """One sequence with patches a row. Each fits."""
     patches = empty((shape.batch_size, shape.sequence_length), np.int64)
     limit = shape.max_length
-    targets: list[int] = []
+    targets = [row.tokens.size - 1 for row in rows]
     for number, row in enumerate(rows):
-        n, lengths = row.tokens.size - 1, split_first(row.lengths)
-        if lengths.size > shape.sequence_length:
-            raise _too_long(number, lengths.size, shape.sequence_length, "patches", "sequence_length")
-        if limit is not None and n > limit:
-            if shape.on_too_long == "raise":
-                raise _too_long(number, n, limit, "inputs", "max_length")
-            n, lengths = limit, _truncate(lengths, limit + 1)
-        patches[number, : lengths.size] = lengths
-        patches[number, lengths.size :] = 0
-        targets.append(n)
+        patches[number, : row.lengths.size] = row.lengths
+        patches[number, row.lengths.size :] = 0
     patches[len(rows) :] = 0
     patches[len(rows) :, 0] = 1
     width = limit if limit is not None and shape.pad_to_max_length else max(targets)

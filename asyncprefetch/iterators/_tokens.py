@@ -13,6 +13,10 @@ from asyncprefetch._registry import register
 
 Array = npt.NDArray[Any]
 
+ANCHOR_EVERY = 1 << 16
+"""Tokens and documents between two states that are taken to draw again from: few enough to be drawn in a moment, many
+enough that the states cost next to nothing."""
+
 
 @register("asyncprefetch.TokenSequence")
 @dataclass(frozen=True, slots=True, eq=False)

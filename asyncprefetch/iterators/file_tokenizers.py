@@ -96,7 +96,7 @@ class TiktokenTokenizer:
 
     def __post_init__(self) -> None:
         path = os.fspath(self.path)
-        is_name = path == Path(path).name and not Path(path).suffix and not os.path.exists(path)
+        is_name = path == Path(path).name and not Path(path).suffix and not os.path.isfile(path)
         if is_name and not self.digest:
             object.__setattr__(self, "digest", "name")
         _freeze_file(self)

@@ -13,14 +13,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch
-from asyncprefetch.iterators._rows import RowTooLongError, Shape, patch_batch, stream_batch, token_batch
+from asyncprefetch.iterators._rows import RowTooLongError, Shape, fit, patch_batch, stream_batch, token_batch
 from asyncprefetch.iterators._stage import state_of
-from asyncprefetch.iterators._tokens import Checked, PatchedTokens, TokenSequence, check
+from asyncprefetch.iterators._tokens import ANCHOR_EVERY, Checked, PatchedTokens, TokenSequence, check
 
 __all__ = ["PackingIterator", "PackingState", "RowTooLongError"]
-
-_ANCHOR_EVERY = 1 << 16
-"""Tokens between two anchors: few enough to draw again in a moment, many enough that anchors cost next to nothing."""
 
 
 class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
@@ -103,7 +100,8 @@ class PackingIterator(StatefulIterator[Batch]):
         max_length: the most inputs of a row with patches, from 1; ``None``: no limit. Without patches it does nothing.
         pad_to_max_length: make all rows with patches that long.
         pad_id: the token in positions without a real target.
-        on_too_long: ``"truncate"``: what a row has beyond ``max_length`` is lost; ``"raise"``: that is an error.
+        on_too_long: ``"truncate"``: what a row has beyond ``max_length`` is lost, and counted in the loader's statistics as
+            ``"targets cut off"``; ``"raise"``: that is an error.
         drop_last: leave out the last batch if it is not full.
         ngram_sizes: for each of these ``n``, ``ngram_ids`` has the ids of the n-grams that end at each position of
             ``x``, as :func:`ngram_ids` defines them; int64 of shape ``(len(ngram_sizes), batch_size, row length)``.
@@ -153,6 +151,7 @@ class PackingIterator(StatefulIterator[Batch]):
         # Of sequences, what they are drawn from, and what was drawn for a batch that is not complete.
         self._sequences: StatefulIterator[Any] | None = None
         self._rows: list[Checked] = []
+        self._failed = False  # in the midst of a batch
 
     def get_state(self) -> PackingState:
         """Where the row after the batch last yielded begins.
@@ -160,8 +159,7 @@ class PackingIterator(StatefulIterator[Batch]):
         Raises:
             RuntimeError: drawing sequences failed in the midst of a batch: what was drawn of it is in no state.
         """
-        if self._rows:
-            raise RuntimeError("packing failed in the midst of a batch: go on from a state that was taken before")
+        self._check()
         if self._sequences is not None:
             return self._state.model_copy(update={"inner": self._sequences.get_state()})
         if self._place is None:
@@ -180,6 +178,7 @@ class PackingIterator(StatefulIterator[Batch]):
             ValueError: patch lengths do not fit their tokens, or come with some items only; or the tokens end before the
                 place from which to go on.
         """
+        self._check()
         if self._sequences is not None:
             yield from self._pack_sequences(self._sequences.create_iter())
             return
@@ -206,6 +205,7 @@ class PackingIterator(StatefulIterator[Batch]):
         drawn, begin, skip = 0, state.offset, state.offset
         shape = _shape(state)
         window = np.empty(state.batch_size * state.sequence_length + 1, np.int64)
+        fresh = 0  # tokens and documents since the last anchor: empty documents, too, take time to draw again
         filled = 0  # window[:filled] is the stream from ``begin`` on
 
         for item in items:
@@ -213,6 +213,7 @@ class PackingIterator(StatefulIterator[Batch]):
                 raise TypeError(_MIXED)
             tokens = check(item, "PackingIterator").tokens
             drawn += tokens.size
+            fresh += tokens.size + 1
             rest = tokens[skip:]
             skip -= tokens.size - rest.size
             while rest.size:
@@ -224,8 +225,9 @@ class PackingIterator(StatefulIterator[Batch]):
                     self._go_to(begin, anchors)
                     yield stream_batch(window, shape)
                     window[0], filled = window[-1], 1
-            if drawn - anchors[-1][0] >= _ANCHOR_EVERY:
+            if fresh >= ANCHOR_EVERY:
                 anchors.append((drawn, source.get_state()))
+                fresh = 0
         _check_reached(skip)
         if filled > 1 and not state.drop_last:
             self._go_to(begin + filled - 1, anchors)
@@ -239,23 +241,34 @@ class PackingIterator(StatefulIterator[Batch]):
 
     def _pack_sequences(self, items: Iterable[Any]) -> Iterator[Batch]:
         state, rows, shape = self._state, self._rows, _shape(self._state)
-        for item in items:
-            if not isinstance(item, TokenSequence):
-                raise TypeError(_MIXED)
-            row = check(item, "PackingIterator")
-            if rows and (row.lengths is None) != (rows[0].lengths is None):
-                raise ValueError("some sequences have patch lengths and others have none: rows must be of one kind")
-            if row.tokens.size > 1:
-                rows.append(row)
-            if len(rows) == state.batch_size:
-                batch = _row_batch(rows, shape)
-                rows.clear()
-                yield batch
+        try:
+            for item in items:
+                self._add(item, shape)
+                if len(rows) == state.batch_size:
+                    batch = _row_batch(rows, shape)
+                    rows.clear()
+                    yield batch
+        except Exception:
+            self._failed = True
+            raise
         if rows and not state.drop_last:
             batch = _row_batch(rows, shape)
             rows.clear()
             yield batch
         rows.clear()
+
+    def _add(self, item: Any, shape: Shape) -> None:
+        if not isinstance(item, TokenSequence):
+            raise TypeError(_MIXED)
+        row, rows = check(item, "PackingIterator"), self._rows
+        if rows and (row.lengths is None) != (rows[0].lengths is None):
+            raise ValueError("some sequences have patch lengths and others have none: rows must be of one kind")
+        if row.tokens.size > 1:
+            rows.append(fit(row, len(rows), shape))
+
+    def _check(self) -> None:
+        if self._failed:
+            raise RuntimeError("packing failed in the midst of a batch: go on from a state that was taken before")
 
 
 def _row_batch(rows: Sequence[Checked], shape: Shape) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,12 +54,14 @@ class StaticPatcher:
         length: tokens a patch, from 1.
 
     Raises:
+        TypeError: ``length`` is no integer.
         ValueError: ``length`` is below 1.
     """
 
     length: int
 
     def __post_init__(self) -> None:
+        operator.index(self.length)
         if self.length < 1:
             raise ValueError(f"length must be at least 1, not {self.length}")
 
@@ -81,7 +84,8 @@ class SpacePatcher:
     patch, and the others begin the next one: ``"if  x == 1"`` is ``"if "``, ``" x "``, ``"== 1"``.
 
     An id below ``offset`` (bos, eos) ends a patch in any case, and counts as space-like. The last token of a
-    document ends one too. This is the space patching of the Byte Latent Transformer.
+    document ends one too. With bos, this is the space patching of the Byte Latent
+    Transformer.
 
     Attributes:
         offset: the id of byte 0, that of the :class:`ByteTokenizer`.

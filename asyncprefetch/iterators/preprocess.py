@@ -14,6 +14,7 @@ from asyncprefetch.iterators._files import DocumentError
 from asyncprefetch.iterators._stage import Stage, StageState, state_of
 from asyncprefetch.iterators._tokens import TokenSequence, check_patch_lengths, describe, is_tokens
 from asyncprefetch.iterators.documents import Document
+from asyncprefetch.iterators.file_tokenizers import TokenizerFileError
 from asyncprefetch.iterators.patchers import Patcher
 from asyncprefetch.iterators.tokenizers import ByteTokenizer, Tokenizer
 
@@ -93,6 +94,8 @@ def _tokens_of(
         if not is_tokens(tokens):
             raise ValueError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
         return tokens if patcher is None else _patch(tokens, item, tokenizer, patcher)
+    except TokenizerFileError:
+        raise  # of no document's making
     except ValueError as error:
         raise DocumentError(f"{_name(item)}: {error}") from error
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -37,6 +38,7 @@ class ByteTokenizer:
         offset: the id of byte 0, from 3 to 2,147,483,392.
 
     Raises:
+        TypeError: ``offset`` is no integer.
         ValueError: ``offset`` is below 3, so that bytes and special ids would coincide, or too large.
     """
 
@@ -49,6 +51,7 @@ class ByteTokenizer:
     offset: int = 3
 
     def __post_init__(self) -> None:
+        operator.index(self.offset)
         if self.offset < 3:
             raise ValueError(f"offset must be at least 3, the number of special ids, not {self.offset}")
         if self.offset > MAX_OFFSET:

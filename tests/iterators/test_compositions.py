@@ -77,7 +77,7 @@ def test_random_compositions_yield_the_model_and_resume_exactly(
     pairs = [pair for b in drain(make()) for pair in zip(b.x[b.mask].tolist(), b.y[b.mask].tolist(), strict=True)]
     assert pairs == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_ANCHOR_EVERY", anchor_every)
+        patch.setattr(packing, "ANCHOR_EVERY", anchor_every)
         assert_resumes_exactly(make, max_items=12)
 
 

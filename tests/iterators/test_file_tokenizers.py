@@ -183,7 +183,7 @@ def test_a_file_that_changed_since_is_refused(made: Any) -> None:
     state = PreprocessIterator(ListIterator(TEXTS), made).get_state().model_dump_json()
     with open(made.path, "ab") as opened:
         opened.write(b"\n")
-    with pytest.raises(ValueError, match="is not the one that the pipeline was made with: its digest is"):
+    with pytest.raises(TokenizerFileError, match="is not the one that the pipeline was made with: its digest is"):
         drain(IteratorState.model_validate_json(state).build())
 
 

@@ -53,7 +53,7 @@ def test_resumes_exactly_however_far_apart_its_anchors_lie(
 ) -> None:
     lengths, batch_size, sequence_length = shape
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_ANCHOR_EVERY", anchor_every)
+        patch.setattr(packing, "ANCHOR_EVERY", anchor_every)
         assert_resumes_exactly(lambda: pack(lengths, batch_size, sequence_length))
 
 
@@ -94,14 +94,21 @@ def test_its_state_holds_no_tokens_however_long_the_document() -> None:
 
 
 def test_resuming_draws_no_more_than_the_tokens_between_two_anchors_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_ANCHOR_EVERY", 16)
+    monkeypatch.setattr(packing, "ANCHOR_EVERY", 16)
     iterator = pack([5] * 40, 1, 3)
     for _ in iterator.create_iter():
         assert iterator.get_state().offset <= 16 + 5 + 5
 
 
+def test_empty_documents_are_not_drawn_again_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "ANCHOR_EVERY", 16)
+    iterator = pack([0] * 500 + [8], 1, 3)
+    next(iterator.create_iter())
+    assert iterator.get_state().inner.position >= 480  # type: ignore[attr-defined]
+
+
 def test_the_state_of_the_documents_is_asked_for_now_and_then_not_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_ANCHOR_EVERY", 100)
+    monkeypatch.setattr(packing, "ANCHOR_EVERY", 100)
     source = ListIterator(arrays([5] * 100))
     monkeypatch.setattr("tests.iterators.sources.ListIterator", lambda *args: source)
     drain(PackingIterator(source, batch_size=1, sequence_length=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, Position, arrays
+from asyncprefetch import IteratorState, Position, _tallies, arrays
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     ByteTokenizer,
@@ -173,6 +174,28 @@ def test_a_row_that_is_too_long_is_an_error_that_names_it(
     assert all(part in str(caught.value) for part in what)
     numbers = tuple(int(digits) for digits in re.findall(r"\d+", str(caught.value)))
     assert (caught.value.row, caught.value.length, caught.value.limit) == numbers
+    crossed = pickle.loads(pickle.dumps(caught.value))
+    assert (str(crossed), crossed.row, crossed.length, crossed.limit) == (str(caught.value), *numbers)
+
+
+def test_a_row_that_is_too_long_leaves_no_state_behind_and_draws_nothing_more() -> None:
+    iterator = pack([[3], [50], *[[3]] * 20], False)
+    with pytest.raises(RowTooLongError):
+        drain(iterator)
+    with pytest.raises(RuntimeError, match="a state that was taken before"):
+        iterator.get_state()
+    with pytest.raises(RuntimeError, match="a state that was taken before"):
+        next(iterator.create_iter())
+    assert iterator._sequences is not None
+    assert iterator._sequences.position == 2  # type: ignore[attr-defined]
+
+
+def test_what_is_cut_off_is_counted_and_may_be_what_made_a_row_fit() -> None:
+    _tallies.drain()
+    [batch] = drain(pack([[1] * 9], True, sequence_length=4, max_length=3))
+    assert batch.patch_lengths is not None
+    assert batch.patch_lengths[0].tolist() == [1] * 4
+    assert _tallies.drain() == {"targets cut off": 5}
 
 
 def test_a_row_of_exactly_the_maximum_is_not_too_long() -> None:
@@ -370,5 +393,5 @@ def test_the_chain_from_files_resumes_exactly_in_every_epoch(tmp_path: Path) -> 
         return PackingIterator(shuffled, batch_size=2, sequence_length=5, max_length=16, pad_to_max_length=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blocks, "_ANCHOR_EVERY", 20)
+        patch.setattr(_blocks, "ANCHOR_EVERY", 20)
         assert_resumes_exactly(make)

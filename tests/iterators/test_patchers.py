@@ -153,3 +153,9 @@ def test_refuses_entropies_that_do_not_fit(entropies: Any, why: str) -> None:
 def test_refuses_a_threshold_that_is_no_number(threshold: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         EntropyPatcher(threshold)
+
+
+@pytest.mark.parametrize("make", [lambda: StaticPatcher(2.5), lambda: ByteTokenizer(offset=3.5)])  # type: ignore[arg-type]
+def test_what_counts_is_an_integer(make: Any) -> None:
+    with pytest.raises(TypeError, match="integer"):
+        make()

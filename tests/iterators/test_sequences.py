@@ -96,7 +96,7 @@ def test_resumes_exactly_however_far_apart_its_anchors_lie(
     documents: Documents, patched: bool, length: int, options: dict[str, Any], anchor_every: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blocks, "_ANCHOR_EVERY", anchor_every)
+        patch.setattr(_blocks, "ANCHOR_EVERY", anchor_every)
         assert_resumes_exactly(lambda: make(documents, patched, length, **options))
 
 
@@ -164,7 +164,7 @@ def test_its_state_is_small_at_any_place_of_a_long_document() -> None:
 def test_resuming_draws_no_more_than_the_block_and_the_tokens_between_two_anchors_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_blocks, "_ANCHOR_EVERY", 16)
+    monkeypatch.setattr(_blocks, "ANCHOR_EVERY", 16)
     iterator = make([[2, 3]] * 60, True, 4, buffer_size=3)
     for number, _ in enumerate(iterator.create_iter(), 1):
         state = iterator.get_state()
@@ -173,8 +173,16 @@ def test_resuming_draws_no_more_than_the_block_and_the_tokens_between_two_anchor
         assert state.offset <= (16 + 5 + 5) // 2 + 1
 
 
+def test_empty_documents_are_not_drawn_again_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_blocks, "ANCHOR_EVERY", 16)
+    empty, last = np.zeros(0, np.uint16), np.zeros(8, np.uint16)
+    iterator = SequenceIterator(ListIterator([*[empty] * 500, last]), sequence_length=3)
+    next(iterator.create_iter())
+    assert iterator.get_state().inner.position >= 480  # type: ignore[attr-defined]
+
+
 def test_the_state_of_the_documents_is_asked_for_now_and_then_not_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_blocks, "_ANCHOR_EVERY", 100)
+    monkeypatch.setattr(_blocks, "ANCHOR_EVERY", 100)
     source = ListIterator(items([[5]] * 100, False))
     monkeypatch.setattr("tests.iterators.sources.ListIterator", lambda *args: source)
     drain(SequenceIterator(source, sequence_length=3))
