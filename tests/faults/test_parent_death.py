@@ -81,6 +81,9 @@ def program(tmp_path, carrier, what, *, start_method="forkserver", fork=""):
         finally:
             process.stdout.close()
             process.kill()
+            for pid in session(process.pid):  # nobody, if all is well
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def gone(pid, seconds=1.0):
