@@ -74,7 +74,7 @@ def container(document: Any, leaves: Sequence[bytes] = (), **metadata: Any) -> b
 
 def document_of(state: Any = None, item: Any = None, **changes: Any) -> dict[str, Any]:
     """The document of a loader's state with one shard, and one batch in the buffer if ``item`` is given."""
-    good = {"$": "state", "kind": "tests.count", "version": 1, "fields": {"stop": 5, "start": 0, "items": "int"}}
+    good = {"$": "state", "kind": "tests.count", "version": 1, "fields": {"stop": 5, "base": 0, "items": "int"}}
     good["fields"] |= {"position": 0}
     return {
         "version": 1,
