@@ -168,6 +168,8 @@ def parse_json(text: str | bytes | bytearray) -> JsonValue:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise CheckpointError("malformed JSON: nested too deeply") from None
+    except MemoryError:
+        raise CheckpointError("there is not enough memory to read the JSON") from None
     except ValueError as error:
         raise CheckpointError(f"malformed JSON: {error}") from error
     return value

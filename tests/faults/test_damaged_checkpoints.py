@@ -350,11 +350,14 @@ LIMITED = """
 import resource, sys
 import asyncprefetch.iterators
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
+small = [open(path, "rb").read() for path in sys.argv[1:4]]
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (128 << 20),) * 2)
-for path in sys.argv[1:]:
+for read, given in [(lambda path: AsyncPrefetcherState._load(path, None), path) for path in sys.argv[1:]] + [
+    (AsyncPrefetcherState.from_bytes, data) for data in small
+]:
     try:
-        AsyncPrefetcherState._load(path, None)
+        read(given)
         print("read")
     except CheckpointError as error:
         print(str(error)[:150].replace("\\n", " "))
@@ -379,13 +382,25 @@ def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) ->
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *paths], capture_output=True, text=True, timeout=30, check=False
     )
-    told = dict(zip(files, done.stdout.splitlines(), strict=True)) if done.returncode == 0 else done
-    assert done.stderr == "", told
+    assert done.stderr == ""
+    told = dict(zip([*files, "vast 2", "announced 2", "lists 2"], done.stdout.splitlines(), strict=True))
     assert "an array of no bytes" in told["vast"]
     assert "0 bytes of data" in told["announced"]
+    assert "no bytes" in told["vast 2"]
     assert "memory" in told["lists"].lower()
+    assert "memory" in told["lists 2"].lower()
     assert "memory" in told["bytes"].lower()
     assert "not a safetensors file" in told["zeros"]
+
+
+def test_memory_that_runs_out_while_a_state_is_validated_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **keywords: Any) -> Any:
+        raise MemoryError
+
+    data = container(document_of())
+    monkeypatch.setattr(AsyncPrefetcherState, "model_validate", fail)
+    with pytest.raises(CheckpointError, match="not enough memory"):
+        AsyncPrefetcherState.from_bytes(data)
 
 
 # ------------------------------------------------------------------------------------------------- the loader unchanged
