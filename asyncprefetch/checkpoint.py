@@ -94,7 +94,10 @@ def unpack(data: bytes | bytearray, *, version: int) -> tuple[dict[str, JsonValu
         CheckpointError: the data is empty, truncated, damaged, no safetensors file, one of another program, of a newer
             version than ``version``, or not what :func:`pack` writes; the message says which.
     """
-    return _unpack(io.BytesIO(data), len(data), version)
+    try:
+        return _unpack(io.BytesIO(data), len(data), version)
+    except MemoryError as error:
+        raise CheckpointError("there is not enough memory to read the checkpoint") from error
 
 
 def unpack_file(path: str | os.PathLike[str], *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
