@@ -18,6 +18,9 @@ from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.base import IteratorState
 from asyncprefetch.errors import CheckpointError
 
+# Far beyond any real number, and small enough that messages to workers hold it and what is added to it.
+_MOST_SHARDS, _MOST_ITEMS = 1 << 31, 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
@@ -34,9 +37,9 @@ class ShardState(BaseModel):
 
     shard_id: int = Field(ge=0)
     state: JsonValue
-    state_position: int = Field(ge=0)
+    state_position: int = Field(ge=0, le=_MOST_ITEMS)
     skip: tuple[int, ...] = Field(strict=False)
-    delivered: int = Field(ge=0)
+    delivered: int = Field(ge=0, le=_MOST_ITEMS)
     ended: bool
 
 
@@ -63,13 +66,13 @@ class StateData(BaseModel):
 
     version: int = VERSION
     in_order: bool
-    num_shards: int = Field(ge=1)
+    num_shards: int = Field(ge=1, le=_MOST_SHARDS)
     due: int
     shards: tuple[ShardState, ...] = Field(min_length=1, strict=False)
     buffer: tuple[BufferedBatch, ...] = Field(strict=False)
     leaves: tuple[bytes, ...] = Field(strict=False, repr=False)
-    n_batches_to_prefetch: int
-    num_workers: int | None
+    n_batches_to_prefetch: int = Field(ge=1, le=_MOST_ITEMS)
+    num_workers: int | None = Field(ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -140,17 +143,13 @@ class StateData(BaseModel):
         """What a loader is started from.
 
         Raises:
-            CheckpointError: a class or function that the state names is not registered here.
-            TypeError: an iterator's state can't be sent to a worker.
+            CheckpointError: a class or function that the state names is not registered here, or an iterator's state
+                can't be sent to a worker.
         """
         shards = tuple(
             ShardSnapshot(
                 shard.shard_id,
-                ShardStart(
-                    pickle_for_worker(self.iterator_state(shard), f"the state of shard {shard.shard_id}"),
-                    shard.state_position,
-                    shard.skip,
-                ),
+                ShardStart(self._pickled_state(shard), shard.state_position, shard.skip),
                 shard.ended,
                 shard.delivered,
             )
@@ -161,6 +160,13 @@ class StateData(BaseModel):
         buffer = tuple(Ready(batch.shard_id, Saved(batch.item, self.leaves, size)) for batch in self.buffer)
         return Snapshot(self.in_order, self.due, shards, buffer)
 
+    def _pickled_state(self, shard: ShardState) -> bytes:
+        state = self.iterator_state(shard)
+        try:
+            return pickle_for_worker(state, f"the state of shard {shard.shard_id}")
+        except TypeError as error:  # a registered class with fields left out, or a function that is no module's
+            raise CheckpointError(str(error)) from error
+
     def iterator_state(self, shard: ShardState) -> IteratorState:
         """The state of a shard's iterator, as an object.
 
@@ -169,7 +175,7 @@ class StateData(BaseModel):
         """
         state = _items.decode(shard.state, self.leaves)
         if not isinstance(state, IteratorState):
-            raise CheckpointError(f"shard {shard.shard_id}: {state!r:.80} is not the state of an iterator")
+            raise CheckpointError(f"shard {shard.shard_id}: {_items.brief(state)} is not the state of an iterator")
         return state
 
     @classmethod
@@ -218,7 +224,9 @@ class StateData(BaseModel):
         try:
             state = validate()
         except ValidationError as error:
-            raise CheckpointError(f"malformed state: {error}") from error
+            raise CheckpointError(f"malformed state: {_items.told(error)}") from error
+        except MemoryError as error:
+            raise CheckpointError("there is not enough memory to read the state") from error
         # Names that are not known here are told when the state is read, not when it is built or, worse, reached.
         for shard in state.shards:
             state.iterator_state(shard)

@@ -219,7 +219,4 @@ def _same(saved: Any, given: Any) -> bool:
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, IteratorState):
-        return type(value).__qualname__
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return type(value).__qualname__ if isinstance(value, IteratorState) else _items.brief(value)

@@ -31,9 +31,12 @@ from asyncprefetch.errors import CheckpointError
 
 _FORMAT = "asyncprefetch"
 _MAX_HEADER = 100_000_000  # bytes; the cap that safetensors sets to its readers and writers
+_PROBE = 4096  # bytes to try a directory with: a full disk may have room for none
 _BLANK = b"0" * 64
 # Can't be in the document: within a JSON string each quote has a backslash before it.
 _CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+# What may say, escaped or not, half of a surrogate pair; and does say the halves of a whole one.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
 
@@ -91,7 +94,10 @@ def unpack(data: bytes | bytearray, *, version: int) -> tuple[dict[str, JsonValu
         CheckpointError: the data is empty, truncated, damaged, no safetensors file, one of another program, of a newer
             version than ``version``, or not what :func:`pack` writes; the message says which.
     """
-    return _unpack(io.BytesIO(data), len(data), version)
+    try:
+        return _unpack(io.BytesIO(data), len(data), version)
+    except MemoryError as error:
+        raise CheckpointError("there is not enough memory to read the checkpoint") from error
 
 
 def unpack_file(path: str | os.PathLike[str], *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
@@ -150,7 +156,7 @@ def _unpack(file: BinaryIO, size: int, version: int) -> tuple[dict[str, JsonValu
 
 
 def parse_json(text: str | bytes | bytearray) -> JsonValue:
-    """What strict JSON says: no NaN or infinity, no key twice in an object, bytes only in UTF-8.
+    """What strict JSON says: no NaN or infinity, no key twice in an object, text and bytes only in UTF-8.
 
     Raises:
         CheckpointError: the text is not such JSON, nests too deeply, or has a number too long to read.
@@ -161,8 +167,12 @@ def parse_json(text: str | bytes | bytearray) -> JsonValue:
         value: JsonValue = json.loads(
             text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
         )
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise CheckpointError("malformed JSON: nested too deeply") from None
+    except MemoryError:
+        raise CheckpointError("there is not enough memory to read the JSON") from None
     except ValueError as error:
         raise CheckpointError(f"malformed JSON: {error}") from error
     return value
@@ -266,7 +276,7 @@ def write_file(path: str | os.PathLike[str], *parts: bytes) -> None:
     """
     try:
         target = Path(path)
-        temporary = target.with_name(f".asyncprefetch-{secrets.token_hex(8)}.tmp")
+        temporary = _beside(target)
         file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - what did not open is not unlinked
         try:
             with file:
@@ -286,6 +296,33 @@ def write_file(path: str | os.PathLike[str], *parts: bytes) -> None:
         raise CheckpointError(f"wrote {os.fspath(path)!r}, but can't sync its directory: {_reason(error)}") from error
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """See whether :func:`write_file` could write a small file to ``path`` now, by all its steps but the last.
+
+    What is at ``path`` stays as it is, and nothing is left behind.
+
+    Raises:
+        CheckpointError: it could not; the message names the path and the reason.
+    """
+    try:
+        target = Path(path)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(target).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary = _beside(target)
+        file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - what did not open is not unlinked
+        try:
+            with file:
+                file.write(bytes(_PROBE))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            os.unlink(temporary)
+        _sync_directory(target.parent)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"can't write {os.fspath(path)!r}: {_reason(error)}") from error
+
+
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """The file, open. What goes wrong with it is a ``CheckpointError`` that names the path and the reason."""
@@ -298,6 +335,10 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
     except (OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"can't read {os.fspath(path)!r}: {_reason(error)}") from error
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".asyncprefetch-{secrets.token_hex(8)}.tmp")
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -255,7 +255,7 @@ class AsyncPrefetcherState(StateData):
                 have their defaults.
 
         Raises:
-            CheckpointError: a class or function that the state names is not registered here.
+            CheckpointError: a class or function that the state names is not registered here, or can't be sent to a worker.
             TypeError, ValueError: as for :class:`AsyncPrefetcher`.
         """
         unknown = sorted(set(resources) - Resources.__annotations__.keys())
@@ -264,7 +264,9 @@ class AsyncPrefetcherState(StateData):
                 f"build() takes no {', '.join(unknown)}: what shapes the stream is in the state; it takes "
                 f"{', '.join(Resources.__annotations__)}"
             )
-        kept: Resources = {"n_batches_to_prefetch": self.n_batches_to_prefetch, "num_workers": self.num_workers}
+        # Of a part of the shards there may be fewer than there were workers for all of them.
+        workers = None if self.num_workers is None else min(self.num_workers, len(self.shards))
+        kept: Resources = {"n_batches_to_prefetch": self.n_batches_to_prefetch, "num_workers": workers}
         kept.update(resources)
         return AsyncPrefetcher._restored(self.to_snapshot(), self.num_shards, Options(**kept))
 
@@ -281,6 +283,19 @@ class AsyncPrefetcherState(StateData):
     def _save(self, path: str | PathLike[str]) -> None:
         parts = checkpoint.pack_parts(self._document(), self.leaves, version=self.VERSION)
         checkpoint.write_file(path, *parts)
+
+    @staticmethod
+    async def check_writable(path: str | PathLike[str]) -> None:
+        """See that :meth:`save` can write to ``path``: before training starts, not when the first hours are to be saved.
+
+        Writes a small file beside ``path``, to the disk, and removes it; what is at ``path`` stays as it is. It says
+        nothing about room for a whole state. Runs in a thread.
+
+        Raises:
+            CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
+                path is a folder or no path at all; the message says which.
+        """
+        await anyio.to_thread.run_sync(checkpoint.check_writable, path)
 
     @classmethod
     async def load(
@@ -322,6 +337,8 @@ class AsyncPrefetcherState(StateData):
             )
         ]
         if differences:
+            if len(differences) > 100:
+                differences[100:] = [f"and {len(differences) - 100} more"]
             raise CheckpointError(
                 "the state was saved from a pipeline of another configuration:\n  " + "\n  ".join(differences)
             )

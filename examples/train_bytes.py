@@ -93,6 +93,8 @@ async def train(job: Job) -> None:
         if checkpoints(job.out):
             raise UserError(f"{job.out} holds checkpoints: go on with --resume, or give another folder with --out")
         loader = AsyncPrefetcher(shards, n_batches_to_prefetch=PREFETCH, num_workers=WORKERS)
+    job.out.mkdir(parents=True, exist_ok=True)
+    await AsyncPrefetcherState.check_writable(job.out / "loader.safetensors")  # not at the first save, hours from now
     if model.steps >= job.steps:
         raise UserError(f"{job.out} has {model.steps} steps already: ask for more with --steps")
 

@@ -8,8 +8,18 @@ Decoding constructs built-in types, numpy arrays, and classes that were register
 """
 
 from asyncprefetch._items._arrays import raw_bytes
-from asyncprefetch._items._common import MAX_DEPTH, UnsupportedError
+from asyncprefetch._items._common import MAX_DEPTH, UnsupportedError, brief, told
 from asyncprefetch._items._decode import decode
 from asyncprefetch._items._encode import encode, encode_state, explain_unsupported
 
-__all__ = ["MAX_DEPTH", "UnsupportedError", "decode", "encode", "encode_state", "explain_unsupported", "raw_bytes"]
+__all__ = [
+    "MAX_DEPTH",
+    "UnsupportedError",
+    "brief",
+    "decode",
+    "encode",
+    "encode_state",
+    "explain_unsupported",
+    "raw_bytes",
+    "told",
+]

@@ -16,6 +16,18 @@ from asyncprefetch.errors import CheckpointError
 _PLAIN_DTYPE = re.compile(r"[<>|][bBiufcSUV][0-9]{1,10}|[<>][mM]8(\[[0-9]{0,10}[A-Za-z]{1,2}\])?")
 
 
+_MOST_OF_NOTHING = 1 << 16
+
+
+def is_vast(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether an array of no bytes has so many rows, or elements, that to iterate over it would take for ever.
+
+    Few bytes of a file could name such a one, where a state declares a tuple.
+    """
+    rows = math.prod(n for n in shape if n)
+    return rows > _MOST_OF_NOTHING and (0 in shape or dtype.itemsize == 0)
+
+
 def raw_bytes(array: npt.NDArray[Any], order: Literal["C", "F"] = "C") -> bytes:
     """The bytes of all items, one after another."""
     # As one field: tobytes() of a view fills the padding between fields with whatever lies in memory.
@@ -58,6 +70,8 @@ def read_array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order:
     if math.prod(shape) * dtype.itemsize != len(data):
         raise malformed(f"dtype {dtype} and shape {shape!r:.60} do not make {len(data)} bytes")
     # Not np.empty, which turns strings of length 0 into strings of length 1.
+    if is_vast(dtype, shape):
+        raise malformed(f"an array of no bytes and of shape {shape!r:.60}")
     array: npt.NDArray[Any] = np.ndarray(shape, dtype, order=order)
     if data:
         # As bytes: assigning items would leave the padding of structures as it lay in memory.

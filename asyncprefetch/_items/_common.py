@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from asyncprefetch.errors import CheckpointError
 
@@ -16,6 +18,8 @@ takes 200 of those."""
 
 COMPLEX = struct.Struct("<dd")
 DOUBLE = struct.Struct("<d")
+
+_MAX_OF_ONE_HASH = 256
 
 UNSET: JsonValue = {"$": "unset"}
 """In place of the value of a dataclass field that has none."""
@@ -32,7 +36,7 @@ def refuse(path: str, reason: str) -> NoReturn:
 
 def malformed(reason: str) -> CheckpointError:
     """The error for a structure that this codec did not write."""
-    return CheckpointError(f"malformed structure: {reason}")
+    return CheckpointError(f"malformed structure: {reason:.1000}")
 
 
 def unknown_names(cls: Any, names: Any, known: Any) -> str:
@@ -42,6 +46,29 @@ def unknown_names(cls: Any, names: Any, known: Any) -> str:
         cached = (n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, functools.cached_property))
         unknown.difference_update(cached)
     return f"{qualified_name(cls)} has no field {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
+
+
+def crowded(keys: Iterable[Any]) -> bool:
+    """Whether so many keys have one hash that a dict of them takes time in the square of their number.
+
+    By chance it does not happen; but a file can name as many such numbers or tuples as it likes.
+    """
+    return max(Counter(map(hash, keys)).values(), default=0) > _MAX_OF_ONE_HASH
+
+
+def brief(value: Any) -> str:
+    """What to call a value in messages, whatever it is: that of a hostile file may have no ``repr()``."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {qualified_name(type(value))}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def told(error: ValidationError) -> str:
+    """What an error says, in bounded length: there may be one for each element of a large array."""
+    count = error.error_count()
+    return f"{error!s:.2000}" if count <= 100 else f"{count} errors"
 
 
 def is_utf8(text: str) -> bool:

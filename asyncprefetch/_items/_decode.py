@@ -14,7 +14,17 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from asyncprefetch import _registry
 from asyncprefetch._items._arrays import read_array, read_dtype, read_shape
-from asyncprefetch._items._common import COMPLEX, DOUBLE, MAX_DEPTH, UNSET, malformed, qualified_name, unknown_names
+from asyncprefetch._items._common import (
+    COMPLEX,
+    DOUBLE,
+    MAX_DEPTH,
+    UNSET,
+    crowded,
+    malformed,
+    qualified_name,
+    told,
+    unknown_names,
+)
 from asyncprefetch.errors import CheckpointError
 
 
@@ -31,7 +41,7 @@ def decode(structure: JsonValue, leaves: Sequence[bytes] | None) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # whatever numpy, or a registered class's own __hash__, makes of malformed data
-        raise CheckpointError(f"malformed structure: {type(error).__name__}: {error}") from error
+        raise malformed(f"{type(error).__name__}: {error}") from error
 
 
 class _Decoder:
@@ -81,6 +91,8 @@ class _Decoder:
 
     def _dict(self, node: dict[str, JsonValue], depth: int) -> dict[Any, Any]:
         keys = self._list(node, depth, "k")
+        if crowded(keys):
+            raise malformed("too many keys of one hash")
         read = dict(zip(keys, self._list(node, depth), strict=True))
         if len(read) != len(keys):
             raise malformed("a key twice in a dict")
@@ -149,6 +161,8 @@ class _Decoder:
         cls = self._class(node, depth, lambda c: issubclass(c, BaseModel))
         values = self._attributes(node, cls, cls.model_fields, depth)
         extra, private, names = (self.decode(node[part], depth + 1) for part in ("extra", "private", "set"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise malformed("names of fields that are no texts")
         if (extra is not None) != (cls.model_config.get("extra") == "allow"):
             raise malformed(f"extra fields of {qualified_name(cls)}")
         unknown = unknown_names(cls, private or (), cls.__private_attributes__)
@@ -230,11 +244,11 @@ def read_state(kind: _registry.Kind, values: dict[str, Any], version: int) -> An
     except CheckpointError:
         raise
     except ValidationError as error:
-        raise CheckpointError(f"state {kind.name!r} does not fit {qualified_name(cls)}: {error}") from error
+        raise CheckpointError(f"state {kind.name!r} does not fit {qualified_name(cls)}: {told(error)}") from error
     except Exception as error:  # of the class's own upgrade() or validators
         raise CheckpointError(
             f"reading version {version} of state {kind.name!r} by {qualified_name(cls)} failed: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error!s:.2000}"
         ) from error
 
 

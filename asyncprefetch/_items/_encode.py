@@ -17,13 +17,15 @@ from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from asyncprefetch import _registry
-from asyncprefetch._items._arrays import describe_dtype, raw_bytes
+from asyncprefetch._items._arrays import describe_dtype, is_vast, raw_bytes
 from asyncprefetch._items._common import (
     COMPLEX,
     DOUBLE,
     MAX_DEPTH,
     UNSET,
     UnsupportedError,
+    brief,
+    crowded,
     is_utf8,
     qualified_name,
     refuse,
@@ -148,14 +150,18 @@ class _Encoder:
     def _dict(self, value: Mapping[Any, Any], path: str, depth: int) -> JsonValue:
         if all(type(k) is str and is_utf8(k) for k in value) and "$" not in value:
             return {k: self.encode(v, f"{path}[{k!r}]", depth + 1) for k, v in value.items()}
-        keys: list[JsonValue] = [self.encode(k, f"{path} key {k!r:.60}", depth + 1) for k in value]
+        if crowded(value):  # it would not be read
+            refuse(path, "too many keys of one hash")
+        keys: list[JsonValue] = [self.encode(k, f"{path} key {brief(k)}", depth + 1) for k in value]
         return {
             "$": "dict",
             "k": keys,
-            "v": [self.encode(v, f"{path}[{k!r:.60}]", depth + 1) for k, v in value.items()],
+            "v": [self.encode(v, f"{path}[{brief(k)}]", depth + 1) for k, v in value.items()],
         }
 
     def _array(self, value: npt.NDArray[Any], path: str, depth: int) -> JsonValue:
+        if is_vast(value.dtype, value.shape):  # it would not be read
+            refuse(path, f"a checkpoint can't hold an array of no bytes and of shape {value.shape}")
         # Memory order travels with it: a Fortran array comes back as one.
         order: Literal["C", "F"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         return {

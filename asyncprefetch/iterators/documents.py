@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 
 from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
@@ -65,6 +65,13 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
     row: Position[NonNegativeInt] = 0
     size: Position[NonNegativeInt] = 0
     head: Position[str] = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        index, count = self.shard
+        if index >= count:
+            raise ValueError(f"shard {index} of {count}, counted from 0")
+        return self
 
     def build(self) -> DocumentFileIterator:
         """The iterator that seeks to the place and reads on. It looks at no file before its first item."""
@@ -173,6 +180,10 @@ class DocumentFileIterator(StatefulIterator[Document]):
         if self._files is None:
             self._files = self._list_again()
         files, place = self._files, self._place
+        if place.file > len(files):
+            raise DocumentError(
+                f"the place is in file {place.file} of {len(files)}: the checkpoint is not of these files"
+            )
         state = self._state
         wanted = Wanted(
             state.text_field, state.id_field, state.entropies_field, state.columns, state.encoding_errors, state.shard

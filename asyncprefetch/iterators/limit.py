@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from asyncprefetch.base import Position, StatefulIterator
 from asyncprefetch.iterators._stage import Stage, StageState, state_of
@@ -25,6 +25,12 @@ class LimitState(StageState, kind="asyncprefetch.limit", frozen=True):
 
     n: Annotated[int, Field(ge=0, lt=1 << 63)]
     yielded: Position[NonNegativeInt] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.yielded > self.n:
+            raise ValueError(f"{self.yielded} items were yielded of {self.n}")
+        return self
 
     def build(self) -> LimitIterator[Any]:
         """The iterator over what the limit leaves."""

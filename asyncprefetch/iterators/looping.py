@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._stage import state_of
@@ -30,6 +30,12 @@ class LoopingState(IteratorState, kind="asyncprefetch.looping", frozen=True):
     epochs: PositiveInt | None
     epoch: Position[NonNegativeInt] = 0
     items: Position[NonNegativeInt] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.epochs is not None and self.epoch >= self.epochs:
+            raise ValueError(f"epoch {self.epoch} of {self.epochs}, counted from 0")  # it would never end
+        return self
 
     def build(self) -> LoopingIterator[Any]:
         """The iterator, in the midst of its epoch."""

@@ -55,6 +55,9 @@ class SamplingState(IteratorState, kind="asyncprefetch.sampling", frozen=True):
         count = len(self.names)
         if not all(len(part) == count for part in (self.weights, self.sources, self.drawn, self.ended)):
             raise ValueError(f"{count} names, and another number of weights, sources, or counts")
+        # With such weights of a file the stream would end at once, without a word, or be another mixture.
+        if not (all(weight >= 0 for weight in self.weights) and 0 < sum(self.weights) < math.inf):
+            raise ValueError(f"weights {self.weights!r:.200} are not finite, below 0, or all 0")
         return self
 
     def build(self) -> SamplingIterator[Any]:
