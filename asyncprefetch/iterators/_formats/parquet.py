@@ -24,8 +24,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
             try:
                 table = load("pyarrow.parquet", "files", f"reading {file.shown}").ParquetFile(source)
             except Exception as error:
-                if not columns.is_damage(error):
-                    raise
+                columns.raise_unless_damage(error)
                 yield end, refuse(file, None, f"no parquet file: {error}")
                 yield end, None
                 return
@@ -73,6 +72,5 @@ def _rows(
                 if row == stop:
                     break
         except Exception as error:
-            if not columns.is_damage(error):
-                raise
+            columns.raise_unless_damage(error)
             yield stop, refuse(file, row, f"the rest of row group {group} is damaged: {error}")
