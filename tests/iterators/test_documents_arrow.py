@@ -13,11 +13,12 @@ import pytest
 
 from asyncprefetch import IteratorState, _tallies
 from asyncprefetch.iterators import DocumentError, DocumentFileIterator
+from asyncprefetch.iterators._formats.columnar import Columns
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.iterators.corpora import after, start_of_batch, write, write_table
+from tests.iterators.corpora import TABLES, after, start_of_batch, write, write_table
 from tests.iterators.sources import drain
 
-ARROW = (".arrow", ".stream.arrow")
+ARROW = TABLES[1:]
 ROWS = [f"row {i}" for i in range(9)]
 
 
@@ -124,15 +125,54 @@ def test_a_batch_that_refers_to_what_is_not_there_is_an_error_of_that_batch(
 
 
 @pytest.mark.parametrize("suffix", ARROW)
-def test_a_value_that_pyarrow_can_not_turn_into_one_of_python_is_an_error_of_that_row(
-    tmp_path: Path, suffix: str, beside: list[str]
+@pytest.mark.parametrize("error", [pa.ArrowIndexError, pa.ArrowNotImplementedError, pa.ArrowTypeError])
+def test_a_value_that_pyarrow_can_not_give_is_an_error_of_that_row(
+    tmp_path: Path, beside: list[str], suffix: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = pa.array([0, None, 0, None, None, 0, None, None, None], pa.timestamp("us", tz="Nowhere/Land"))
-    write_table(tmp_path / f"x{suffix}", pa.table({"text": ROWS, "when": values}), group=4)
-    (tmp_path / "y.jsonl").unlink()
-    for count in (1, 2):
-        shards = [texts(tmp_path, (i, count), on_error="skip", columns=("when",)) for i in range(count)]
-        assert sorted(text for shard in shards for text in shard) == [ROWS[i] for i in (1, 3, 4, 6, 7, 8)]
+    write(tmp_path / f"x{suffix}", [{"text": text} for text in ROWS], group=4)
+    failing(monkeypatch, "row 5", error("no value"))
+    with pytest.raises(DocumentError, match="row 5: the column 'text' can't be read: no value"):
+        texts(tmp_path)
+    for count in (1, 2, 3):
+        shards = [texts(tmp_path, (i, count), on_error="skip") for i in range(count)]
+        assert sorted(text for shard in shards for text in shard) == sorted(ROWS[:5] + ROWS[6:] + beside)
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+@pytest.mark.parametrize("error", [MemoryError, pa.ArrowMemoryError, pa.ArrowCancelled])
+def test_want_of_memory_and_a_stop_are_no_damage(
+    tmp_path: Path, suffix: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / f"x{suffix}", [{"text": text} for text in ROWS], group=4)
+    with monkeypatch.context() as patch:
+        failing(patch, "row 5", error("not now"))
+        with pytest.raises(error, match="not now"):
+            texts(tmp_path, on_error="skip")
+
+    def fail(*args: Any) -> None:
+        raise error("not now")
+
+    monkeypatch.setattr(Columns, "check", fail)
+    with pytest.raises(error, match="not now"):
+        texts(tmp_path, on_error="skip")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, text: str, error: Exception) -> None:
+    """Let one text be one that can't be got out of its column."""
+    converter = Columns._converter
+
+    def converting(self: Columns, *args: Any) -> Any:
+        convert = converter(self, *args)
+
+        def fail(scalar: Any) -> Any:
+            value = convert(scalar)
+            if value == text:
+                raise error
+            return value
+
+        return fail
+
+    monkeypatch.setattr(Columns, "_converter", converting)
 
 
 @pytest.mark.parametrize("compression", [None, "zstd"])

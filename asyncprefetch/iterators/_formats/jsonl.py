@@ -19,6 +19,7 @@ from asyncprefetch.iterators._files import (
     Place,
     SourceFile,
     check_head,
+    failure_of,
     not_utf8,
     open_file,
     refuse,
@@ -49,6 +50,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                     place = Place(number, begin.file, offset, 0, row, file.size, head)
                     yield place, _parse(line, wanted, file, row - 1)
         except _DAMAGED as error:
+            failure = failure_of(opened)
+            if failure is not None:
+                raise failure from None
             place = Place(number, begin.file, offset, 0, row, file.size, head)
             yield place, refuse(file, row, f"the compressed file is damaged from here on: {error}")
     yield Place(number, begin.file + 1), None
