@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -66,6 +67,42 @@ class Place(NamedTuple):
     row: int = 0
     size: int = 0
     head: str = ""
+    batch: int = 0
+
+
+class _Remote(io.RawIOBase):
+    """A file of fsspec that remembers what it raised: what reads through it makes other errors of that."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._raw = file.filesystem.open(file.path, "rb")
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._remembering(self._raw.readinto, buffer))
+
+    def readall(self) -> bytes:
+        return bytes(self._remembering(self._raw.read))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return int(self._remembering(self._raw.seek, offset, whence))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+    def _remembering(self, call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call(*args)
+        except Exception as error:
+            self.failure = error
+            raise
 
 
 def open_file(file: SourceFile) -> io.BufferedReader:
@@ -75,13 +112,29 @@ def open_file(file: SourceFile) -> io.BufferedReader:
         DocumentError: its size is not the one that it had when the files were listed.
         OSError: it can't be opened.
     """
-    raw = io.FileIO(file.path) if file.local else file.filesystem.open(file.path, "rb")
-    opened = io.BufferedReader(raw, _BUFFER)
+    raw: Any = io.FileIO(file.path) if file.local else _Remote(file)
+    opened: io.BufferedReader = io.BufferedReader(raw, _BUFFER)
     if opened.seek(0, os.SEEK_END) != file.size:
         opened.close()
-        raise refuse(file, None, f"its size is not the {file.size} bytes that it had when the files were listed")
+        raise _other_size(file)
     opened.seek(0)
     return opened
+
+
+def failure_of(opened: io.BufferedReader | None) -> Exception | None:
+    """What a file that is not local raised, if anything, whatever became of it."""
+    raw = getattr(opened, "raw", None)
+    return raw.failure if isinstance(raw, _Remote) else None
+
+
+def check_size(opened: io.BufferedReader, file: SourceFile) -> None:
+    """Look whether a local file is still as long as it was: to read a mapped one behind its end would end the process.
+
+    Raises:
+        DocumentError: it is not.
+    """
+    if file.local and os.fstat(opened.fileno()).st_size != file.size:
+        raise _other_size(file)
 
 
 def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str:
@@ -92,6 +145,8 @@ def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str
     """
     head = blake2b(opened.read(HEAD), digest_size=16).hexdigest()
     opened.seek(0)
+    if begin.size and begin.size != file.size:
+        raise refuse(file, None, f"its size is not the {begin.size} bytes that it had at the checkpoint")
     if begin.head and begin.head != head:
         raise refuse(
             file,
@@ -100,6 +155,10 @@ def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str
             "Bring it back as it was, or start anew without the checkpoint",
         )
     return head
+
+
+def _other_size(file: SourceFile) -> DocumentError:
+    return refuse(file, None, f"its size is not the {file.size} bytes that it had when the files were listed")
 
 
 def refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:

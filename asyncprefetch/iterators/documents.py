@@ -40,12 +40,14 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
         listing: number, bytes and digest of the files, against which they are checked.
         document: how many documents, of all shards, come before the next one.
         file: index of the file in progress, in the sorted listing.
-        offset: byte in that file at which the next line, or the record batch in progress, begins; of a compressed file,
-            in its content.
-        skip: how many rows of that record batch come before the next one.
+        offset: byte in that file at which the next line, or of an ``.arrow`` file of the stream kind the record batch
+            in progress, begins; of a compressed file, in its content.
+        skip: how many rows of the record batch in progress come before the next one.
         row: number, in the file, of the next row.
-        size: bytes of the file in progress; 0: none of it has been read.
+        size: bytes of the file in progress, against which it is checked; 0: none of it has been read.
         head: hash of its first 65,536 bytes, against which it is checked; empty: none of it has been read.
+        batch: number of the record batch in progress, of an ``.arrow`` file of the file kind. States that have its first
+            byte as ``offset`` instead are understood, too.
     """
 
     paths: tuple[str, ...]
@@ -65,6 +67,7 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
     row: Position[NonNegativeInt] = 0
     size: Position[NonNegativeInt] = 0
     head: Position[str] = ""
+    batch: Position[NonNegativeInt] = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -62,3 +62,13 @@ def after(iterator: DocumentFileIterator, count: int) -> DocumentFileState:
     for _ in range(count):
         next(documents)
     return iterator.get_state()
+
+
+def start_of_batch(path: Path, number: int) -> int:
+    """The first byte of a record batch of an arrow file, of either kind, without dictionaries."""
+    with pa.OSFile(str(path)) as source:
+        source.seek(0 if path.name.endswith(".stream.arrow") else 8)
+        reader = pa.ipc.MessageReader.open_stream(source)
+        for _ in range(1 + number):
+            reader.read_next_message()
+        return int(source.tell())

@@ -14,7 +14,7 @@ from asyncprefetch import _tallies
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.iterators._formats import parquet
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.iterators.corpora import TABLES, after, ids, write, write_table
+from tests.iterators.corpora import TABLES, after, ids, start_of_batch, write, write_table
 from tests.iterators.sources import drain
 
 ARROW = TABLES[1:]
@@ -104,9 +104,10 @@ def test_resuming_in_an_arrow_file_seeks_to_the_record_batch(tmp_path: Path, suf
     state = after(DocumentFileIterator(path), 33)
     assert (state.skip, state.row, state.document) == (3, 33, 33)
     content = path.read_bytes()
-    assert state.offset > 1 << 16
+    start = start_of_batch(path, 6)
+    assert (state.offset, state.batch) == ((start, 0) if "stream" in suffix else (0, 6))
     # Not even what describes the batches before is looked at.
-    path.write_bytes(content[: 1 << 16] + b"\xff" * (state.offset - (1 << 16)) + content[state.offset :])
+    path.write_bytes(content[: 1 << 16] + b"\xff" * (start - (1 << 16)) + content[start:])
     assert [d.text for d in drain(state.build())] == TEXTS[33:]
 
 
@@ -257,7 +258,7 @@ def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "cut after a group":
-        path.write_bytes(content[: after(DocumentFileIterator(path), 5).offset])
+        path.write_bytes(content[: second_group(path) if suffix == ".parquet" else start_of_batch(path, 1)])
     elif damage == "no such file":
         path.write_bytes(b"no such file" * 10)
     else:
@@ -287,7 +288,7 @@ def second_group(path: Path) -> int:
         return int(column.dictionary_page_offset or column.data_page_offset)
     frame = b"\x28\xb5\x2f\xfd"  # of zstd
     content = path.read_bytes()
-    return content.index(frame, after(DocumentFileIterator(path), 5).offset)
+    return content.index(frame, start_of_batch(path, 1))
 
 
 def test_what_is_no_damage_is_never_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,3 +302,63 @@ def test_what_is_no_damage_is_never_passed_over(tmp_path: Path, monkeypatch: pyt
             patch.setattr(pq.ParquetFile, method, fail)
             with pytest.raises(ConnectionResetError):
                 drain(DocumentFileIterator(tmp_path, on_error="skip"))
+
+
+def test_rows_that_a_damaged_parquet_file_lacks_are_noticed(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"row {i}" for i in range(24)]})
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, row_group_size=8, compression="none", use_dictionary=False)
+    content, noticed = path.read_bytes(), 0
+    for place in range(len(content)):
+        if content[place]:
+            path.write_bytes(content[:place] + b"\0" + content[place + 1 :])
+            try:
+                assert len(ids(DocumentFileIterator(path))) == 24
+            except DocumentError as error:
+                noticed += "rows that the file says" in str(error) or "its row groups" in str(error)
+    assert noticed > 3
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_the_rows_that_a_row_group_lacks_are_an_error_for_the_shards_that_have_them(
+    tmp_path: Path, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "x.parquet", [{"text": f"row {i}"} for i in range(16)], group=8)
+    write(tmp_path / "y.jsonl", [{"text": "y"}] * 5)
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def lacking(self: Any, *args: Any, row_groups: list[int], **kwargs: Any) -> Any:
+        batches = list(iter_batches(self, *args, row_groups=row_groups, **kwargs))
+        yield from batches[:1] if row_groups == [group] else batches
+
+    monkeypatch.setattr(parquet, "_ROWS", 3)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lacking)
+    with pytest.raises(DocumentError, match=rf"row {8 * group + 3}: the rest of row group {group} .* the 8 rows that"):
+        drain(DocumentFileIterator(tmp_path))
+    whole = ids(DocumentFileIterator(tmp_path, on_error="skip"))
+    assert len(whole) == 16
+    for count in (2, 3):
+        assert sorted(name for i in range(count) for name in ids(damaged(tmp_path, (i, count)))) == sorted(whole)
+        for i in range(count):
+            assert_resumes_exactly(lambda i=i, count=count: damaged(tmp_path, (i, count)))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+def test_several_columns_of_one_name_are_an_error_if_they_are_used(tmp_path: Path, suffix: str) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    path = write_table(tmp_path / f"x{suffix}", pa.table(columns, ["text", "n", "text"]))
+    with pytest.raises(DocumentError, match="there are several columns 'text'"):
+        drain(DocumentFileIterator(path))
+    write_table(path, pa.table(columns, ["n", "text", "n"]))
+    assert [d.text for d in drain(DocumentFileIterator(path))] == ["b"]
+    with pytest.raises(DocumentError, match="there are several columns 'n'"):
+        drain(DocumentFileIterator(path, columns=("n",)))
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+def test_a_name_of_a_column_that_is_no_utf8_is_an_error_that_names_the_file(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"x{suffix}", pa.table({"text": ["a"], "besides": ["b"]}))
+    path.write_bytes(path.read_bytes().replace(b"besides", b"\xff" * 7))
+    with pytest.raises(DocumentError, match=r"no arrow file|no parquet file") as caught:
+        drain(DocumentFileIterator(path))
+    assert caught.value.file == f"x{suffix}"

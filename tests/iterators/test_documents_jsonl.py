@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import tracemalloc
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from asyncprefetch import IteratorState, _tallies
+from asyncprefetch import _tallies
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.iterators._formats import jsonl
 from asyncprefetch.testing import assert_resumes_exactly
@@ -270,10 +271,53 @@ def test_what_the_quick_parser_takes_it_understands_as_the_standard_library_does
     repr(quick).encode()  # no half characters
 
 
-def test_rows_that_the_quick_parser_refuses_and_the_standard_library_takes_are_taken(tmp_path: Path) -> None:
-    deep = b'{"text": "deep", "x": ' + b"[" * 500 + b"]" * 500 + b"}"
-    (tmp_path / "x.jsonl").write_bytes(deep + b"\n")
-    assert ids(DocumentFileIterator(tmp_path)) == ["x.jsonl:0"]
-    assert (
-        ids(IteratorState.model_validate_json(after(DocumentFileIterator(tmp_path), 1).model_dump_json()).build()) == []
-    )  # type: ignore[arg-type]
+@pytest.mark.parametrize("field", [b"", b'"half": "\\ud800 [[[ \\" ]]", '])
+def test_how_deep_a_row_may_nest_depends_on_no_stack(tmp_path: Path, field: bytes) -> None:
+    def row(depth: int) -> bytes:
+        return b"{" + field + b'"text": "a", "x": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}\n"
+
+    def read(stack: int) -> list[str]:
+        return read(stack - 1) if stack else ids(DocumentFileIterator(tmp_path, on_error="skip"))
+
+    (tmp_path / "x.jsonl").write_bytes(row(201) + row(202) + row(500) + row(900) + row(200))
+    assert read(0) == read(400) == ["x.jsonl:0", "x.jsonl:4"]
+    with pytest.raises(DocumentError, match=r"row 1 \(line 2\): broken JSON: it is nested deeper than 201 levels"):
+        drain(DocumentFileIterator(tmp_path))
+
+
+def test_little_of_a_zstd_file_is_expanded_at_a_time(tmp_path: Path) -> None:
+    first = b'{"text": "a"}\n'
+    (tmp_path / "x.jsonl.zst").write_bytes(zstandard.compress(first + b" " * (300 << 20)))
+    tracemalloc.start()
+    try:
+        assert next(DocumentFileIterator(tmp_path).create_iter()).text == "a"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 << 20
+
+
+@pytest.mark.parametrize("log", [27, 31])
+def test_the_longest_window_of_zstd_is_read(tmp_path: Path, log: int) -> None:
+    line = b'{"text": "a"}\n'
+    block = (len(line) << 3 | 1).to_bytes(3, "little") + line
+    frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(log - 10) << 3]) + block
+    (tmp_path / "x.jsonl.zst").write_bytes(zstandard.compress(line) + frame + zstandard.compress(line))
+    assert len(ids(DocumentFileIterator(tmp_path))) == 3
+
+
+def test_want_of_memory_for_a_zstd_file_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.jsonl.zst", [{"text": "a"}])
+
+    class Without:
+        def __init__(self, **kwargs: Any) -> None: ...
+
+        def decompressobj(self) -> Any:
+            return self
+
+        def decompress(self, data: bytes) -> bytes:
+            raise zstandard.ZstdError("zstd decompressor error: Allocation error : not enough memory")
+
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", Without)
+    with pytest.raises(MemoryError, match="not enough memory"):
+        drain(DocumentFileIterator(tmp_path, on_error="skip"))

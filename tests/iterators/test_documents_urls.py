@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyncprefetch import IteratorState
-from asyncprefetch.iterators import DocumentError, DocumentFileIterator
+from asyncprefetch.iterators import DocumentError, DocumentFileIterator, _files
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import FORMATS, after, ids, write
 from tests.iterators.sources import drain
@@ -130,3 +133,58 @@ def test_a_url_without_fsspec_is_an_error_that_names_the_extra(monkeypatch: pyte
         ModuleNotFoundError, match=r"'memory://corpus' needs the package fsspec: pip install .*\[files\]"
     ):
         DocumentFileIterator("memory://corpus")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_a_filesystem_raises_is_raised_as_it_is_and_never_passed_over(
+    tmp_path: Path, suffix: str, on_error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / f"x{suffix}", [{"text": "x" * 900 + str(i)} for i in range(9)])
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(path), "/corpus/")
+    open_ = MemoryFileSystem._open
+    monkeypatch.setattr(_files, "_BUFFER", 128)
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, **kw: Failing(open_(self, path, **kw).getvalue()))
+    try:
+        raised = 0
+        for reads, error in product(range(30), (OSError("token expired"), EOFError("hung up"), ValueError("closed"))):
+            Failing.error, Failing.reads = error, reads
+            iterator = DocumentFileIterator("memory://corpus/", on_error=on_error)
+            outcome = attempt(iterator)
+            if Failing.reads < 0:  # so many reads there were
+                assert outcome is error
+                raised += 1
+            else:
+                assert outcome == 9
+        assert raised > 3
+    finally:
+        filesystem.rm("/corpus", recursive=True)
+
+
+def attempt(iterator: DocumentFileIterator) -> int | Exception:
+    """How many documents there are, or what was raised."""
+    try:
+        return len(drain(iterator))
+    except Exception as error:
+        return error
+
+
+class Failing(io.BytesIO):
+    """A remote file of which one read fails."""
+
+    error: Exception
+    reads: int
+
+    def readinto(self, buffer: Any) -> int:
+        self._count()
+        return super().readinto(buffer)
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._count()
+        return super().read(size)
+
+    def _count(self) -> None:
+        Failing.reads -= 1
+        if Failing.reads == -1:
+            raise Failing.error

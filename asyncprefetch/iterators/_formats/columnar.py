@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncprefetch._extras import load
 from asyncprefetch.iterators._document import Document, Wanted, make_document
-from asyncprefetch.iterators._files import DocumentError, SourceFile, not_utf8, refuse
+from asyncprefetch.iterators._files import DocumentError, SourceFile, check_size, failure_of, not_utf8, refuse
 
 
 class Columns:
@@ -26,22 +26,44 @@ class Columns:
     def __init__(self, file: SourceFile, wanted: Wanted) -> None:
         self.pyarrow = load("pyarrow", "files", f"reading {file.shown}")
         self._file = file
+        self._opened: io.BufferedReader | None = None
         self._wanted = wanted
 
     def open(self, opened: io.BufferedReader, mapped: bool = False) -> Any:
         """The file as one of pyarrow's, to be closed; ``opened`` is what a file that is not local is read through."""
+        self._opened = opened
         if not self._file.local:
             return self.pyarrow.PythonFile(opened, "r")
         path = os.fsencode(self._file.path)
         return self.pyarrow.memory_map(path) if mapped else self.pyarrow.OSFile(path)
 
-    def is_damage(self, error: Exception) -> bool:
-        """Whether an error means that the file holds what it must not, rather than that it can't be got at."""
-        # Of pyarrow's own making are its exceptions, and an OSError that is of no subclass and has no number.
-        return isinstance(error, self.pyarrow.ArrowException) or (type(error) is OSError and error.errno is None)
+    def check_size(self) -> None:
+        """Look whether the file is still as long as it was. See :func:`check_size`."""
+        if self._opened is not None:
+            check_size(self._opened, self._file)
+
+    def raise_unless_damage(self, error: Exception) -> None:
+        """Raise an error again, unless it means that the file holds what it must not.
+
+        What kept us from getting at the file, or from keeping it, is no damage: another time it would not be there.
+        """
+        # pyarrow makes errors of its own of what the file raised.
+        failure = failure_of(self._opened)
+        if failure is not None:
+            raise failure
+        # Of pyarrow's own making are its exceptions, an OSError that is of no subclass and has no number, and what
+        # Python says of names that are no UTF-8 and of indices to columns that are not there.
+        own = (self.pyarrow.ArrowException, UnicodeDecodeError, IndexError)
+        if isinstance(error, MemoryError | self.pyarrow.ArrowCancelled) or not (
+            isinstance(error, own) or (type(error) is OSError and error.errno is None)
+        ):
+            raise error
 
     def missing(self, names: Sequence[str]) -> DocumentError | None:
         """What is wrong with a table of these columns, if anything."""
+        twice = ", ".join(repr(name) for name in dict.fromkeys(self.used(names)) if names.count(name) > 1)
+        if twice:
+            return refuse(self._file, None, f"there are several columns {twice}")
         missing = ", ".join(repr(name) for name in self._wanted.required if name not in names)
         if not missing:
             return None
@@ -52,6 +74,19 @@ class Columns:
         """Those columns of a table that are to be read."""
         used = {*self._wanted.required, *self._wanted.optional}
         return [name for name in names if name in used]
+
+    def check(self, batch: Any) -> None:
+        """Look whether the columns that are used refer to nothing outside of themselves, as damaged ones may.
+
+        Strings count as bytes: whether they are UTF-8 is looked at row by row.
+
+        Raises:
+            pyarrow.ArrowException: they do; to read them would end the process.
+        """
+        for name in self.used(batch.schema.names):
+            column = batch.column(name)
+            bytes_ = self._of_bytes(column.type)
+            (column if bytes_ == column.type else column.view(bytes_)).validate(full=True)
 
     def documents(self, batch: Any, rows: range, first: int) -> Iterator[Document | DocumentError]:
         """The documents of some rows of a record batch, of which row 0 has the number ``first`` in the file."""
@@ -66,11 +101,17 @@ class Columns:
                     scalar = column[row]
                     fields[name] = convert(scalar) if scalar.is_valid else None
                 yield make_document(fields, self._wanted, self._file, first + row)
+            except (MemoryError, self.pyarrow.ArrowCancelled):
+                raise
             except DocumentError as error:
                 yield error
             except UnicodeDecodeError as error:
                 yield not_utf8(self._file, first + row, error)
-            except (ValueError, OverflowError) as error:  # a time that Python has no type for, say
+            except (
+                self.pyarrow.ArrowException,
+                ValueError,
+                OverflowError,
+            ) as error:  # a time that Python has no type for, say
                 yield refuse(self._file, first + row, f"the column {name!r} can't be read: {error}")
 
     def _converter(self, type_: Any, name: str) -> Callable[[Any], Any]:
@@ -85,6 +126,26 @@ class Columns:
         if name == wanted.entropies_field and _is_list(types, type_):
             return lambda scalar: scalar.values.to_numpy(zero_copy_only=False)
         return lambda scalar: scalar.as_py()
+
+    def _of_bytes(self, type_: Any) -> Any:
+        """A type with bytes in place of strings that lies in memory as this one does."""
+        pyarrow, types = self.pyarrow, self.pyarrow.types
+        if types.is_string(type_):
+            return pyarrow.binary()
+        if types.is_large_string(type_):
+            return pyarrow.large_binary()
+        if types.is_string_view(type_):
+            return pyarrow.binary_view()
+        if types.is_dictionary(type_):
+            return pyarrow.dictionary(type_.index_type, self._of_bytes(type_.value_type), type_.ordered)
+        if types.is_list(type_):
+            return pyarrow.list_(self._of_bytes(type_.value_type))
+        if types.is_large_list(type_):
+            return pyarrow.large_list(self._of_bytes(type_.value_type))
+        if types.is_struct(type_):
+            fields = [type_.field(i) for i in range(type_.num_fields)]
+            return pyarrow.struct([field.with_type(self._of_bytes(field.type)) for field in fields])
+        return type_
 
 
 def _is_string(types: Any, type_: Any) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -19,13 +20,19 @@ from asyncprefetch.iterators._files import (
     Place,
     SourceFile,
     check_head,
+    failure_of,
     not_utf8,
     open_file,
     refuse,
 )
 
 _CHUNK = 1 << 18
+_PIECE = 1 << 10  # of zstd, decompressed at a time: four bytes may stand for 131,072, hence this for 32 MiB
+_WINDOW = 1 << 31  # the longest that zstd --long has
+_DEPTH = 201
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+
+_TOKENS = re.compile(rb'[][{}]|"(?:[^"\\]|\\.)*+"?')  # brackets, and the strings in which they are none
 
 _log = logging.getLogger("asyncprefetch.iterators")
 
@@ -49,6 +56,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                     place = Place(number, begin.file, offset, 0, row, file.size, head)
                     yield place, _parse(line, wanted, file, row - 1)
         except _DAMAGED as error:
+            failure = failure_of(opened)
+            if failure is not None:
+                raise failure from None
             place = Place(number, begin.file, offset, 0, row, file.size, head)
             yield place, refuse(file, row, f"the compressed file is damaged from here on: {error}")
     yield Place(number, begin.file + 1), None
@@ -101,6 +111,8 @@ def _parse(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Document 
 
 def _parse_with_care(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Any:
     """What the quick parser refuses: broken JSON, deep nesting, what is no UTF-8, and escapes of half characters."""
+    if _nests_deeper(line, _DEPTH):
+        raise refuse(file, row, f"broken JSON: it is nested deeper than {_DEPTH} levels")
     try:
         fields = json.loads(line.decode("utf-8", wanted.encoding_errors))
         if b"\\u" in line and isinstance(fields, dict):
@@ -110,9 +122,19 @@ def _parse_with_care(line: bytes, wanted: Wanted, file: SourceFile, row: int) ->
             fields |= json.loads(data.decode("utf-8", wanted.encoding_errors))
     except UnicodeDecodeError as error:
         raise not_utf8(file, row, error) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise refuse(file, row, f"broken JSON: {error}") from error
     return fields
+
+
+def _nests_deeper(line: bytes, limit: int) -> bool:
+    """Whether JSON has more levels than the quick parser takes: how many the other takes depends on who calls it."""
+    depth = 0
+    for token in _TOKENS.finditer(line):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
+        if depth > limit:
+            return True
+    return False
 
 
 class _Zstandard(io.RawIOBase):
@@ -122,7 +144,7 @@ class _Zstandard(io.RawIOBase):
         self._opened = opened
         self._zstandard = load("zstandard", "files", "reading .zst files")
         self._frame: Any = None
-        self._input = b""
+        self._input = memoryview(b"")
         self._output = memoryview(b"")
 
     def readable(self) -> bool:
@@ -130,19 +152,24 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._output:
-            self._input = self._input or self._opened.read(_CHUNK // 4)
+            self._input = self._input or memoryview(self._opened.read(_CHUNK // 4))
             if not self._input:
                 if self._frame is not None:
                     raise EOFError("it ends within a frame of zstd")
                 return 0
-            self._frame = self._frame or self._zstandard.ZstdDecompressor().decompressobj()
+            if self._frame is None:
+                self._frame = self._zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+            piece = self._input[:_PIECE]
             try:
-                self._output = memoryview(self._frame.decompress(self._input))
+                self._output = memoryview(self._frame.decompress(piece))
             except self._zstandard.ZstdError as error:
+                if "not enough memory" in str(error):
+                    raise MemoryError(str(error)) from error
                 raise EOFError(str(error)) from error
-            self._input = b""
+            rest = len(self._frame.unused_data) if self._frame.eof else 0
+            self._input = self._input[len(piece) - rest :]
             if self._frame.eof:
-                self._input, self._frame = self._frame.unused_data, None
+                self._frame = None
         size = min(len(buffer), len(self._output))
         buffer[:size] = self._output[:size]
         self._output = self._output[size:]

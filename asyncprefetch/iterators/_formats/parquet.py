@@ -23,15 +23,17 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
         with columns.open(opened) as source:
             try:
                 table = load("pyarrow.parquet", "files", f"reading {file.shown}").ParquetFile(source)
+                rows, groups = table.metadata.num_rows, _groups(table)
+                if sum(groups) != rows or min(groups, default=0) < 0:
+                    raise columns.pyarrow.ArrowInvalid(f"it has {rows} rows, and its row groups {sum(groups)}")
+                names = table.schema_arrow.names
             except Exception as error:
-                if not columns.is_damage(error):
-                    raise
+                columns.raise_unless_damage(error)
                 yield end, refuse(file, None, f"no parquet file: {error}")
                 yield end, None
                 return
-            rows = table.metadata.num_rows
             end = end._replace(document=before + rows)
-            wrong = columns.missing(table.schema_arrow.names)
+            wrong = columns.missing(names)
             if wrong is not None:
                 yield end, wrong
             else:
@@ -52,27 +54,34 @@ def shard_of(before: int, rows: int, shard: tuple[int, int]) -> tuple[int, int]:
     return sum(sizes[:-1]), sum(sizes)
 
 
+def _groups(table: Any) -> list[int]:
+    """How many rows each row group has."""
+    return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+
+
 def _rows(
     table: Any, ours: range, columns: Columns, file: SourceFile
 ) -> Iterator[tuple[int, Document | DocumentError]]:
     """Each document of the rows ``ours``, with the number of the row after it."""
     names = columns.used(table.schema_arrow.names)
     begin = 0  # of the row group
-    for group in range(table.num_row_groups):
-        first, begin = begin, begin + table.metadata.row_group(group).num_rows
+    for group, rows in enumerate(_groups(table)):
+        first, begin = begin, begin + rows
         row, stop = max(first, ours.start), min(begin, ours.stop)
         if row >= stop:
             continue
         try:
             for batch in table.iter_batches(_ROWS, row_groups=[group], columns=names, use_threads=False):
+                columns.check(batch)
                 local = range(max(row - first, 0), min(batch.num_rows, stop - first))
                 for document in columns.documents(batch, local, first):
                     row += 1
                     yield row, document
                 first += batch.num_rows
-                if row == stop:
+                if row == stop < begin:
                     break
+            if row < stop or first > begin:
+                raise columns.pyarrow.ArrowInvalid(f"it has not the {rows} rows that the file says")
         except Exception as error:
-            if not columns.is_damage(error):
-                raise
+            columns.raise_unless_damage(error)
             yield stop, refuse(file, row, f"the rest of row group {group} is damaged: {error}")
