@@ -110,6 +110,14 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaying:
+    """The shard is drawing again what came before: it is not stuck, though it sends nothing."""
+
+    run: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndOfShard:
     """The shard has no item at ``position``; its state there was sent before."""
 
@@ -156,7 +164,7 @@ class Tally:
     counted: Mapping[str, int]
 
 
-FromWorker = Hello | Item | State | EndOfShard | Failed | SetupFailed | Final | Log | Tally
+FromWorker = Hello | Item | State | Replaying | EndOfShard | Failed | SetupFailed | Final | Log | Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +174,7 @@ class Death:
     reason: str
     pid: int | None = None
     exit_code: int | None = None
+    oom_kills: int = 0  # how often the kernel ended a process for want of memory meanwhile
 
 
 def class_name(cls: type) -> str:

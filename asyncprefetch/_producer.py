@@ -27,6 +27,7 @@ from asyncprefetch._messages import (
     Item,
     Log,
     RemoteError,
+    Replaying,
     Setup,
     SetupFailed,
     ShardStart,
@@ -48,6 +49,9 @@ _LOG = logging.getLogger("asyncprefetch.producer")
 # that it costs no more than 1 % of its time.
 _MIN_STATE_INTERVAL = 0.1
 _STATE_SHARE = 0.01
+
+# A replay tells that it goes on, so that it is no stall however long it takes.
+_REPLAY_NOTICE = 0.1
 
 _MAX_PICKLED_ERROR = 1 << 20
 
@@ -209,7 +213,7 @@ class _Shard:
         phase = "next"
         try:
             if self._items is None:
-                self._build()
+                self._build(run)
             try:
                 item = self._next()
             except StopIteration:
@@ -247,12 +251,16 @@ class _Shard:
             except BaseException:
                 _LOG.warning("shard %d: closing its iterator raised", self._number, exc_info=True)
 
-    def _build(self) -> None:
+    def _build(self, run: int) -> None:
         state = _guarded("build", pickle.loads, self._start.state)
         self._iterator = _guarded("build", _build, state)
         self._items = _guarded("create_iter", _create_iter, self._iterator)
         self._next = self._items.__next__
+        notice_at = time.monotonic() + _REPLAY_NOTICE
         for offset, expected in enumerate(self._start.skip):
+            if time.monotonic() >= notice_at:
+                self._outlet.send(Replaying(run, self._number))
+                notice_at = time.monotonic() + _REPLAY_NOTICE
             position = self._start.state_position + offset
             ended, item = _guarded("next", self._next_or_end)
             if ended or _guarded("pickle", fingerprint, item) != expected:

@@ -23,6 +23,7 @@ from asyncprefetch._messages import (
     Hello,
     Item,
     Log,
+    Replaying,
     Setup,
     SetupFailed,
     ShardStart,
@@ -205,6 +206,8 @@ class Receiver:
                 self._give_up(
                     _reports.producer_error(message.error, None, None, f"worker {self.number}: worker_initializer")
                 )
+            case Replaying():
+                pass  # that something came is all it is for
             case State() | EndOfShard() | Failed() | Final() if message.run != self._run:
                 pass  # of a run that is over
             case State():

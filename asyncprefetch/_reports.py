@@ -67,6 +67,8 @@ def death_text(worker: int, death: Death, drawing: Drawing) -> str:
     if death.pid is not None:
         text += f" (pid {death.pid})"
     text += f" died: {_exit_text(death.exit_code) or death.reason}"
+    if death.oom_kills and death.exit_code == -signal.SIGKILL:
+        text += f" (out of memory: the oom_kill count of its cgroup rose by {death.oom_kills})"
     return text + _drawing_text(drawing)
 
 

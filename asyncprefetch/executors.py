@@ -17,9 +17,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch import _malloc, _worker_logs
+from asyncprefetch import _malloc, _oom, _worker_logs
+from asyncprefetch._context import WorkerContext
 
 if sys.platform != "win32":
     import fcntl
@@ -68,6 +70,8 @@ class ProcessExecutor(Executor):
     Attributes:
         exited: resolves when the process is gone and reaped, to its exit code (negative: the number of a signal), or to
             ``None`` if there never was a process.
+        oom_kills: how often the kernel ended a process for want of memory while this one lived, in its control group;
+            known when ``exited`` is.
     """
 
     starts_without_blocking = True
@@ -81,7 +85,8 @@ class ProcessExecutor(Executor):
         initargs: tuple[Any, ...] = (),
     ) -> None:
         self.exited: Future[int | None] = Future()
-        self._context = _RecordingContext(start_method or default_start_method())
+        self.oom_kills = 0
+        self._context = WorkerContext(start_method or default_start_method())
         self._env = {**os.environ, **(env or {})}
         self._initializer, self._initargs = initializer, initargs
         self._owner = os.getpid()
@@ -168,21 +173,25 @@ class ProcessExecutor(Executor):
             self._finish(None)
 
     def _forward(self, future: Future[T], fn: Callable[..., T], args: Any, kwargs: Any) -> None:
-        assert self._pool is not None
         if not future.set_running_or_notify_cancel():
             return
         try:
-            # A process that is forked while another is inherits the pipe that tells of the other's end, and keeps it open.
-            with _forking if self._context.start_method == "fork" else contextlib.nullcontext():
-                inner = self._pool.submit(fn, *args, **kwargs)
+            inner = self._submit(fn, *args, **kwargs)
         except BaseException as error:
             future.set_exception(_broken(error))
         else:
             inner.add_done_callback(lambda done: _copy(done, future))
 
+    def _submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        assert self._pool is not None
+        # A process that is forked while another is inherits the pipe that tells of the other's end, and keeps it open.
+        with _forking if self._context.start_method == "fork" else contextlib.nullcontext():
+            return self._pool.submit(fn, *args, **kwargs)
+
     def _run(self) -> None:
         # The whole life of the process, in one thread: start, wait for its end, reap.
         failure: BaseException = BrokenExecutor("the worker process could not be started")
+        oom_kills = _oom.kills()
         try:
             self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
                 1,
@@ -190,6 +199,7 @@ class ProcessExecutor(Executor):
                 initializer=_bootstrap,
                 initargs=(self._env, _worker_logs.level(), self._initializer, self._initargs),
             )
+            self._submit(os.getpid).add_done_callback(lambda _: self._context.unlink_names())
             while True:
                 with self._lock:
                     assert self._waiting is not None
@@ -223,11 +233,14 @@ class ProcessExecutor(Executor):
                 pool.shutdown(wait=True)
             # Semaphores, pipes and the process's descriptors go when these are collected: do not leave that to chance.
             del pool
+            self._context.unlink_names()
             process, self._context.process = self._context.process, None
             exit_code = None
             if process is not None and process.pid is not None:
                 exit_code = process.exitcode
                 process.close()
+            if oom_kills is not None:
+                self.oom_kills = (_oom.kills() or 0) - oom_kills
             self._finish(exit_code)
 
     def _finish(self, exit_code: int | None) -> None:
@@ -251,22 +264,6 @@ def _copy(done: Future[T], future: Future[T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(done.result())
-
-
-class _RecordingContext:
-    """A multiprocessing context that remembers the process it made: the pool keeps it to itself."""
-
-    def __init__(self, start_method: str) -> None:
-        self.start_method = start_method
-        self._context = multiprocessing.get_context(start_method)
-        self.process: multiprocessing.process.BaseProcess | None = None
-
-    def Process(self, *args: Any, **kwargs: Any) -> multiprocessing.process.BaseProcess:  # noqa: N802 - the context's name
-        self.process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
-        return self.process
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
 
 
 # Reentrant, so that the forked process, whose only thread holds it, can take it.
@@ -298,6 +295,7 @@ def _bootstrap(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
+    _be_killed_first()
     # Under forkserver the environment is the server's, frozen when it started.
     os.environ.clear()
     os.environ.update(env)
@@ -314,8 +312,12 @@ def _die_with_parent() -> None:
     watched: list[Any] = [parent.sentinel]
     # The pipe behind the sentinel stays open while any child that the parent forked lives; the pid does not.
     if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):
+        try:
             watched.append(os.pidfd_open(parent.pid))
+        except ProcessLookupError:
+            os._exit(1)  # it is gone already
+        except OSError:
+            pass  # no more descriptors, or an old kernel
     threading.Thread(target=_exit_after, args=(watched,), name="asyncprefetch-parent-watch", daemon=True).start()
     if sys.platform == "linux":
         # The kernel ends even a worker whose C code holds the interpreter lock: no thread of ours would run then.
@@ -329,3 +331,10 @@ def _die_with_parent() -> None:
 def _exit_after(watched: list[Any]) -> None:
     multiprocessing.connection.wait(watched)
     os._exit(1)
+
+
+def _be_killed_first() -> None:
+    """Let the kernel take this process before the trainer when memory runs out: it can be started again."""
+    # Where there is no such file, or it can't be written, the kernel chooses as ever. 1000 is the most there is.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -99,6 +99,9 @@ class PullCarrier:
     def open(self, setup: Setup, start: Start) -> None:
         """Submit the first calls."""
         self._worker = setup.worker
+        if isinstance(self._executor, ProcessExecutor):
+            # One that dies idle fails no call.
+            asyncio.wrap_future(self._executor.exited).add_done_callback(self._exited)
         if getattr(self._executor, "starts_without_blocking", False):
             self._submit(setup)
             self.start(start)
@@ -236,6 +239,10 @@ class PullCarrier:
         if self._lost or not self._calls:
             self._report_death()
 
+    def _exited(self, exited: asyncio.Future[int | None]) -> None:
+        if self._sink is not None:
+            self._gone(BrokenExecutor("its process ended"))
+
     def _report_death(self) -> None:
         if self._reported:
             return
@@ -250,9 +257,13 @@ class PullCarrier:
             self._loop.call_soon(self._tell_death, None)
 
     def _tell_death(self, exit_code: int | None) -> None:
-        if self._sink is not None:
-            pid = self._executor.pid if isinstance(self._executor, ProcessExecutor) else None
-            self._sink.died(Death(self._reason, pid, exit_code))
+        if self._sink is None:
+            return
+        executor = self._executor
+        if isinstance(executor, ProcessExecutor):
+            self._sink.died(Death(self._reason, executor.pid, exit_code, executor.oom_kills))
+        else:
+            self._sink.died(Death(self._reason))
 
 
 def _log_error(future: asyncio.Future[Any]) -> None:

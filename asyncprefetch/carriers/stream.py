@@ -214,7 +214,8 @@ class StreamCarrier:
         if self._sink is not None:
             # Of one that we killed for its error, the exit code tells nothing.
             code = None if exited.cancelled() or self._failed else exited.result()
-            self._sink.died(Death(self._reason or "its process ended", self._executor.pid, code))
+            executor = self._executor
+            self._sink.died(Death(self._reason or "its process ended", executor.pid, code, executor.oom_kills))
 
     # ---------------------------------------------------------------------------------------------------- its messages
 

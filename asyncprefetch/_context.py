@@ -1,0 +1,111 @@
+"""The multiprocessing context of a pool of one worker: it knows the process, and sees to what the pool leaves open.
+
+A pool keeps its process to itself, can't be told by which descriptor to learn of its end, holds the worker's end of its
+own pipe, and has its semaphores under names that outlive a program which is killed with all its helpers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.queues
+import multiprocessing.util
+import os
+from typing import Any
+
+
+class WorkerProcess:
+    """A process of multiprocessing whose ``sentinel`` tells of its own end, whoever holds the pipe that usually does.
+
+    Under spawn and fork that pipe is inherited by whatever the worker forks (a helper of the user's, say), and tells
+    nothing before that is gone too. The fork server's is held by the server alone.
+    """
+
+    def __init__(self, process: Any, *, own_child: bool, on_start: Any) -> None:
+        self._process = process
+        self._own_child = own_child
+        self._on_start = on_start
+        self._descriptor: int | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        self._process.start()
+        if self._own_child and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # no more descriptors, or an old kernel
+                self._descriptor = os.pidfd_open(self._process.pid)
+        self._on_start()
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that is ready when the process is gone."""
+        return self._descriptor if self._descriptor is not None else self._process.sentinel
+
+    def close(self) -> None:
+        """Give back what belongs to the process, which is gone."""
+        self._process.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+
+class WorkerContext:
+    """What a ``ProcessPoolExecutor`` of one worker takes for its context.
+
+    Attributes:
+        process: the pool's process, once the pool has made it.
+    """
+
+    def __init__(self, start_method: str) -> None:
+        self.start_method = start_method
+        self.process: WorkerProcess | None = None
+        self._context = multiprocessing.get_context(start_method)
+        self._locks: list[Any] = []
+        self._results: Any = None
+
+    def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # noqa: N802 - the context's name
+        """The pool's process."""
+        process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
+        own_child = self.start_method != "forkserver"
+        self.process = WorkerProcess(process, own_child=own_child, on_start=self._started)
+        return self.process
+
+    def SimpleQueue(self) -> Any:  # noqa: N802
+        """The pool's pipe for results, whose locks are of this context too."""
+        self._results = multiprocessing.queues.SimpleQueue(ctx=self)
+        return self._results
+
+    def Lock(self) -> Any:  # noqa: N802
+        """A lock that :meth:`unlink_names` knows."""
+        self._locks.append(self._context.Lock())
+        return self._locks[-1]
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802
+        """A semaphore that :meth:`unlink_names` knows."""
+        self._locks.append(self._context.BoundedSemaphore(value))
+        return self._locks[-1]
+
+    def _started(self) -> None:
+        # Only the worker writes results. A second writer would keep a result that was cut short by its death from
+        # coming to an end, and the pool would wait for the rest for ever.
+        self._results._writer.close()
+        self._results = None
+
+    def unlink_names(self) -> None:
+        """Take the names of the semaphores away, which nobody needs any more: the worker has opened them.
+
+        They lie in /dev/shm, and a SIGKILL to the whole process group takes the tracker too, which would unlink them.
+        """
+        names = {lock._semlock.name for lock in self._locks}
+        self._locks.clear()
+        self._results = None
+        # What runs when a lock is collected, and is done once: multiprocessing gives no other way to it.
+        for finalizer in list(getattr(multiprocessing.util, "_finalizer_registry", {}).values()):
+            if names.intersection(arg for arg in finalizer._args or () if isinstance(arg, str)):
+                with contextlib.suppress(OSError):
+                    finalizer()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)

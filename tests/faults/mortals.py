@@ -1,0 +1,226 @@
+"""Workers that die when they are told to, or stand still: what the tests of death and silence run in their workers."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import multiprocessing.connection
+import os
+import resource
+import signal
+import struct
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch.iterators import from_iterable
+
+# Exit code and signal by the way of dying.
+WAYS = {"SIGKILL": (-9, "SIGKILL"), "SIGSEGV": (-11, "SIGSEGV"), "0": (0, None), "3": (3, None)}
+
+
+def die(how: str) -> None:
+    if how == "SIGSEGV":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ctypes.string_at(0)  # a real one
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+        threading.Event().wait()  # it is on its way
+    os._exit(int(how))
+
+
+def mortal(worker: int) -> None:
+    """A worker_initializer: a thread of the worker dies when it is told so, whatever the worker does."""
+    threading.Thread(target=_wait_for_death, args=(worker,), daemon=True).start()
+
+
+def _wait_for_death(worker: int) -> None:
+    die(Path(os.environ["MORTALS"], f"worker-{worker}").read_text())
+
+
+def dies_in_an_answer(worker: int) -> None:
+    """A worker_initializer: the worker dies when it has sent a half of a long answer, the first time."""
+
+    def send(self: Any, data: Any, write: Any = os.write) -> None:
+        done = Path(os.environ["MORTALS"], "died")
+        if len(data) > 100_000 and not done.exists():
+            done.touch()
+            # As much as the pipe holds at least, so that the reader has begun to read.
+            os.write(self.fileno(), data[: len(data) // 2])
+            die(os.environ["HOW"])
+        whole = send_all(self, data)
+        return whole
+
+    send_all = multiprocessing.connection.Connection._send  # type: ignore[attr-defined]
+    multiprocessing.connection.Connection._send = send  # type: ignore[attr-defined]
+
+
+class Hangman:
+    """The test's end: a pipe for each worker."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder = folder
+        self.env = {"MORTALS": str(folder)}
+        for worker in range(workers):
+            os.mkfifo(folder / f"worker-{worker}")
+
+    async def tell(self, worker: int, how: str) -> None:
+        await asyncio.to_thread((self.folder / f"worker-{worker}").write_text, how)
+
+
+def unread(loader: Any, worker: int = 0) -> int:
+    """How many bytes of a worker's wait in the socket of the stream carrier."""
+    sock = loader._core._receivers[worker]._carrier._end._socket
+    return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
+
+
+async def until(condition: Any, seconds: float = 1.0) -> None:
+    """Wait for what the loop itself brings about; not in time is a failure."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class WorldState(IteratorState, kind="tests.mortals.world"):
+    """Of ``World``."""
+
+    stop: int
+    what: str
+    folder: str = ""
+    position: Position[int] = 0
+
+    def build(self) -> World:
+        return World(self)
+
+
+class World(StatefulIterator[Any]):
+    """Counts; before item 2 it does something to its process or its world, if ``folder`` has no mark of that."""
+
+    def __init__(self, state: WorldState) -> None:
+        self.state, self.position = state, state.position
+
+    @classmethod
+    def make(cls, stop: int, what: str, folder: object = "") -> World:
+        return cls(WorldState(stop=stop, what=what, folder=str(folder)))
+
+    def get_state(self) -> WorldState:
+        return self.state.model_copy(update={"position": self.position})
+
+    def create_iter(self) -> Iterator[int]:
+        while self.position < self.state.stop:
+            mark = Path(self.state.folder, f"{self.state.what}-done")
+            if self.position == 2 and not mark.exists():
+                getattr(self, self.state.what)(mark)
+            self.position += 1
+            yield self.position - 1
+
+    def fork_a_child(self, mark: Path) -> None:
+        """One that holds whatever a child inherits, and outlives this process."""
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)
+            while True:
+                signal.pause()
+        mark.with_suffix(".tmp").write_text(str(pid))
+        mark.with_suffix(".tmp").rename(mark)
+
+    def want_memory(self, mark: Path) -> None:
+        """More than it may have: an error of the iterator."""
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+        bytearray(2 << 30)
+
+    def eat_memory(self, mark: Path) -> None:
+        """More than there is: the kernel ends a process."""
+        mark.touch()
+        eaten = []
+        while True:
+            eaten.append(b"x" * (1 << 20))
+
+    def hold_the_lock(self, mark: Path) -> None:
+        """C code that never lets another thread run."""
+        mark.touch()
+        sum(range(10**14))
+
+    def spin(self, mark: Path) -> None:
+        mark.touch()
+        while True:
+            pass
+
+
+class SlowState(IteratorState, kind="tests.mortals.slow"):
+    """Of ``Slow``."""
+
+    stop: int
+    folder: str
+    position: Position[int] = 0
+
+    def build(self) -> Slow:
+        return Slow(self)
+
+
+class Slow(StatefulIterator[int]):
+    """Counts, slowly where ``folder`` says so, and waits before item 24 for as long as ``folder`` says so."""
+
+    def __init__(self, state: SlowState) -> None:
+        self.state, self.position = state, state.position
+
+    def get_state(self) -> SlowState:
+        return self.state.model_copy(update={"position": self.position})
+
+    def create_iter(self) -> Iterator[int]:
+        slow = Path(self.state.folder, "slow")
+        while self.position < self.state.stop:
+            if slow.exists():
+                time.sleep(0.05)
+            gate = Path(self.state.folder, "gate")
+            if self.position == 24 and gate.exists():
+                Path(self.state.folder, "reached").write_bytes(b"!")
+                gate.read_bytes()
+            self.position += 1
+            yield self.position - 1
+
+
+class HeavyState(IteratorState, kind="tests.mortals.heavy"):
+    """A state that does not fit into a pipe."""
+
+    weight: bytes
+    position: Position[int] = 0
+
+    def build(self) -> Heavy:
+        return Heavy(self)
+
+
+class Heavy(StatefulIterator[int]):
+    def __init__(self, state: HeavyState) -> None:
+        self.state = state
+
+    def get_state(self) -> HeavyState:
+        return self.state
+
+    def create_iter(self) -> Iterator[int]:
+        yield 1
+
+
+def die_at_once(worker: int) -> None:
+    """A worker_initializer."""
+    die("SIGKILL")
+
+
+@register("tests.mortals.oom_score")
+def oom_score() -> Iterator[int]:
+    yield int(Path("/proc/self/oom_score_adj").read_text())
+
+
+@register("tests.mortals.long_texts")
+def long_texts() -> Iterator[str]:
+    for n in range(10**6):
+        yield f"{n % 10}" * 3_000_000
+
+
+score = from_iterable(oom_score)
+texts = from_iterable(long_texts)
