@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import signal
-import time
 import weakref
 from concurrent.futures import BrokenExecutor, Executor, Future
 
@@ -27,7 +26,7 @@ from asyncprefetch.carriers.pull import PullWorker
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS, inline
-from tests.pipelines import ERRORS, Count, Die, Fail
+from tests.pipelines import ERRORS, Count, Fail
 from tests.test_prefetcher import rest, take, through_bytes
 
 # ----------------------------------------------------------------------------------------------------- errors of users
@@ -246,115 +245,7 @@ async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executo
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------- deaths
-
-
-@pytest.mark.parametrize(
-    ("how", "code", "name"), [("SIGKILL", -9, "SIGKILL"), ("SIGSEGV", -11, "SIGSEGV"), ("0", 0, None), ("3", 3, None)]
-)
-async def test_a_death_is_an_error_after_all_that_was_received(how, code, name):
-    pid = None
-    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0) as loader:
-        await take(loader, 1)
-        pid = loader.statistics().workers[0].pid
-        got, raised = await until_error(loader)
-        assert isinstance(raised, WorkerDiedError)
-        assert got == [1, 2, 3][: len(got)]  # what the dead worker had not sent yet comes with the restored one
-        assert (raised.worker, raised.pid, raised.exit_code, raised.signal) == (0, pid, code, name)
-        assert raised.shard == 0
-        assert f"died: {'killed by ' + name if name else f'exited with code {code}'}" in str(raised)
-        with pytest.raises(WorkerDiedError):
-            await anext(loader)
-        state = await loader.get_state()
-    assert state.delivered.total == 1 + len(got)
-
-
-async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_restores_the_whole_stream(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 6)
-    async with AsyncPrefetcher(pipelines.Gate(12, str(tmp_path)), max_restarts=0) as loader:
-        assert await take(loader, 6) == [0, 1, 2, 3, 4, 5]
-        await keeper.reached(6)
-        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
-        began = time.monotonic()
-        with pytest.raises(WorkerDiedError) as raised:
-            await anext(loader)
-        assert time.monotonic() - began < 1
-        assert (raised.value.shard, raised.value.position) == (0, 6)
-        state = await loader.get_state()
-    (keeper.folder / "gate-6").unlink()
-    assert await rest(through_bytes(state).build()) == [6, 7, 8, 9, 10, 11]
-
-
-async def test_get_state_while_the_worker_is_dead_or_dying_is_exact(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 3)
-    async with AsyncPrefetcher(pipelines.Gate(7, str(tmp_path)), max_restarts=0) as loader:
-        await take(loader, 2)
-        await keeper.reached(3)
-        asked = asyncio.create_task(loader.get_state())
-        await asyncio.sleep(0)
-        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
-        state = await asked
-    (keeper.folder / "gate-3").unlink()
-    assert await rest(state.build()) == [2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-async def test_a_dead_worker_is_started_again_and_the_stream_is_the_same(tmp_path, shards, caplog):
-    pipeline = [Die.make(8, 5, "SIGKILL", str(tmp_path / "died")), Count(8, 100), Count(8, 200)][:shards]
-    loader = AsyncPrefetcher(pipeline, num_workers=min(shards, 2), n_batches_to_prefetch=3)
-    pids = []
-    async with loader:
-        got = await take(loader, shards)
-        pids.append([worker.pid for worker in loader.statistics().workers])
-        got += [item async for item in loader]
-        pids.append([worker.pid for worker in loader.statistics().workers])
-    model = [list(range(8)), list(range(100, 108)), list(range(200, 208))][:shards]
-    assert got == pipelines.in_turns(model)
-    assert loader.statistics().restarts == 1
-    assert pids[0][0] != pids[1][0]
-    assert pids[0][1:] == pids[1][1:]  # the others keep their runs
-    assert "worker 0 (pid" in caplog.text
-    assert "killed by SIGKILL" in caplog.text
-    assert "it is started again (1 of 3 without progress)" in caplog.text
-
-
-async def test_an_idle_worker_that_is_killed_is_started_again(caplog):
-    async with AsyncPrefetcher(Count(30), n_batches_to_prefetch=2) as loader:
-        await anext(loader)
-        while loader.statistics().buffered < 2:
-            await asyncio.sleep(0)
-        os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
-        assert [item async for item in loader] == list(range(1, 30))
-    assert loader.statistics().restarts == 1
-
-
-async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(caplog):
-    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2) as loader:
-        got, raised = await until_error(loader)
-        assert got == [0, 1]
-        assert isinstance(raised, WorkerDiedError)
-        assert (raised.shard, raised.position, raised.signal) == (0, 2, "SIGKILL")
-        assert "started again 2 times without progress" in str(raised)
-        assert loader.statistics().restarts >= 2
-
-
-async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(caplog):
-    pipeline = [Die.make(9, 2, "SIGKILL"), Count(10**6, 100)]
-    async with AsyncPrefetcher(
-        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2
-    ) as loader:
-        got, raised = await until_error(loader)
-        assert (raised.shard, raised.position) == (0, 2)
-        assert [n for n in got if n < 100] == [0, 1]
-        assert [n for n in got if n >= 100] == list(range(100, 100 + len(got) - 2))
-
-
-async def test_a_replay_that_differs_is_an_error(caplog):
-    async with AsyncPrefetcher(pipelines.NotDeterministic(3)) as loader:
-        got, raised = await until_error(loader)
-    assert len(got) <= 3
-    assert raised.phase == "replay"
-    assert "another item came at position 0" in str(raised)
+# -------------------------------------------------------------- deaths on executors of others: see tests/faults too
 
 
 async def test_the_dead_are_noticed_on_any_executor():

@@ -62,25 +62,6 @@ async def test_what_a_burst_needed_is_given_back():
             await anext(loader)
 
 
-async def test_a_worker_that_dies_in_the_middle_of_a_record_loses_and_doubles_nothing(monkeypatch):
-    monkeypatch.delattr(os, "memfd_create")  # so that the long texts cross the socket
-    async with AsyncPrefetcher(stream_items.texts, n_batches_to_prefetch=3) as loader:
-        got = await take(loader, 1)
-        pid = loader.statistics().workers[0].pid
-        # Without an await the loop reads nothing, and the worker soon blocks in the middle of a text.
-        while not _is_blocked_sending(pid):
-            pass
-        os.kill(pid, signal.SIGKILL)
-        got += await rest(loader)
-        assert loader.statistics().restarts == 1
-    assert [(text[0], len(text), len(set(text))) for text in got] == [(str(n), 3_000_000, 1) for n in range(6)]
-
-
-def _is_blocked_sending(pid):
-    tasks = Path(f"/proc/{pid}/task")
-    return any("unix_stream_sendmsg" in (task / "stack").read_text() for task in tasks.iterdir())
-
-
 def _has_shared_memory():
     return "memfd:asyncprefetch" in Path("/proc/self/maps").read_text()
 

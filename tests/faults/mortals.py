@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 
 # Exit code and signal by the way of dying.
@@ -53,8 +54,7 @@ def dies_in_an_answer(worker: int) -> None:
             # As much as the pipe holds at least, so that the reader has begun to read.
             os.write(self.fileno(), data[: len(data) // 2])
             die(os.environ["HOW"])
-        whole = send_all(self, data)
-        return whole
+        return send_all(self, data)
 
     send_all = multiprocessing.connection.Connection._send  # type: ignore[attr-defined]
     multiprocessing.connection.Connection._send = send  # type: ignore[attr-defined]
@@ -71,6 +71,13 @@ class Hangman:
 
     async def tell(self, worker: int, how: str) -> None:
         await asyncio.to_thread((self.folder / f"worker-{worker}").write_text, how)
+
+
+def workers_with(pull: bool, **how: Any) -> dict[str, Any]:
+    """The loader's options for worker processes with an environment, or a start method."""
+    if pull:
+        return {"executor_factory": lambda worker: ProcessExecutor(**how)}
+    return {"worker_env" if name == "env" else name: value for name, value in how.items()}
 
 
 def unread(loader: Any, worker: int = 0) -> int:

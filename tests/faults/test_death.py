@@ -1,0 +1,428 @@
+"""Workers die in every way and at every moment: seen within a second, and the stream is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, _oom, _reports
+from asyncprefetch._messages import Death, Failed, RemoteError
+from asyncprefetch._retries import Retries
+from asyncprefetch.executors import ProcessExecutor
+from tests import pipelines, stream_items
+from tests.conftest import EXECUTORS
+from tests.faults import mortals
+from tests.faults.mortals import WAYS, Hangman, World, unread, until, workers_with
+from tests.pipelines import Count, Die, Gate, GateKeeper
+from tests.test_failures import until_error
+from tests.test_prefetcher import rest, take, through_bytes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull carrier")
+
+ROOT = Path(__file__).parent.parent.parent
+
+# A worker is started in tens of milliseconds, but not on a machine that is busy with other things.
+SOON = 10.0
+
+
+@pytest.fixture(params=["process", "pull"])
+def carrier(request):
+    """Both carriers over processes, that can die."""
+    return EXECUTORS[request.param]
+
+
+def workers(loader):
+    return loader.statistics().workers
+
+
+# ------------------------------------------------------------------------------------------------- every way and moment
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_their_runs(tmp_path, carrier, how, caplog):
+    keeper, hangman = GateKeeper(tmp_path, 3), Hangman(tmp_path, 2)
+    pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]
+    async with AsyncPrefetcher(
+        pipeline,
+        num_workers=2,
+        n_batches_to_prefetch=4,
+        worker_initializer=mortals.mortal,
+        **workers_with(pull=carrier is not None, env=hangman.env),
+    ) as loader:
+        got = await take(loader, 6)
+        await keeper.reached(3)
+        before = [worker.pid for worker in workers(loader)]
+        (tmp_path / "gate-3").unlink()
+        await hangman.tell(0, how)
+        await until(lambda: loader.statistics().restarts)
+        got += [item async for item in loader]
+        after = [worker.pid for worker in workers(loader)]
+        assert [worker.restarts for worker in workers(loader)] == [1, 0]
+    assert got == pipelines.in_turns([list(range(8)), list(range(100, 108))])
+    assert (before[0] != after[0], before[1] == after[1]) == (True, True)
+    code, name = WAYS[how]
+    cause = f"killed by {name}" if name else f"exited with code {code}"
+    assert (
+        f"worker 0 (pid {before[0]}) died: {cause}, while it made item 3 of shard 0; it is started again" in caplog.text
+    )
+    assert "(1 of 3 without progress)" in caplog.text
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_more(tmp_path, carrier, how, caplog):
+    hangman = Hangman(tmp_path, 1)
+    async with AsyncPrefetcher(
+        Count(9),
+        n_batches_to_prefetch=2,
+        worker_initializer=mortals.mortal,
+        **workers_with(pull=carrier is not None, env=hangman.env),
+    ) as loader:
+        got = await take(loader, 1)
+        await until(lambda: loader.statistics().buffered == 2, SOON)
+        await hangman.tell(0, how)
+        await until(lambda: loader.statistics().restarts)
+        assert got + [item async for item in loader] == list(range(9))
+    assert caplog.text.count("it is started again") == 1
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_nothing(
+    tmp_path, how, monkeypatch, caplog
+):
+    monkeypatch.delattr(os, "memfd_create")  # so that the long texts cross the socket
+    hangman = Hangman(tmp_path, 1)
+    async with AsyncPrefetcher(
+        stream_items.texts, n_batches_to_prefetch=3, worker_initializer=mortals.mortal, worker_env=hangman.env
+    ) as loader:
+        got = await take(loader, 1)
+        # Without an await the loop reads nothing. The socket holds less than a tenth of a text.
+        while unread(loader) < 50_000:
+            pass
+        (tmp_path / "worker-0").write_text(how)
+        began = time.monotonic()
+        while not loader.statistics().restarts:
+            await asyncio.sleep(0)
+        assert time.monotonic() - began < 1
+        got += await rest(loader)
+    assert_texts(got)
+    assert "it is started again" in caplog.text
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_worker_that_dies_in_the_middle_of_an_answer_loses_and_doubles_nothing(tmp_path, how, caplog):
+    env = {"MORTALS": str(tmp_path), "HOW": how}
+    async with asyncio.timeout(SOON):
+        loader = AsyncPrefetcher(
+            stream_items.texts,
+            n_batches_to_prefetch=3,
+            worker_initializer=mortals.dies_in_an_answer,
+            **workers_with(pull=True, env=env),
+        )
+        assert_texts(await rest(loader))
+    assert (tmp_path / "died").exists()
+    assert loader.statistics().restarts == 1
+
+
+def assert_texts(got):
+    assert [(text[0], len(text), len(set(text))) for text in got] == [(str(n), 3_000_000, 1) for n in range(6)]
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_death_is_an_error_after_all_that_was_received(carrier, how):
+    code, name = WAYS[how]
+    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0, executor_factory=carrier) as loader:
+        await take(loader, 1)
+        pid = workers(loader)[0].pid
+        got, raised = await until_error(loader)
+        assert isinstance(raised, WorkerDiedError)
+        assert got == [1, 2, 3][: len(got)]  # what the dead worker had not sent yet comes with the restored one
+        assert (raised.worker, raised.pid, raised.exit_code, raised.signal) == (0, pid, code, name)
+        assert raised.shard == 0
+        assert f"died: {'killed by ' + name if name else f'exited with code {code}'}" in str(raised)
+        with pytest.raises(WorkerDiedError):
+            await anext(loader)
+        state = await loader.get_state()
+    assert state.delivered.total == 1 + len(got)
+
+
+async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_restores_the_whole_stream(
+    tmp_path, carrier
+):
+    keeper = GateKeeper(tmp_path, 6)
+    async with AsyncPrefetcher(Gate(12, str(tmp_path)), max_restarts=0, executor_factory=carrier) as loader:
+        assert await take(loader, 6) == [0, 1, 2, 3, 4, 5]
+        await keeper.reached(6)
+        os.kill(workers(loader)[0].pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(WorkerDiedError) as raised:
+            await anext(loader)
+        assert time.monotonic() - began < 1
+        assert (raised.value.shard, raised.value.position) == (0, 6)
+        state = await loader.get_state()
+    (tmp_path / "gate-6").unlink()
+    assert await rest(through_bytes(state).build()) == [6, 7, 8, 9, 10, 11]
+
+
+# ------------------------------------------------------------------------------------- what a death may leave in its way
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path, start_method, pull, caplog):
+    """The child holds whatever tells of the worker's end: its pipes, its sockets."""
+    mark = tmp_path / "fork_a_child-done"
+    async with AsyncPrefetcher(
+        World.make(6, "fork_a_child", tmp_path),
+        n_batches_to_prefetch=2,
+        **workers_with(pull, start_method=start_method),
+    ) as loader:
+        got = await take(loader, 3)
+        child = int(mark.read_text())
+        try:
+            await until(lambda: loader.statistics().buffered == 2, SOON)
+            os.kill(workers(loader)[0].pid, signal.SIGKILL)
+            await until(lambda: loader.statistics().restarts)
+            async with asyncio.timeout(SOON):
+                assert got + [item async for item in loader] == list(range(6))
+            os.kill(child, 0)  # it lived all the while
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+async def test_a_death_before_a_long_call_was_read_is_an_error_soon(carrier):
+    """The pool still writes the start, with a state that no pipe holds, when nobody is left who would read it."""
+    heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
+    async with asyncio.timeout(SOON):
+        loader = AsyncPrefetcher(heavy, worker_initializer=mortals.die_at_once, executor_factory=carrier)
+        with pytest.raises(WorkerDiedError, match="SIGKILL"):
+            await rest(loader)
+
+
+# --------------------------------------------------------------------------------------------------- deaths and restarts
+
+
+async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(carrier, caplog):
+    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2, executor_factory=carrier) as loader:
+        got, raised = await until_error(loader)
+        assert got == [0, 1]
+        assert isinstance(raised, WorkerDiedError)
+        assert (raised.shard, raised.position, raised.signal) == (0, 2, "SIGKILL")
+        assert "started again 2 times without progress" in str(raised)
+        assert loader.statistics().restarts == caplog.text.count("it is started again")
+        assert loader.statistics().restarts >= 2
+
+
+async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(carrier, caplog):
+    pipeline = [Die.make(9, 2, "SIGKILL"), Count(10**6, 100)]
+    async with AsyncPrefetcher(
+        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2, executor_factory=carrier
+    ) as loader:
+        got, raised = await until_error(loader)
+        assert (raised.shard, raised.position) == (0, 2)
+        assert [n for n in got if n < 100] == [0, 1]
+        assert [n for n in got if n >= 100] == list(range(100, 100 + len(got) - 2))
+
+
+async def test_a_replay_that_differs_is_an_error(carrier, caplog):
+    async with AsyncPrefetcher(pipelines.NotDeterministic(3), executor_factory=carrier) as loader:
+        got, raised = await until_error(loader)
+    assert len(got) <= 3
+    assert (raised.phase, raised.shard) == ("replay", 0)
+    assert "replaying shard 0 from its last state, another item came at position 0" in str(raised)
+
+
+async def test_retries_back_off_exponentially_and_each_is_a_warning(caplog):
+    """See test_failures for what they do to the stream."""
+    loop = asyncio.get_running_loop()
+    retries = Retries(frozenset({"OSError"}), lambda shard: None)
+    error = RemoteError("next", "OSError", ("OSError",), "away", "", None)
+    delays = []
+    while retries.begin(Failed(1, 0, 3, error)):
+        delays.append(retries._timers[0].when() - loop.time())
+        retries.cancel()
+        assert len(delays) < 10
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6], abs=0.05)
+    assert re.findall(r"position 3: OSError: away; retry (\d) of 5 in (.+) s", caplog.text) == [
+        *(("1", "0.1"), ("2", "0.2"), ("3", "0.4"), ("4", "0.8"), ("5", "1.6"))
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- deaths and states
+
+
+@pytest.mark.parametrize("max_restarts", [0, 3])
+@pytest.mark.parametrize("first", ["the state is asked for", "the worker is killed", "the death is known"])
+async def test_get_state_during_a_death_is_exact(tmp_path, carrier, max_restarts, first, caplog):
+    keeper = GateKeeper(tmp_path, 3)
+    pipeline = [Gate(7, str(tmp_path)), Count(7, 100)]
+    async with AsyncPrefetcher(pipeline, num_workers=2, max_restarts=max_restarts, executor_factory=carrier) as loader:
+        got = await take(loader, 4)
+        await keeper.reached(3)
+        (tmp_path / "gate-3").unlink()
+        if first == "the state is asked for":
+            asked = asyncio.create_task(loader.get_state())
+            await until(lambda: loader._core._snapshot is not None)
+        os.kill(workers(loader)[0].pid, signal.SIGKILL)
+        if first == "the worker is killed":
+            asked = asyncio.create_task(loader.get_state())
+        elif first == "the death is known":
+            await until(lambda: workers(loader)[0].state in {"starting", "failed"})
+            asked = asyncio.create_task(loader.get_state())
+        async with asyncio.timeout(SOON):
+            state = await asked
+    assert got + await rest(through_bytes(state).build()) == pipelines.in_turns([list(range(7)), list(range(100, 107))])
+
+
+# ------------------------------------------------------------------------------------------------------ out of memory
+
+
+async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(carrier):
+    async with AsyncPrefetcher(World.make(6, "want_memory", "/nowhere"), executor_factory=carrier) as loader:
+        got, raised = await until_error(loader)
+    assert got == [0, 1]
+    assert isinstance(raised, ProducerError)
+    assert (raised.type_name, raised.shard, raised.position) == ("MemoryError", 0, 2)
+
+
+async def test_the_kernel_is_told_to_take_workers_first(carrier):
+    assert await rest(AsyncPrefetcher(mortals.score, executor_factory=carrier)) == [1000]
+
+
+def a_small_group():
+    """A control group with little memory, and the file that makes its members; ``None`` where none can be made."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            folder, limit = Path("/sys/fs/cgroup/memory", path.lstrip("/")), "memory.limit_in_bytes"
+        elif not controllers:
+            folder, limit = Path("/sys/fs/cgroup", path.lstrip("/")), "memory.max"
+        else:
+            continue
+        group = folder / f"asyncprefetch-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            try:
+                (group / limit).write_text(str(600 << 20))
+            except OSError:
+                group.rmdir()
+            else:
+                with contextlib.suppress(OSError):
+                    (group / "memory.swap.max").write_text("0")
+                return group
+    return None
+
+
+OUT_OF_MEMORY = """
+import asyncio, logging, os, sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+from asyncprefetch import *
+from tests.faults.mortals import World
+logging.basicConfig()
+async def main():
+    held = b"x" * (300 << 20)  # more than the worker will have: the trainer is not taken all the same
+    loader = AsyncPrefetcher(World.make(5, "eat_memory", sys.argv[2]))
+    async with loader:
+        print([n async for n in loader])
+    print(len(held), loader.statistics().restarts)
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log_says_so(tmp_path):
+    group = a_small_group()
+    if group is None:
+        pytest.skip("no control group with a memory limit can be made here")
+    try:
+        script = tmp_path / "program.py"
+        script.write_text(OUT_OF_MEMORY)
+        with subprocess.Popen(
+            [sys.executable, str(script), str(group), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        assert out.splitlines() == ["[0, 1, 2, 3, 4]", f"{300 << 20} 1"], err
+        assert "killed by SIGKILL (out of memory: the oom_kill count of its cgroup rose by 1)" in err
+    finally:
+        for _ in range(100):  # until the last of its members is gone
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.05)
+
+
+GROUPS = {
+    "version 2": ("0::/training/job\n", "training/job/memory.events", "low 0\nhigh 3\noom 5\noom_kill 4\n"),
+    "version 2, seen from inside": ("0::/../elsewhere\n", "memory.events", "oom_kill 4\noom_group_kill 0\n"),
+    "version 2 beside 1": ("3:cpu:/\n0::/\n", "unified/memory.events", "oom_kill 4\n"),
+    "version 1": ("9:cpu:/\n4:memory:/job\n0::/\n", "memory/job/memory.oom_control", "under_oom 0\noom_kill 4\n"),
+    "version 1, seen from inside": ("4:hugetlb,memory:/docker/1\n", "memory/memory.oom_control", "oom_kill 4\n"),
+}
+
+
+@pytest.mark.parametrize("layout", GROUPS)
+def test_the_count_of_a_control_group_is_found(tmp_path, layout):
+    groups, file, text = GROUPS[layout]
+    (tmp_path / "groups").write_text(groups)
+    target = tmp_path / "mounted" / file
+    target.parent.mkdir(parents=True)
+    target.write_text(text)
+    assert _oom.kills(tmp_path / "groups", tmp_path / "mounted") == 4
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"), [("", "oom_kill 4"), ("odd\n", ""), ("0::/\n", "oom 1\n"), ("0::/\n", "oom_kill many\n")]
+)
+def test_no_count_is_no_error(tmp_path, groups, text):
+    (tmp_path / "groups").write_text(groups)
+    (tmp_path / "memory.events").write_text(text)
+    assert _oom.kills(tmp_path / "groups", tmp_path) is None
+    assert _oom.kills(tmp_path / "missing", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "count", "said"), [(-9, 2, True), (-9, 0, False), (-11, 2, False), (0, 2, False), (None, 2, False)]
+)
+def test_only_a_kill_is_explained_by_the_count(code, count, said):
+    error = _reports.death_error(0, Death("gone", 7, code, count), (0, 3), was_up=True, restarts=0)
+    assert ("the oom_kill count of its cgroup rose by 2" in str(error)) == said
+
+
+# ------------------------------------------------------------------------------------------------------- the executor
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_the_names_of_the_semaphores_are_gone_once_the_worker_is_up(monkeypatch, start_method):
+    """Else a SIGKILL to the whole process group, the tracker included, leaves them in /dev/shm."""
+    name = f"/mp-asyncprefetch-{os.getpid()}"
+    monkeypatch.setitem(multiprocessing.current_process()._config, "semprefix", name)
+    executor = ProcessExecutor(start_method=start_method)
+    assert executor.submit(pow, 2, 3).result(SOON) == 8
+    assert list(Path("/dev/shm").glob(f"*{name[1:]}*")) == []
+    assert executor.submit(pow, 2, 4).result(SOON) == 16  # and the pool goes on
+    os.kill(executor.pid, signal.SIGKILL)
+    assert executor.exited.result(SOON) == -signal.SIGKILL
+    with pytest.raises(BrokenExecutor):
+        executor.submit(pow, 2, 5).result(SOON)

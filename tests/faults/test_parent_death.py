@@ -1,0 +1,161 @@
+"""The parent is killed: whatever its workers do, none is alive a second later, and nothing of ours is in /dev/shm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open")
+
+ROOT = Path(__file__).parent.parent.parent
+
+PROGRAM = """
+import asyncio, multiprocessing, os, signal, sys, time, faulthandler; faulthandler.dump_traceback_later(5)
+from pathlib import Path
+from asyncprefetch import *
+from tests.faults import mortals
+from tests.faults.mortals import World
+from tests.pipelines import Count
+
+carrier, what, folder, start_method, prefix = sys.argv[1:]
+
+async def main():
+    pipeline = {"idle": Count(10**6), "writes": mortals.texts}.get(what) or World.make(10**6, what, folder)
+    how = mortals.workers_with(carrier == "pull", start_method=start_method)
+    if what == "writes":
+        del os.memfd_create  # the texts cross the socket
+    loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, **how)
+    await anext(loader)
+    pids = [worker.pid for worker in loader.statistics().workers]
+    if what == "idle":
+        await mortals.until(lambda: loader.statistics().buffered == 4, 10)
+    elif what == "writes" and carrier == "process":
+        while mortals.unread(loader) < 50_000:  # without an await: the loop reads nothing
+            pass
+    elif what != "writes":
+        await mortals.until(lambda: Path(folder, f"{what}-done").exists(), 10)
+    FORK
+    print(*pids, flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.current_process()._config["semprefix"] = "/" + prefix
+    asyncio.run(main())
+"""
+
+# A sibling of the workers that has every descriptor of the parent, the ends of all their pipes among them.
+FORK = """
+    sibling = os.fork()
+    if sibling == 0:
+        signal.alarm(30)
+        while True:
+            signal.pause()
+    pids.append(sibling)
+"""
+
+
+@contextlib.contextmanager
+def program(tmp_path, carrier, what, *, start_method="forkserver", fork=""):
+    """A program that runs a loader; gives it, the pids that it told, and the prefix of its semaphores' names."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.replace("    FORK\n", fork.lstrip("\n")))
+    prefix = f"mp-asyncprefetch-{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), carrier, what, str(tmp_path), start_method, prefix],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process, [int(pid) for pid in process.stdout.readline().split()], prefix
+        finally:
+            process.stdout.close()
+            process.kill()
+
+
+def gone(pid, seconds=1.0):
+    """Whether a process that is not our child ends in time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def session(leader):
+    """The processes that a program and its children are."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                found.append(int(entry.name))
+    return found
+
+
+def in_shared_memory(prefix):
+    return [entry.name for entry in Path("/dev/shm").iterdir() if prefix in entry.name]
+
+
+@pytest.mark.parametrize("carrier", ["process", "pull"])
+@pytest.mark.parametrize("what", ["idle", "spin", "writes", "hold_the_lock"])
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, carrier, what):
+    with program(tmp_path, carrier, what) as (process, (worker,), prefix):
+        others = [pid for pid in session(process.pid) if pid != process.pid]
+        assert worker in others
+        if what == "writes" and carrier == "pull":
+            os.kill(process.pid, signal.SIGSTOP)  # nobody reads answers any more
+        process.kill()
+        process.wait()
+        assert gone(worker)
+        # The fork server and the tracker, which unlinks what is in /dev/shm.
+        assert all(gone(other) for other in others)
+        assert in_shared_memory(prefix) == []
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+@pytest.mark.parametrize("what", ["idle", "hold_the_lock"])
+def test_no_worker_of_another_start_method_outlives_it_either(tmp_path, start_method, what):
+    with program(tmp_path, "process", what, start_method=start_method) as (process, (worker,), prefix):
+        process.kill()
+        process.wait()
+        assert gone(worker)
+        assert in_shared_memory(prefix) == []
+
+
+@pytest.mark.parametrize("carrier", ["process", "pull"])
+@pytest.mark.parametrize("what", ["idle", "spin", "writes"])
+def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, carrier, what):
+    with program(tmp_path, carrier, what, fork=FORK) as (process, (worker, sibling), prefix):
+        try:
+            process.kill()
+            process.wait()
+            assert gone(worker)
+            assert not gone(sibling, 0)
+            assert in_shared_memory(prefix) == []
+        finally:
+            os.kill(sibling, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("carrier", ["process", "pull"])
+def test_a_kill_of_the_whole_group_leaves_nothing_in_shared_memory(tmp_path, carrier):
+    """It takes the tracker too, which would unlink the names of semaphores."""
+    with program(tmp_path, carrier, "idle") as (process, _, prefix):
+        others = session(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert all(gone(other) for other in others)
+        assert in_shared_memory(prefix) == []

@@ -1,0 +1,187 @@
+"""Workers that stand still: an error after ``stall_timeout``, and neither the loop nor the end waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from concurrent.futures import Executor, Future
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, ProducerStalledError
+from tests import pipelines
+from tests.conftest import EXECUTORS, inline
+from tests.faults.mortals import Slow, SlowState, World, until
+from tests.pipelines import Count, Gate, GateKeeper
+from tests.test_failures import until_error
+from tests.test_prefetcher import rest, take, through_bytes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull carrier")
+
+
+@pytest.fixture(params=["process", "pull"])
+def carrier(request):
+    """Both carriers over processes, that can be stopped."""
+    return EXECUTORS[request.param]
+
+
+def stop(loader):
+    os.kill(loader.statistics().workers[0].pid, signal.SIGSTOP)
+
+
+async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path, carrier):
+    keeper = GateKeeper(tmp_path, 3)
+    async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=0.3, executor_factory=carrier) as loader:
+        ticks = asyncio.create_task(count_ticks())
+        got, raised = await until_error(loader)
+        ticks.cancel()
+        assert got == [0, 1, 2]
+        assert isinstance(raised, ProducerStalledError)
+        assert (raised.shard, raised.position, raised.seconds) == (0, 3, 0.3)
+        assert "while it made item 3 of shard 0" in str(raised)
+        assert len(TICKS) > 5  # the loop went on meanwhile
+        state = await loader.get_state()
+    for pipe in list(tmp_path.iterdir()):
+        pipe.unlink()
+    assert keeper.folder.exists()
+    assert await rest(state.build()) == [3, 4]
+
+
+TICKS: list[float] = []
+
+
+async def count_ticks():
+    TICKS.clear()
+    while True:
+        TICKS.append(time.monotonic())
+        await asyncio.sleep(0.01)
+
+
+async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(carrier):
+    async with AsyncPrefetcher(
+        Count(50), stall_timeout=0.3, n_batches_to_prefetch=2, executor_factory=carrier
+    ) as loader:
+        await anext(loader)
+        stop(loader)
+        began = time.monotonic()
+        got, raised = await until_error(loader)
+        assert time.monotonic() - began < 5
+        assert isinstance(raised, ProducerStalledError)
+        assert raised.shard == 0
+        assert got == list(range(1, 1 + len(got)))
+        state = await loader.get_state()
+    assert await rest(through_bytes(state).build()) == list(range(1 + len(got), 50))
+
+
+async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(carrier):
+    async with AsyncPrefetcher(
+        Count(9), stall_timeout=0.3, n_batches_to_prefetch=2, executor_factory=carrier
+    ) as loader:
+        await anext(loader)
+        await until(lambda: loader.statistics().buffered == 2, 10)  # nothing is asked of it
+        stop(loader)
+        async with asyncio.timeout(5):
+            state = await loader.get_state()
+        got, raised = await until_error(loader)
+        assert got == [1, 2]
+        assert isinstance(raised, ProducerStalledError)
+        assert "its states were asked of it" in str(raised)
+    assert await rest(through_bytes(state).build()) == list(range(1, 9))
+
+
+async def test_backpressure_is_no_stall(carrier):
+    async with AsyncPrefetcher(
+        Count(9), stall_timeout=0.1, n_batches_to_prefetch=2, executor_factory=carrier
+    ) as loader:
+        got = await take(loader, 1)
+        await until(lambda: loader.statistics().buffered == 2, 10)
+        stop(loader)  # it could not answer, but nothing is asked of it
+        await asyncio.sleep(0.5)
+        os.kill(loader.statistics().workers[0].pid, signal.SIGCONT)
+        assert got + [item async for item in loader] == list(range(9))
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # whose clock can be set
+async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_stall(monkeypatch):
+    """The clock starts when something is asked for, and what has arrived is heard before it is missed."""
+    loop = asyncio.get_running_loop()
+    clock, ahead = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
+    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=inline) as loader:
+        for n in range(9):
+            assert await anext(loader) == n
+            ahead += 50.0  # a long step of the training, with a batch on its way
+
+
+async def test_a_long_replay_is_no_stall(tmp_path):
+    """On the stream carrier, where a worker can tell of it. A call of the pull carrier tells nothing before its end."""
+    for pipe in ("gate", "reached"):
+        os.mkfifo(tmp_path / pipe)
+    pipeline = Slow(SlowState(stop=26, folder=str(tmp_path)))
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=30) as loader:
+        got = await take(loader, 24)
+        await asyncio.to_thread((tmp_path / "reached").read_bytes)
+        state = await loader.get_state(grace=0)
+    (tmp_path / "gate").unlink()
+    (tmp_path / "slow").touch()
+    skip = len(state.shards[0].skip)
+    assert skip >= 12, "states came more often than they should"
+    # Some 0.05 s for each item that is drawn again.
+    assert got + await rest(state.build(stall_timeout=0.4)) == list(range(26))
+
+
+async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
+    class Nowhere(Executor):
+        starts_without_blocking = True
+
+        def submit(self, fn, /, *args, **kwargs):
+            return Future()
+
+    with pytest.raises(ProducerStalledError, match=r"worker 0 did not say hello within start_timeout=0.05 s"):
+        await rest(AsyncPrefetcher(Count(3), start_timeout=0.05, executor_factory=lambda worker: Nowhere()))
+
+
+# ------------------------------------------------------------------------------------------------- closing, and states
+
+
+@pytest.mark.parametrize("what", ["stopped", "spin", "hold_the_lock", "stopped and idle"])
+async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, carrier, what):
+    pipeline = Count(10**6) if what.startswith("stopped") else World.make(9, what, tmp_path)
+    loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, executor_factory=carrier)
+    await take(loader, 2)
+    if what == "stopped and idle":
+        await until(lambda: loader.statistics().buffered == 2, 10)
+    if what.startswith("stopped"):
+        stop(loader)
+    else:
+        await until((tmp_path / f"{what}-done").exists, 10)
+    pid = loader.statistics().workers[0].pid
+    began = time.monotonic()
+    await loader.aclose()
+    assert time.monotonic() - began < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("what", ["stopped", "stuck"])
+async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path, carrier, what):
+    keeper = GateKeeper(tmp_path, 5)
+    pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]
+    async with AsyncPrefetcher(pipeline, num_workers=2, n_batches_to_prefetch=20, executor_factory=carrier) as loader:
+        got = await take(loader, 4)
+        await keeper.reached(5)
+        if what == "stopped":
+            stop(loader)
+        began = time.monotonic()
+        state = await loader.get_state(grace=0.4)
+        assert 0.3 < time.monotonic() - began < 2
+        assert [shard.skip != () for shard in state.shards] == [True, False]
+        if what == "stopped":
+            os.kill(loader.statistics().workers[0].pid, signal.SIGCONT)
+        await keeper.open(5)
+        model = pipelines.in_turns([list(range(8)), list(range(100, 108))])
+        assert got + [item async for item in loader] == model  # the loader itself goes on as if nothing had been
+    assert got + await rest(through_bytes(state).build()) == model
