@@ -411,7 +411,9 @@ def main() -> None:
     """Soak for as long as it says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next one has the next multiple of ten")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first round; the next one has the next multiple of ten"
+    )
     arguments = parser.parse_args()
     logging.getLogger("asyncprefetch").setLevel(logging.ERROR)  # a line for each restart would be many
     multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.faults.soaked"])
