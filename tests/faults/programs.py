@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 HEADER = """
-import asyncio, gc, multiprocessing, os, resource, signal, sys, threading
+import asyncio, gc, multiprocessing, os, resource, signal, sys, threading, time
 import anyio
 import numpy as np
 from asyncprefetch import *

@@ -35,7 +35,7 @@ async def left(loader, before):
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     threads = [t.name for t in threading.enumerate() if t.name.startswith("asyncprefetch") and t.join(1) is None and t.is_alive()]
     gc.collect()
-    maps = open("/proc/self/maps").read().count("memfd:asyncprefetch")
+    maps = Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
     more = len(descriptors()) - before
     print(loader.statistics().state, len(tasks), multiprocessing.active_children(), threads, maps, more <= 6, flush=True)
 """
@@ -138,14 +138,28 @@ WAYS = {
 }
 
 
+# With a worker that is busy each takes a second.
+BUSY = ("break", "cancellation", "a scope that is cancelled around __aexit__")
+
+
 @CARRIERS
 @WORKERS
-@pytest.mark.parametrize("way", WAYS)
-def test_a_block_that_is_left_leaves_nothing(tmp_path, carrier, worker, way):
-    body = f"async def main():\n    before = len(descriptors())\n    loader = make()\n{WAYS[way]}\n    batch = None\n"
-    ended = end_of(tmp_path, carrier, worker, body + "    await left(loader, before)\n")
-    assert (ended.code, ended.out) == (0, f"{NOTHING_IS_LEFT}\nafter\n"), ended.err
-    assert ended.err == ""
+def test_a_block_that_is_left_leaves_nothing(tmp_path, carrier, worker):
+    ways = WAYS if worker != "Forever()" else {way: WAYS[way] for way in BUSY}
+    body = "began = 0.0\ndef ready():\n    global began\n    began = time.monotonic()\n"
+    for n, way in enumerate(ways.values()):
+        body += f"async def way_{n}():\n    before = len(descriptors())\n    loader = make()\n{way}\n    batch = None\n"
+        body += "    seconds = time.monotonic() - began\n    await left(loader, before)\n    return seconds\n"
+    body += f"""
+async def main():
+    seconds = [await way() for way in ({", ".join(f"way_{n}" for n in range(len(ways)))},)]
+    print("ready", max(seconds), flush=True)
+"""
+    with programs.start(tmp_path, FOREVER.replace("WORKER", worker) + body + MAIN, carrier) as process:
+        ended = programs.end(process)
+    *left, seconds, after = ended.out.splitlines()
+    assert (ended.code, ended.err, left, after) == (0, "", [NOTHING_IS_LEFT] * len(ways), "after")
+    assert float(seconds.removeprefix("ready ")) < WITHIN
 
 
 INTERRUPTED = {
@@ -159,11 +173,15 @@ INTERRUPTED = {
 
 
 @CARRIERS
-@WORKERS
-@pytest.mark.parametrize("where", INTERRUPTED)
+@pytest.mark.parametrize(
+    ("where", "worker"),
+    [*((where, "Count(10**6)") for where in INTERRUPTED), ("waiting for a batch", "Forever()")],
+)
 def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, worker, where):
-    if where == "computing":  # nothing is awaited, so the second one has to do it
-        main = MAIN.replace("asyncio.run(main())", "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())")
+    if where == "computing":  # nothing is awaited: without the handler of asyncio.run the first one does it
+        main = MAIN.replace(
+            "asyncio.run(main())", "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())"
+        )
     else:
         main = MAIN
     body = f"async def main():\n    async with make(2) as loader:\n        {INTERRUPTED[where].strip()}\n"
@@ -175,7 +193,7 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, work
 
 
 @CARRIERS
-@WORKERS
+@pytest.mark.parametrize("worker", ["Forever()"])
 def test_asyncio_run_that_ends_under_a_task_that_reads_leaves_nothing(tmp_path, carrier, worker):
     body = """
 async def read(loader):
