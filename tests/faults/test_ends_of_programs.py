@@ -50,7 +50,7 @@ if __name__ == "__main__":
 """
 
 
-def end_of(tmp_path, carrier, worker, body, cause=None, main=MAIN):
+def end_of(tmp_path, carrier, worker, body, *, cause=None, main=MAIN):
     """Run it; when it is ready, the cause comes."""
     body = FOREVER.replace("WORKER", worker) + body + main
     with programs.start(tmp_path, body, carrier) as process:
@@ -164,7 +164,7 @@ async def main():
 
 INTERRUPTED = {
     "waiting for a batch": "await anext(loader); await anext(loader); ready(); await anext(loader); await asyncio.sleep(60)",
-    "waiting for a state": "await anext(loader); await anext(loader); ready(); [await loader.get_state() for _ in iter(int, 1)]",
+    "waiting for a state": "await anext(loader); ready(); [await loader.get_state() for _ in iter(int, 1)]",
     "computing": """
         await anext(loader)
         ready()
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, work
     else:
         main = MAIN
     body = f"async def main():\n    async with make(2) as loader:\n        {INTERRUPTED[where].strip()}\n"
-    ended = end_of(tmp_path, carrier, worker, body, signal.SIGINT, main)
+    ended = end_of(tmp_path, carrier, worker, body, cause=signal.SIGINT, main=main)
     assert ended.code == -signal.SIGINT, ended
     assert ended.err.rstrip().endswith("KeyboardInterrupt")
     assert ended.err.count("Traceback") <= 2  # the cancellation that it was; and none of a worker
