@@ -33,7 +33,9 @@ def ready():
 async def left(loader, before):
     # The loop's own threads and descriptors apart.
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    threads = [t.name for t in threading.enumerate() if t.name.startswith("asyncprefetch") and t.join(1) is None and t.is_alive()]
+    threads = [t for t in threading.enumerate() if t.name.startswith("asyncprefetch")]
+    [t.join(1) for t in threads]  # it may be on its last line
+    threads = [t.name for t in threads if t.is_alive()]
     gc.collect()
     maps = Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
     more = len(descriptors()) - before

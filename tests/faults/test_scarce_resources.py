@@ -5,10 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import threading
+from concurrent.futures import BrokenExecutor
 
 import pytest
 
+from asyncprefetch import AsyncPrefetcher
+from asyncprefetch.executors import ProcessExecutor
+from tests.conftest import inline
 from tests.faults import programs
+from tests.pipelines import Count
 
 CARRIERS = pytest.mark.parametrize("carrier", ["stream", "pull"])
 
@@ -138,3 +144,33 @@ def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp
     assert outcome.startswith("ProducerError: shard 0, position 0 (next)"), outcome
     assert "MemoryError" in outcome
     assert "raise the limit of memory" in outcome
+
+
+async def test_where_there_can_be_no_more_threads_large_batches_and_states_are_made_on_the_loop(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    async with AsyncPrefetcher(Count(5, items="huge"), executor_factory=inline) as loader:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            got = [(await anext(loader))["n"] for _ in range(2)]
+            state = await loader.get_state()
+        got += [batch["n"] async for batch in loader]
+    assert got == [0, 1, 2, 3, 4]
+    assert state.delivered.total == 2
+
+
+def test_a_pool_whose_thread_can_not_be_started_comes_to_an_end(monkeypatch):
+    refused = []
+
+    def refuse(thread):
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    executor = ProcessExecutor()
+    monkeypatch.setattr("concurrent.futures.process._ExecutorManagerThread.start", refuse)
+    call = executor.submit(os.getpid)
+    with pytest.raises(BrokenExecutor, match=r"can't start new thread \(raise the limits"):
+        call.result(10)
+    assert executor.exited.result(10) is None
+    assert refused

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults import soak
 
-SEEDS = range(1000, 1003)
+SEEDS = range(1000, 1006)
 
 
 @pytest.fixture(scope="module", autouse=True)
