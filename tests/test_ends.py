@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -152,43 +151,6 @@ def test_a_program_with_a_busy_worker_ends_soon(tmp_path, how, code):
     assert process.returncode == code, err
     assert ("KeyboardInterrupt" in err) == (code == -2)
     assert gone(pid, 1)
-
-
-def session(leader):
-    """The processes that a program and its children are."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:
-                found.append(int(entry.name))
-    return found
-
-
-@pytest.mark.parametrize("worker", ["idle", "busy"])
-def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path, worker):
-    body = (
-        BUSY.replace("HOW", "await asyncio.sleep(60)")
-        if worker == "busy"
-        else """
-async def main():
-    loader = AsyncPrefetcher(Count(10**6))
-    await anext(loader)
-    print(*pids(loader), flush=True)
-    await asyncio.sleep(60)
-if __name__ == "__main__":
-    asyncio.run(main())
-"""
-    )
-    with start(tmp_path, body) as process:
-        pid = int(process.stdout.readline())
-        others = [other for other in session(process.pid) if other != process.pid]
-        assert pid in others
-        process.kill()
-        process.wait()
-        assert gone(pid, 1)
-        # The fork server and the tracker, which unlinks what is in /dev/shm.
-        assert all(gone(other, 1) for other in others)
 
 
 def test_a_script_without_a_main_guard_is_told_what_to_write(tmp_path):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import pickle
-import signal
 import weakref
 from concurrent.futures import BrokenExecutor, Executor, Future
 
@@ -19,13 +17,12 @@ from asyncprefetch import (
     AsyncPrefetcherState,
     CheckpointError,
     ProducerError,
-    ProducerStalledError,
     WorkerDiedError,
 )
 from asyncprefetch.carriers.pull import PullWorker
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
-from tests.conftest import EXECUTORS, inline
+from tests.conftest import EXECUTORS
 from tests.pipelines import ERRORS, Count, Fail
 from tests.test_prefetcher import rest, take, through_bytes
 
@@ -341,55 +338,6 @@ async def test_an_executor_factory_that_raises_is_an_error(executor_factory):
         await rest(AsyncPrefetcher(Count(3), executor_factory=no_executor))
     with pytest.raises(WorkerDiedError, match=r"must return a concurrent\.futures\.Executor, not 3"):
         await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: 3))
-
-
-# -------------------------------------------------------------------------------------------------------------- silence
-
-
-async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 3)
-    async with AsyncPrefetcher(pipelines.Gate(5, str(tmp_path)), stall_timeout=0.3) as loader:
-        got, raised = await until_error(loader)
-        assert got == [0, 1, 2]
-        assert isinstance(raised, ProducerStalledError)
-        assert (raised.shard, raised.position, raised.seconds) == (0, 3, 0.3)
-        state = await loader.get_state()
-    for pipe in list(tmp_path.iterdir()):
-        pipe.unlink()
-    assert keeper.folder.exists()
-    assert await rest(state.build()) == [3, 4]
-
-
-async def test_a_stopped_process_is_a_stall():
-    async with AsyncPrefetcher(Count(1000), stall_timeout=0.3, n_batches_to_prefetch=2) as loader:
-        await anext(loader)
-        os.kill(loader.statistics().workers[0].pid, signal.SIGSTOP)
-        got, raised = await until_error(loader)
-        assert isinstance(raised, ProducerStalledError)
-        assert got == list(range(1, 1 + len(got)))
-
-
-@pytest.mark.asyncio(loop_factories=["asyncio"])  # whose clock can be set
-async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_stall(monkeypatch):
-    """The clock starts when something is asked for, and what has arrived is heard before it is missed."""
-    loop = asyncio.get_running_loop()
-    clock, ahead = loop.time, 0.0
-    monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
-    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=inline) as loader:
-        for n in range(9):
-            assert await anext(loader) == n
-            ahead += 50.0  # a long step of the training, with a batch on its way
-
-
-async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
-    class Nowhere(Executor):
-        starts_without_blocking = True
-
-        def submit(self, fn, /, *args, **kwargs):
-            return Future()
-
-    with pytest.raises(ProducerStalledError, match=r"worker 0 did not say hello within start_timeout=0.05 s"):
-        await rest(AsyncPrefetcher(Count(3), start_timeout=0.05, executor_factory=lambda worker: Nowhere()))
 
 
 # ------------------------------------------------------------------------------------------------------- worker's world

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pid
 ROOT = Path(__file__).parent.parent.parent
 
 PROGRAM = """
-import asyncio, multiprocessing, os, signal, sys, time, faulthandler; faulthandler.dump_traceback_later(5)
+import asyncio, multiprocessing, os, signal, sys, time
 from pathlib import Path
 from asyncprefetch import *
 from tests.faults import mortals
@@ -81,6 +81,9 @@ def program(tmp_path, carrier, what, *, start_method="forkserver", fork=""):
         finally:
             process.stdout.close()
             process.kill()
+            for pid in session(process.pid):  # nobody, if all is well
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def gone(pid, seconds=1.0):
@@ -136,8 +139,9 @@ def test_no_worker_of_another_start_method_outlives_it_either(tmp_path, start_me
         assert in_shared_memory(prefix) == []
 
 
-@pytest.mark.parametrize("carrier", ["process", "pull"])
-@pytest.mark.parametrize("what", ["idle", "spin", "writes"])
+@pytest.mark.parametrize(
+    ("carrier", "what"), [("process", "idle"), ("process", "spin"), ("process", "writes"), ("pull", "idle")]
+)
 def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, carrier, what):
     with program(tmp_path, carrier, what, fork=FORK) as (process, (worker, sibling), prefix):
         try:

@@ -116,6 +116,7 @@ async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_sta
             ahead += 50.0  # a long step of the training, with a batch on its way
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_long_replay_is_no_stall(tmp_path):
     """On the stream carrier, where a worker can tell of it. A call of the pull carrier tells nothing before its end."""
     for pipe in ("gate", "reached"):
@@ -147,6 +148,7 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
 # ------------------------------------------------------------------------------------------------- closing, and states
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("what", ["stopped", "spin", "hold_the_lock", "stopped and idle"])
 async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, carrier, what):
     pipeline = Count(10**6) if what.startswith("stopped") else World.make(9, what, tmp_path)
