@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anyio.to_thread
-
 from asyncprefetch import _reports
 from asyncprefetch._entries import Ended, Entry, Failure, Lane, Ready
 from asyncprefetch._recovery import Ledger
 from asyncprefetch._rotation import AsReady, InOrder, Rotation
 from asyncprefetch._snapshot import Snapshot
+from asyncprefetch._threads import in_thread
 
 # With batches always at hand nothing would ever suspend, and every other task would starve.
 _MAX_SECONDS_WITHOUT_YIELD = 0.0005
@@ -163,7 +162,7 @@ class Delivery:
                 case Ready():
                     # It stays in the lane until nothing can go wrong any more, and is taken without an await.
                     large = entry.payload.size > _LARGE
-                    item = await anyio.to_thread.run_sync(_open, entry) if large else _open(entry)
+                    item = await in_thread(_open, entry) if large else _open(entry)
                     if lane.head is entry:  # else the loader was closed meanwhile
                         return self._deliver(lane, entry, item, check, time.monotonic())
                 case Ended():

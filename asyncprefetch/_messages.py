@@ -187,5 +187,7 @@ def text_of(error: BaseException) -> str:
     """``str(error)``, of one that raises too."""
     try:
         return str(error)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # SystemExit too would go far from here
         return "<an exception whose str() raises>"

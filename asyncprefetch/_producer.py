@@ -355,7 +355,7 @@ def describe(error: BaseException, phase: str) -> RemoteError:
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
     try:
         formatted = "".join(traceback.format_exception(type(error), error, below))
-    except Exception:
+    except BaseException:  # it is the user's code that formats it
         formatted = "".join(traceback.format_tb(below))
     bases = tuple(class_name(cls) for cls in type(error).__mro__)
     return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error))
@@ -365,6 +365,6 @@ def _pickled_error(error: BaseException) -> bytes | None:
     """The exception itself, for whoever can use it on the other side: many classes can't be pickled."""
     try:
         pickled = pickle.dumps(error)
-    except Exception:
+    except BaseException:  # and here it is the user's too
         return None
     return pickled if len(pickled) <= _MAX_PICKLED_ERROR else None

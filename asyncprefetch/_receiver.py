@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from asyncprefetch import _reports, _worker_logs
+from asyncprefetch._advice import advice
 from asyncprefetch._entries import Ended, Failure, Ready
 from asyncprefetch._lifecycle import RUN, RunEvent, RunState, advance
 from asyncprefetch._messages import (
@@ -113,7 +114,7 @@ class Receiver:
             self._carrier = self._open_carrier(self.number, self)
         except Exception as error:
             failure = WorkerDiedError(
-                f"worker {self.number} could not be made: {type(error).__name__}: {error}",
+                f"worker {self.number} could not be made: {type(error).__name__}: {error}{advice(error)}",
                 worker=self.number,
             )
             failure.__cause__ = error.with_traceback(None)

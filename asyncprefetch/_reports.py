@@ -6,6 +6,7 @@ import logging
 import pickle
 import signal
 
+from asyncprefetch._advice import advice, memory_advice
 from asyncprefetch._messages import Death, RemoteError, class_name, text_of
 from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
 
@@ -19,7 +20,8 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
     """The user's exception, with its own as cause if that can be made here."""
     original = _original(error)
     failure = ProducerError(
-        f"{where} ({error.phase}): {error.type_name}: {error.text}",
+        f"{where} ({error.phase}): {error.type_name}: {error.text}"
+        + (memory_advice() if "MemoryError" in error.bases else ""),
         shard=shard,
         position=position,
         phase=error.phase,
@@ -36,7 +38,7 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
 def unreadable_error(error: Exception, shard: int, position: int) -> ProducerError:
     """The error for an item that came over but can't be made again here."""
     failure = ProducerError(
-        f"shard {shard}, position {position} (unpickle): {type(error).__name__}: {text_of(error)}",
+        f"shard {shard}, position {position} (unpickle): {type(error).__name__}: {text_of(error)}{advice(error)}",
         shard=shard,
         position=position,
         phase="unpickle",
@@ -55,7 +57,9 @@ def _original(error: RemoteError) -> BaseException | None:
     try:
         original: BaseException = pickle.loads(error.pickled)
         whole = class_name(type(original)) == error.type_name and text_of(original) == error.text
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever an odd constructor does: SystemExit would end the program here
         _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
         return None
     return original if whole else None

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from asyncprefetch import _malloc, _oom, _worker_logs
+from asyncprefetch._advice import advice
 from asyncprefetch._context import WorkerContext
 
 if sys.platform != "win32":
@@ -149,8 +150,8 @@ class ProcessExecutor(Executor):
         if self._pool is not None and self._waiting is None and self._ending is None:
             # The pool can be waited for once only, and only by its own shutdown(): so that waits, in a thread.
             ending = threading.Thread(
-                target=self._pool.shutdown,
-                kwargs={"wait": True, "cancel_futures": cancel_futures},
+                target=self._shut_down,
+                args=(self._pool, cancel_futures),
                 name="asyncprefetch-worker-end",
                 daemon=True,
             )
@@ -185,21 +186,23 @@ class ProcessExecutor(Executor):
     def _submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         assert self._pool is not None
         # A process that is forked while another is inherits the pipe that tells of the other's end, and keeps it open.
-        with _forking if self._context.start_method == "fork" else contextlib.nullcontext():
+        with _starting if self._context.start_method == "fork" else contextlib.nullcontext():
             return self._pool.submit(fn, *args, **kwargs)
 
     def _run(self) -> None:
         # The whole life of the process, in one thread: start, wait for its end, reap.
-        failure: BaseException = BrokenExecutor("the worker process could not be started")
+        failure: BaseException | None = None
         oom_kills = _oom.kills()
         try:
-            self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
-                1,
-                mp_context=self._context,
-                initializer=_bootstrap,
-                initargs=(self._env, _worker_logs.level(), self._initializer, self._initargs),
-            )
-            self._submit(os.getpid).add_done_callback(lambda _: self._context.unlink_names())
+            with _starting:
+                _check_descriptors()
+                self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
+                    1,
+                    mp_context=self._context,
+                    initializer=_bootstrap,
+                    initargs=(self._env, _worker_logs.level(), self._initializer, self._initargs),
+                )
+                self._submit(os.getpid).add_done_callback(lambda _: self._context.unlink_names())
             while True:
                 with self._lock:
                     assert self._waiting is not None
@@ -225,23 +228,35 @@ class ProcessExecutor(Executor):
                 pool, self._pool = self._pool, None
             for call in waiting or ():
                 if call[0].set_running_or_notify_cancel():
-                    call[0].set_exception(_broken(failure))
+                    broken = failure or BrokenExecutor("the worker process could not be started")
+                    call[0].set_exception(_broken(broken))
             if self._ending is not None:
                 self._ending.join()
                 self._ending = None
             elif pool is not None:
-                pool.shutdown(wait=True)
+                self._shut_down(pool, False)
             # Semaphores, pipes and the process's descriptors go when these are collected: do not leave that to chance.
             del pool
             self._context.unlink_names()
             process, self._context.process = self._context.process, None
             exit_code = None
             if process is not None and process.pid is not None:
-                exit_code = process.exitcode
+                # Of one that was ended because it was of no use, the exit code tells nothing.
+                exit_code = process.exitcode if failure is None else None
                 process.close()
             if oom_kills is not None:
                 self.oom_kills = (_oom.kills() or 0) - oom_kills
             self._finish(exit_code)
+
+    def _shut_down(self, pool: ProcessPoolExecutor, cancel_futures: bool) -> None:
+        """Wait for the end of the pool and of its process."""
+        try:
+            pool.shutdown(wait=True, cancel_futures=cancel_futures)
+        except RuntimeError:  # the pool's thread could not be started, so it ends nothing and reaps nobody
+            process = self._context.process
+            if process is not None and process.pid is not None:
+                process.kill()
+                process.join()
 
     def _finish(self, exit_code: int | None) -> None:
         with contextlib.suppress(InvalidStateError):  # told already
@@ -251,7 +266,7 @@ class ProcessExecutor(Executor):
 def _broken(error: BaseException) -> BaseException:
     if isinstance(error, BrokenExecutor):
         return error
-    broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}")
+    broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}{advice(error)}")
     # Without its frames: they would keep the pool alive, with all its descriptors, for as long as the error.
     broken.__cause__ = error.with_traceback(None)
     return broken
@@ -267,7 +282,19 @@ def _copy(done: Future[T], future: Future[T]) -> None:
 
 
 # Reentrant, so that the forked process, whose only thread holds it, can take it.
-_forking = threading.RLock()
+_starting = threading.RLock()
+
+# So many descriptors a start takes for a moment, that of the fork server included.
+_DESCRIPTORS = 20
+
+
+def _check_descriptors() -> None:
+    """Refuse a start for which there are too few: without one in its midst, the fork server ends, and all it serves."""
+    with contextlib.ExitStack() as taken:
+        for _ in range(_DESCRIPTORS // 2):
+            for end in os.pipe():
+                taken.callback(os.close, end)
+
 
 _live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
 

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 import anyio
-import anyio.to_thread
 
 from asyncprefetch import _items, checkpoint
 from asyncprefetch._core import Core
@@ -20,6 +19,7 @@ from asyncprefetch._messages import ShardStart
 from asyncprefetch._options import Options, Resources, pickle_for_worker
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._state import StateData
+from asyncprefetch._threads import in_thread
 from asyncprefetch.base import IteratorState, StatefulIterator, compare_configuration
 from asyncprefetch.errors import CheckpointError, CheckpointWarning, PrefetcherBusyError
 from asyncprefetch.statistics import Statistics, explain
@@ -190,7 +190,7 @@ class AsyncPrefetcher(Generic[T_co]):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
         snapshot = await self._core.snapshot(grace)
         options, num_shards = self._core.options, self._num_shards
-        return await anyio.to_thread.run_sync(AsyncPrefetcherState.of_snapshot, snapshot, num_shards, options)
+        return await in_thread(AsyncPrefetcherState.of_snapshot, snapshot, num_shards, options)
 
     def statistics(self) -> Statistics:
         """The figures of this moment: batches, waits, workers."""
@@ -278,7 +278,7 @@ class AsyncPrefetcherState(StateData):
         Raises:
             CheckpointError: it can't be written; the old file is as it was.
         """
-        await anyio.to_thread.run_sync(self._save, path)
+        await in_thread(self._save, path)
 
     def _save(self, path: str | PathLike[str]) -> None:
         parts = checkpoint.pack_parts(self._document(), self.leaves, version=self.VERSION)
@@ -315,7 +315,7 @@ class AsyncPrefetcherState(StateData):
                 registered here, or was saved from another pipeline than ``expect``: all differing fields are listed.
         """
         expected = None if expect is None else _states_of(expect)
-        return await anyio.to_thread.run_sync(cls._load, path, expected)
+        return await in_thread(cls._load, path, expected)
 
     @classmethod
     def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
+from asyncprefetch._advice import memory_advice
 from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop, ToWorker
 from asyncprefetch._producer import Collecting, Producer
 from asyncprefetch.carriers import Sink
@@ -84,6 +85,7 @@ class PullCarrier:
         self._lost = False
         self._reason = ""
         self._reported = False
+        self._short_of_memory = False  # here; then the pool ends its process itself
         self._background: set[asyncio.Future[Any]] = set()
 
     @property
@@ -234,6 +236,8 @@ class PullCarrier:
             self._dead = True
             self._draws.clear()
             self._reason = f"{type(error).__name__}: {error}"
+            if "MemoryError" in str(error.__cause__):  # as the pool tells it
+                self._reason, self._short_of_memory = f"no memory here for what it sent{memory_advice()}", True
             if not isinstance(error, BrokenExecutor | RuntimeError):
                 _LOG.error("an executor failed with an error of its own", exc_info=error)
         if self._lost or not self._calls:
@@ -260,6 +264,8 @@ class PullCarrier:
         if self._sink is None:
             return
         executor = self._executor
+        if self._short_of_memory:
+            exit_code = None  # it tells nothing
         if isinstance(executor, ProcessExecutor):
             self._sink.died(Death(self._reason, executor.pid, exit_code, executor.oom_kills))
         else:

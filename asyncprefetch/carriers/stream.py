@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
+from asyncprefetch._advice import advice
 from asyncprefetch._messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
 from asyncprefetch._payloads import Framed
 from asyncprefetch.carriers import Sink, stream_worker
@@ -200,7 +201,7 @@ class StreamCarrier:
 
     def _fails(self, error: BaseException) -> None:
         if not self._reason:
-            self._reason = f"{type(error).__name__}: {error}"
+            self._reason = f"{type(error).__name__}: {error}{advice(error)}"
             if not isinstance(error, BrokenExecutor):
                 self._failed = True
                 _LOG.error("a worker failed with an error of its own", exc_info=error)

@@ -1,0 +1,215 @@
+"""However a program ends, it ends within two seconds, and nothing of it is left: see also ``tests/test_ends.py``."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.faults import programs
+
+# Seconds from the cause to the end of the program. A worker that is busy has one of them to close its iterators.
+WITHIN = 2.0
+
+CARRIERS = pytest.mark.parametrize("carrier", ["stream", "pull"])
+WORKERS = pytest.mark.parametrize("worker", ["Count(10**6)", "Forever()"])
+
+FOREVER = """
+class ForeverState(IteratorState, kind="program.forever"):
+    def build(self): return Forever()
+class Forever(StatefulIterator):
+    def get_state(self): return ForeverState()
+    def create_iter(self):
+        yield 0
+        while True: pass
+
+def make(n=8):
+    return AsyncPrefetcher([WORKER, WORKER], num_workers=2, n_batches_to_prefetch=n, executor_factory=FACTORY)
+
+def ready():
+    print("ready", flush=True)
+
+async def left(loader, before):
+    # The loop's own threads and descriptors apart.
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    threads = [t for t in threading.enumerate() if t.name.startswith("asyncprefetch")]
+    [t.join(1) for t in threads]  # it may be on its last line
+    threads = [t.name for t in threads if t.is_alive()]
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
+    more = len(descriptors()) - before
+    print(loader.statistics().state, len(tasks), multiprocessing.active_children(), threads, maps, more <= 6, flush=True)
+"""
+
+NOTHING_IS_LEFT = "closed 0 [] [] 0 True"
+
+MAIN = """
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
+    asyncio.run(main())
+    print("after", flush=True)
+"""
+
+
+def end_of(tmp_path, carrier, worker, body, *, cause=None, main=MAIN):
+    """Run it; when it is ready, the cause comes."""
+    body = FOREVER.replace("WORKER", worker) + body + main
+    with programs.start(tmp_path, body, carrier) as process:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        if cause is not None:
+            os.killpg(process.pid, cause)
+        ended = programs.end(process)
+    assert ended.seconds < WITHIN, ended
+    assert "Task was destroyed" not in ended.err
+    assert "never retrieved" not in ended.err
+    return ended
+
+
+# Each leaves the block in its own way. The first batch of a worker that is busy from then on is there at once.
+WAYS = {
+    "break": """
+    async with loader:
+        async for batch in loader:
+            ready()
+            break
+""",
+    "exception": """
+    try:
+        async with loader:
+            async for batch in loader:
+                ready()
+                raise LookupError
+    except LookupError:
+        pass
+""",
+    "cancellation": """
+    async def train():
+        async with loader:
+            assert [await anext(loader), await anext(loader)] == [0, 0]
+            ready()
+            waiting.set()
+            while True:
+                await anext(loader)
+    waiting = asyncio.Event()
+    task = asyncio.create_task(train())
+    await waiting.wait()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+""",
+    "cancellation of get_state": """
+    async def train():
+        async with loader:
+            assert [await anext(loader), await anext(loader)] == [0, 0]
+            ready()
+            waiting.set()
+            while True:
+                await loader.get_state()
+    waiting = asyncio.Event()
+    task = asyncio.create_task(train())
+    await waiting.wait()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+""",
+    "a scope that is cancelled around __aexit__": """
+    with anyio.CancelScope() as scope:
+        async with loader:
+            await anext(loader)
+            ready()
+            asyncio.get_running_loop().call_soon(scope.cancel)
+    assert loader.statistics().state == "closed"
+""",
+    "a scope that was cancelled before __aexit__": """
+    with anyio.CancelScope() as scope:
+        async with loader:
+            await anext(loader)
+            ready()
+            scope.cancel()
+    assert loader.statistics().state == "closed"
+""",
+}
+
+
+# With a worker that is busy each takes a second.
+BUSY = ("break", "cancellation", "a scope that is cancelled around __aexit__")
+
+
+@CARRIERS
+@WORKERS
+def test_a_block_that_is_left_leaves_nothing(tmp_path, carrier, worker):
+    ways = WAYS if worker != "Forever()" else {way: WAYS[way] for way in BUSY}
+    body = "began = 0.0\ndef ready():\n    global began\n    began = time.monotonic()\n"
+    for n, way in enumerate(ways.values()):
+        body += f"async def way_{n}():\n    before = len(descriptors())\n    loader = make()\n{way}\n    batch = None\n"
+        body += "    seconds = time.monotonic() - began\n    await left(loader, before)\n    return seconds\n"
+    body += f"""
+async def main():
+    seconds = [await way() for way in ({", ".join(f"way_{n}" for n in range(len(ways)))},)]
+    print("ready", max(seconds), flush=True)
+"""
+    with programs.start(tmp_path, FOREVER.replace("WORKER", worker) + body + MAIN, carrier) as process:
+        ended = programs.end(process)
+    *left, seconds, after = ended.out.splitlines()
+    assert (ended.code, ended.err, left, after) == (0, "", [NOTHING_IS_LEFT] * len(ways), "after")
+    assert float(seconds.removeprefix("ready ")) < WITHIN
+
+
+INTERRUPTED = {
+    "waiting for a batch": "await anext(loader); await anext(loader); ready(); await anext(loader); await asyncio.sleep(60)",
+    "waiting for a state": "await anext(loader); ready(); [await loader.get_state() for _ in iter(int, 1)]",
+    "computing": """
+        await anext(loader)
+        ready()
+        while True: pass""",
+}
+
+
+@CARRIERS
+@pytest.mark.parametrize(
+    ("where", "worker"),
+    [*((where, "Count(10**6)") for where in INTERRUPTED), ("waiting for a batch", "Forever()")],
+)
+def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, worker, where):
+    if where == "computing":  # nothing is awaited: without the handler of asyncio.run the first one does it
+        main = MAIN.replace(
+            "asyncio.run(main())", "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())"
+        )
+    else:
+        main = MAIN
+    body = f"async def main():\n    async with make(2) as loader:\n        {INTERRUPTED[where].strip()}\n"
+    ended = end_of(tmp_path, carrier, worker, body, cause=signal.SIGINT, main=main)
+    assert ended.code == -signal.SIGINT, ended
+    assert ended.err.rstrip().endswith("KeyboardInterrupt")
+    assert ended.err.count("Traceback") <= 2  # the cancellation that it was; and none of a worker
+    assert "after" not in ended.out
+
+
+@CARRIERS
+@pytest.mark.parametrize("worker", ["Forever()"])
+def test_asyncio_run_that_ends_under_a_task_that_reads_leaves_nothing(tmp_path, carrier, worker):
+    body = """
+async def read(loader):
+    async with loader:
+        async for batch in loader:
+            if not first.done():
+                first.set_result(None)
+
+async def main():
+    global first, task
+    first = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(read(make()))
+    await first
+    ready()
+"""
+    ended = end_of(tmp_path, carrier, worker, body)
+    assert (ended.code, ended.out, ended.err) == (0, "after\n", "")

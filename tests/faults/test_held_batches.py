@@ -1,0 +1,105 @@
+"""Batches that are kept, for however long and by whomever: they never change, and memory goes when they go."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyncprefetch import AsyncPrefetcher
+from tests.conftest import EXECUTORS
+from tests.pipelines import Arrays
+
+CARRIERS = pytest.mark.parametrize("carrier", ["process", "pull"])
+MADE = pytest.mark.parametrize("way", ["made in place", "one plain buffer"])
+
+# Larger than what rides in a frame, and not more: a thousand are read.
+SIZE = 2048
+
+
+def in_shared_memory():
+    gc.collect()
+    return Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
+
+
+@CARRIERS
+@MADE
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_slice_is_unchanged_after_a_thousand_batches(carrier, way):
+    loader = AsyncPrefetcher(Arrays(1004, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[carrier])
+    async with loader:
+        kept = [(await anext(loader))[7 + n :: n + 1] for n in range(3)]
+        n = 3
+        async for batch in loader:
+            assert batch[0] == batch[-1] == n
+            batch.fill(-1)
+            n += 1
+        assert n == 1004
+        assert [(part == n).all() for n, part in enumerate(kept)] == [True] * 3
+        kept[0][0] = 5  # and can still be written
+    assert [part[0] for part in kept] == [5, 1, 2]
+
+
+@CARRIERS
+@MADE
+async def test_who_keeps_all_batches_has_all_of_them_as_they_were(carrier, way):
+    loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, executor_factory=EXECUTORS[carrier])
+    async with loader:
+        kept = [batch async for batch in loader]
+    assert [(batch == n).all() for n, batch in enumerate(kept)] == [True] * 120
+    for n, batch in enumerate(kept):
+        batch.fill(1000 + n)  # no two lie on the same memory
+    assert [batch[SIZE // 2] for batch in kept] == list(range(1000, 1120))
+    del kept, batch
+    assert in_shared_memory() == 0
+
+
+@CARRIERS
+@MADE
+async def test_batches_that_another_thread_drops_are_right_to_the_end(carrier, way):
+    batches, wrong = queue.SimpleQueue(), []
+
+    def look():
+        n = 0
+        while (batch := batches.get()) is not None:
+            part = batch[1::3]
+            del batch
+            if (part != n).any():
+                wrong.append(n)
+            n += 1
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        loader = AsyncPrefetcher(Arrays(300, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[carrier])
+        async with loader:
+            async for batch in loader:
+                batches.put(batch)
+    finally:
+        batches.put(None)
+        thread.join()
+    assert wrong == []
+    del batch
+    assert in_shared_memory() == 0
+
+
+@CARRIERS
+@MADE
+async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(carrier, way):
+    loader = AsyncPrefetcher(Arrays(40, way, SIZE), n_batches_to_prefetch=3, executor_factory=EXECUTORS[carrier])
+    async with loader:
+        views = [memoryview(await anext(loader)), (await anext(loader)).reshape(32, -1).T, (await anext(loader))[5:6]]
+        unread = await loader.get_state()
+    del loader
+    assert [(np.asarray(view) == n).all() for n, view in enumerate(views)] == [True] * 3
+    views[1][...] = 9
+    assert (np.asarray(views[0]) == 0).all()
+    assert (views[2] == 2).all()
+    assert in_shared_memory() == (1 if carrier == "process" else 0)
+    del views
+    assert in_shared_memory() == 0
+    assert unread.delivered.total == 3

@@ -1,0 +1,128 @@
+"""Whatever user code raises, wherever: it comes after all batches before it, again and again, and is never the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, PrefetcherBusyError, PrefetcherClosedError, ProducerError
+from tests.conftest import EXECUTORS
+from tests.faults.raising import ERRORS, PHASES, Raising
+from tests.pipelines import Count, Gate, GateKeeper
+
+CARRIERS = pytest.mark.parametrize("carrier", ["process", "pull"])
+
+# What an iterator raises by StopIteration out of __next__ is the end by the rules of the language.
+IS_THE_END = {("StopIteration", "__next__")}
+
+# Seconds for one error to come, in a machine that is busy.
+BOUND = 10
+
+
+async def meets(factory, error, phase):
+    at = 0 if phase in {"build", "create_iter"} else 3
+    loader = AsyncPrefetcher(Raising(error, phase, at), n_batches_to_prefetch=2, executor_factory=factory)
+    async with loader:
+        for n in range(at):
+            assert await anext(loader) == n
+        texts = []
+        for _ in range(3):
+            with pytest.raises(ProducerError) as raised:
+                await anext(loader)
+            texts.append(str(raised.value))
+            assert raised.value.phase == phase.strip("_")
+            assert (raised.value.shard, raised.value.position) == (0, at)
+            assert raised.value.remote_traceback
+            original = raised.value.original
+            # What a generator makes of StopIteration is a RuntimeError.
+            assert original is None or type(original) in {type(ERRORS[error]()), RuntimeError}
+        assert len(set(texts)) == 1
+        state = await loader.get_state()
+        assert state.delivered.total == at
+        with pytest.raises(ProducerError):
+            await anext(loader)
+    with pytest.raises(PrefetcherClosedError):
+        await anext(loader)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("error", ERRORS)
+async def test_whatever_is_raised_wherever_comes_in_its_place_and_again(error, phase):
+    if (error, phase) in IS_THE_END:
+        pytest.skip("the end, by the rules of the language")
+    async with asyncio.timeout(BOUND):
+        await meets(EXECUTORS["inline"], error, phase)
+
+
+@CARRIERS
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+@pytest.mark.parametrize("phase", ["next", "get_state"])
+async def test_the_same_from_another_process(carrier, phase):
+    for error in ERRORS:
+        async with asyncio.timeout(BOUND):
+            await meets(EXECUTORS[carrier], error, phase)
+
+
+@CARRIERS
+async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(carrier):
+    pipeline = [Count(4, 100), Raising("exits when made again", "next", 2), Count(4, 200)]
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+        assert [await anext(loader) for _ in range(7)] == [100, 0, 200, 101, 1, 201, 102]
+        for _ in range(2):
+            with pytest.raises(ProducerError, match="shard 1, position 2"):
+                await anext(loader)
+
+
+# --------------------------------------------------------------------------------------------------- wrong uses
+
+
+@CARRIERS
+async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, carrier):
+    keeper = GateKeeper(tmp_path, 1)
+    async with asyncio.timeout(BOUND):
+        async with AsyncPrefetcher(Gate(3, str(tmp_path)), executor_factory=EXECUTORS[carrier]) as loader:
+            assert await anext(loader) == 0
+            waiting = asyncio.create_task(anext(loader))
+            await keeper.reached(1)
+            for _ in range(3):
+                with pytest.raises(PrefetcherBusyError, match="another task is waiting"):
+                    await anext(loader)
+            await keeper.open(1)
+            assert await waiting == 1
+            assert await anext(loader) == 2
+            with pytest.raises(StopAsyncIteration):
+                await anext(loader)
+
+
+@CARRIERS
+async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(carrier):
+    refused = []
+
+    async def elsewhere(loader):
+        for call in (loader.__anext__, loader.get_state, loader.__aenter__):
+            try:
+                await call()
+            except PrefetcherBusyError:
+                refused.append(call.__name__)
+
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[carrier]) as loader:
+        assert await anext(loader) == 0
+        thread = threading.Thread(target=lambda: asyncio.run(elsewhere(loader)))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        assert refused == ["__anext__", "get_state", "__aenter__"]
+        assert [item async for item in loader] == [1, 2, 3, 4]
+
+
+@CARRIERS
+async def test_after_aclose_every_call_is_refused_at_once(carrier):
+    loader = AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[carrier])
+    assert await anext(loader) == 0
+    await loader.aclose()
+    async with asyncio.timeout(1):
+        for call in (loader.__anext__, loader.get_state, loader.__aenter__) * 2:
+            with pytest.raises(PrefetcherClosedError):
+                await call()
+        await loader.aclose()

@@ -1,0 +1,176 @@
+"""Where the system has too little of something, the stream is right or an error says what to do; nothing hangs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import threading
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from asyncprefetch import AsyncPrefetcher
+from asyncprefetch.executors import ProcessExecutor
+from tests.conftest import inline
+from tests.faults import programs
+from tests.pipelines import Count
+
+CARRIERS = pytest.mark.parametrize("carrier", ["stream", "pull"])
+
+# Prints what came of it; and what is left of it, which must be nothing.
+BODY = """
+async def main():
+    limit()
+    before = len(descriptors())
+    loader = AsyncPrefetcher(
+        [Arrays(6, "made in place", SIZE, position=2) for _ in range(WORKERS)],
+        n_batches_to_prefetch=WORKERS, num_workers=WORKERS, executor_factory=FACTORY, max_restarts=1,
+        worker_initializer=INITIALIZER,
+    )
+    held = []
+    try:
+        async with loader:
+            async for batch in loader:
+                held.append(batch)
+        right = [n for kept in held for n in [int(kept[0])] if (kept == n).all()]
+        print("right" if right == [n for n in range(2, 6) for _ in range(WORKERS)] else right)
+    except AsyncPrefetchError as error:
+        print(f"{type(error).__name__}: {error}")
+        del error
+    held = batch = None
+    gc.collect()
+    print("processes", len(multiprocessing.active_children()))
+    # The fork server and the tracker take four, and the loop two more.
+    print("descriptors", len(descriptors()) - before <= 6)
+    print("memory", open("/proc/self/maps").read().count("memfd:asyncprefetch"))
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def run(tmp_path, carrier, *, limit="pass", size=100_000, workers=3, initializer="None", within=()):
+    body = f"SIZE, WORKERS, INITIALIZER = {size}, {workers}, {initializer}\ndef limit(): {limit}\n" + BODY
+    ended = programs.run(tmp_path, body, carrier, within=within)
+    assert ended.code == 0, ended.err
+    outcome, *left = ended.out.splitlines()
+    assert left == ["processes 0", "descriptors True", "memory 0"], ended.out
+    assert ended.seconds < 20  # it comes to an end: no step of it waits for what can't come
+    return outcome
+
+
+# --------------------------------------------------------------------------------------------------------- /dev/shm
+
+
+MOUNT = "mount -t tmpfs -o size=1m tmpfs /dev/shm && "
+
+
+@functools.cache
+def own_dev_shm() -> tuple[str, ...]:
+    """The command that runs another one with a /dev/shm of 1 MB; empty where that is not allowed."""
+    options = "-m" if os.geteuid() == 0 else "-rm"
+    command = ("unshare", options, "sh", "-c")
+    try:
+        tried = subprocess.run([*command, MOUNT + "true"], capture_output=True, timeout=10, check=False)
+    except OSError:
+        return ()
+    return command if tried.returncode == 0 else ()
+
+
+@CARRIERS
+def test_a_dev_shm_of_one_megabyte_is_enough_for_batches_of_any_size(tmp_path, carrier):
+    if not own_dev_shm():
+        pytest.skip("no mount namespace can be had here")
+    assert run(tmp_path, carrier, size=1_000_000, within=(*own_dev_shm(), MOUNT + 'exec "$@"', "sh")) == "right"
+
+
+@CARRIERS
+def test_a_dev_shm_that_is_full_is_an_error_that_says_so(tmp_path, carrier):
+    if not own_dev_shm():
+        pytest.skip("no mount namespace can be had here")
+    fill = MOUNT + 'cat /dev/zero > /dev/shm/fill 2> /dev/null; exec "$@"'
+    outcome = run(tmp_path, carrier, within=(*own_dev_shm(), fill, "sh"))
+    assert outcome.startswith("WorkerDiedError: worker 0")
+    assert "No space left on device (make room in /dev/shm" in outcome
+
+
+# ------------------------------------------------------------------------------------------------------ descriptors
+
+
+NOFILE = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+
+
+@CARRIERS
+def test_64_descriptors_are_enough_for_three_workers(tmp_path, carrier):
+    assert run(tmp_path, carrier, limit=NOFILE) == "right"
+
+
+@CARRIERS
+def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, carrier):
+    outcome = run(tmp_path, carrier, limit=NOFILE, workers=12, size=2_000)
+    assert outcome.startswith("WorkerDiedError: worker")
+    assert "Too many open files (raise the limit of open files (ulimit -n), or use fewer workers)" in outcome
+    assert "hello" not in outcome  # as if something were wrong with the script
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+def address_space(megabytes):
+    """More than is in use, and for each worker as much as for the parent."""
+    return (
+        "used = int(open('/proc/self/statm').read().split()[0]) * os.sysconf('SC_PAGESIZE'); "
+        f"resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes << 20},) * 2)"
+    )
+
+
+@CARRIERS
+@pytest.mark.parametrize("megabytes", [10, 120])
+def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes):
+    """Which one depends on who asks first for what is not there; and then there may be enough of it."""
+    outcome = run(tmp_path, carrier, limit=address_space(megabytes), workers=2, size=2_000_000)
+    assert outcome == "right" or ("Error: " in outcome and "raise the limit" in outcome)
+
+
+@CARRIERS
+def test_with_two_gigabytes_of_address_space_the_stream_is_right(tmp_path, carrier):
+    assert run(tmp_path, carrier, limit=address_space(2000), size=100_000) == "right"
+
+
+@CARRIERS
+def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp_path, carrier):
+    outcome = run(tmp_path, carrier, initializer="leave_little_memory", size=30_000_000, workers=1)
+    assert outcome.startswith("ProducerError: shard 0, position 0 (next)"), outcome
+    assert "MemoryError" in outcome
+    assert "raise the limit of memory" in outcome
+
+
+async def test_where_there_can_be_no_more_threads_large_batches_and_states_are_made_on_the_loop(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    async with AsyncPrefetcher(Count(5, items="huge"), executor_factory=inline) as loader:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            got = [(await anext(loader))["n"] for _ in range(2)]
+            state = await loader.get_state()
+        got += [batch["n"] async for batch in loader]
+    assert got == [0, 1, 2, 3, 4]
+    assert state.delivered.total == 2
+
+
+def test_a_pool_whose_thread_can_not_be_started_comes_to_an_end(monkeypatch):
+    refused = []
+
+    def refuse(thread):
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    executor = ProcessExecutor()
+    monkeypatch.setattr("concurrent.futures.process._ExecutorManagerThread.start", refuse)
+    call = executor.submit(os.getpid)
+    with pytest.raises(BrokenExecutor, match=r"can't start new thread \(raise the limits"):
+        call.result(10)
+    assert executor.exited.result(10) is None
+    assert refused

@@ -1,0 +1,27 @@
+"""The soak's short form: see ``soak.py``. A failure names its seed, and what was done last."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.faults import soak
+
+SEEDS = range(1000, 1006)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server(tmp_path_factory):
+    """What the first round leaves is there from the beginning: the fork server."""
+    soak.run_round(1, tmp_path_factory.mktemp("first"))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("carrier", soak.CARRIERS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_stream_is_the_reference_stream_whatever_happens(tmp_path, caplog, seed, carrier, in_order):
+    caplog.set_level(logging.ERROR, "asyncprefetch")
+    before = soak.figures()
+    soak.run_round(seed, tmp_path, carrier=carrier, in_order=in_order)
+    assert soak.settled(before) == before, f"seed {seed}"
