@@ -164,7 +164,7 @@ def test_a_pool_whose_thread_can_not_be_started_comes_to_an_end(monkeypatch):
     refused = []
 
     def refuse(thread):
-        refused.append(thread)
+        refused.append(1)
         raise RuntimeError("can't start new thread")
 
     executor = ProcessExecutor()
