@@ -92,7 +92,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
     - ``.parquet``, ``.arrow`` (the file kind and the stream kind): each row is one.
 
     A row has the field ``text``, and, if it likes, ``sample_id`` (a string or an integer) and ``entropies`` (a list of
-    finite numbers). Further fields are passed over.
+    finite numbers). Further fields are passed over. JSON may be nested 201 levels deep.
 
     Resuming opens the file in progress and seeks: to the byte of a line, to the row group of a ``.parquet`` file,
     to the record batch of an ``.arrow`` file. At most that group or batch is read again. A compressed ``.jsonl`` can't
@@ -106,14 +106,17 @@ class DocumentFileIterator(StatefulIterator[Document]):
         shard: ``(index, count)``: of the documents, counted from 0, those whose number is ``index`` modulo ``count``.
             Of a ``.parquet`` file, as many rows as by that rule, but rows that lie together, so that only the row groups
             with some of them are read. Text files of other shards are not read; of ``.arrow`` files on this machine only
-            the pages with our rows are; lines of other shards are read but not parsed.
-        exclude: shell patterns; a file is left out if one of them matches its name or that of a folder below the
-            path that was given.
+            the pages with our rows, and what says where rows lie; lines of other shards are read but not parsed.
+        exclude: a shell pattern, or several; a file is left out if one of them matches its name or that of a folder
+            below the path that was given.
         encoding_errors: ``"replace"`` puts U+FFFD in place of bytes that are no UTF-8; ``"strict"`` raises.
         on_error: what is done with a row, or a file, that can't be read: ``"raise"``; or ``"skip"``: pass over it, count
-            it (a file, too, is one) as ``"documents skipped"``, and log a warning for the first ten of each file.
-            Rows of other shards are neither looked at nor counted. A file that changed since the checkpoint, or that
-            can't be opened, is an error all the same.
+            it as ``"documents skipped"``, and log a warning for the first ten of each file. A row, or a text file,
+            counts once. So does, however many rows it holds, what is damaged as a whole: a record batch of an ``.arrow``
+            file, the rest of a row group of a ``.parquet`` file, the rest of a compressed file or of an arrow stream,
+            and a file of rows; each shard counts these (of row groups, each that has rows in that rest). Rows of other
+            shards are neither looked at nor counted. A file that changed since the checkpoint, or that can't be opened
+            or got at, is an error all the same, and so is want of memory.
         text_field: the field, or column, of the text.
         id_field: that of the name of a document; ``None``: name all by file and row.
         entropies_field: that of the entropies; ``None``: don't read them.
@@ -130,7 +133,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         shard: tuple[int, int] = (0, 1),
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         encoding_errors: Literal["strict", "replace"] = "strict",
         on_error: Literal["raise", "skip"] = "raise",
         text_field: str = "text",
@@ -147,11 +150,12 @@ class DocumentFileIterator(StatefulIterator[Document]):
             raise ValueError(f"shard must be (index, count) with 0 <= index < count, not {shard!r}")
         if isinstance(columns, str):
             raise ValueError(f"columns must be a sequence of names, such as ({columns!r},), not the string {columns!r}")
-        files = list_files(names, tuple(exclude))
+        patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        files = list_files(names, patterns)
         require_packages(file.name for file in files)
         state = DocumentFileState(
             paths=names,
-            exclude=tuple(exclude),
+            exclude=patterns,
             encoding_errors=encoding_errors,
             on_error=on_error,
             text_field=text_field,

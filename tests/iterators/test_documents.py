@@ -108,6 +108,12 @@ def test_excluded_names_are_left_out_of_folders_and_globs(corpus: Path) -> None:
     assert ids(DocumentFileIterator(str(corpus / "**" / "*"), exclude=("b", "*.jsonl"))) == ["c.txt", "d.md"]
 
 
+def test_what_is_excluded_may_be_one_string(corpus: Path) -> None:
+    iterator = DocumentFileIterator(corpus, exclude="*.jsonl")
+    assert ids(iterator) == ["b/one.py", "c.txt", "d.md"]
+    assert iterator.get_state().exclude == ("*.jsonl",)
+
+
 def test_a_folder_that_is_named_like_an_excluded_one_may_be_given(corpus: Path) -> None:
     assert "one.py" in ids(DocumentFileIterator(corpus / "b", exclude=("b",)))
 

@@ -209,6 +209,8 @@ def test_a_stream_whose_schema_only_speaks_of_dictionaries_is_not_read_from_its_
 
 @pytest.mark.parametrize("kind", ["list", "extension"])
 def test_a_dictionary_within_another_type_resumes_exactly(tmp_path: Path, kind: str) -> None:
+    if kind == "extension" and not hasattr(pa, "opaque"):
+        pytest.skip("this pyarrow has no type that may be an extension of every type")
     words = pa.array([text[:4] for text in ROWS]).dictionary_encode()
     inner = pa.ListArray.from_arrays(pa.array(range(10), pa.int32()), words)
     column = inner if kind == "list" else pa.ExtensionArray.from_storage(pa.opaque(inner.type, "a", "b"), inner)
