@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any
 
+import anyio
+
 from asyncprefetch._delivery import NOTHING, Delivery
 from asyncprefetch._lifecycle import LOADER, LoaderEvent, LoaderState, RunState, advance
 from asyncprefetch._loop_watch import LoopWatch
@@ -70,6 +72,7 @@ class Core:
         if self.state is not LoaderState.NEW:
             return
         self._loop = asyncio.get_running_loop()
+        anyio.CancelScope()  # loads what anyio needs for this loop: to close, there may be no descriptor left for that
         self._step(LoaderEvent.START)
         self._started_at = time.monotonic()
         self._watch = LoopWatch(self._loop_shuts_down)

@@ -75,6 +75,7 @@ class Delivery:
         self._on_room = on_room
         self._on_want = on_want
         self._yielded_at = self._told_at = time.monotonic()
+        self._closed = False
         self._untold = 0  # deliveries since room was told of
         self._telling: asyncio.Handle | None = None
         self._max_untold = max(1, n_prefetch // 4)
@@ -102,7 +103,9 @@ class Delivery:
         )
 
     def put(self, shard: int, entry: Entry) -> None:
-        """Queue an entry of a shard."""
+        """Queue an entry of a shard; once closed, forget it: a loader that is kept would keep its memory."""
+        if self._closed:
+            return
         if isinstance(entry, Ready):
             self.buffered[shard] += 1
         self._lanes[shard].add(entry)
@@ -114,6 +117,7 @@ class Delivery:
 
     def close(self, error: Exception) -> None:
         """Forget all batches; who waits for one gets ``error``."""
+        self._closed = True
         if self._telling is not None:
             self._telling.cancel()
         for lane in self._each_lane():
