@@ -20,7 +20,7 @@ _FIELDS = tuple(field.name for field in fields(Batch))
 _MAX_ARRAYS = 16
 
 # Of layouts that go on changing nothing is worth keeping.
-_MAX_LAYOUTS = 256
+MAX_LAYOUTS = 256
 
 Layout = tuple[Any, ...]
 """The item's class; name, dtype (a tensor's own) and shape of each array; and last whether there is a tensor."""
@@ -98,7 +98,7 @@ class Templates:
             self._pieces[layout] = self._cut(*flat)
         else:
             self._seen.add(layout)
-        if len(self._seen) + len(self._pieces) > _MAX_LAYOUTS:
+        if len(self._seen) + len(self._pieces) > MAX_LAYOUTS:
             self._seen.clear()
             self._pieces.clear()
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from asyncprefetch._layouts import Flat, Layout
+from asyncprefetch._layouts import MAX_LAYOUTS, Flat, Layout
 from asyncprefetch._messages import ShardStart
 from asyncprefetch._tensors import as_array, is_tensor
 
@@ -31,7 +31,6 @@ _SCALARS = frozenset({bool, float, complex, type(None)})
 _NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
 _LONG_DOUBLE = 10 if np.finfo(np.longdouble).nmant == 63 else 16  # bytes that are not padding
 _LOW_BITS = 2**64 - 1
-_MAX_LAYOUTS = 256
 
 
 class Ledger:
@@ -107,7 +106,7 @@ _NONE = -1
 
 def _remember(item: Any, flat: Flat) -> int:
     layout, arrays, _ = flat
-    if len(_checksums) >= _MAX_LAYOUTS:
+    if len(_checksums) >= MAX_LAYOUTS:
         _checksums.clear()
     plain = all(array.dtype.char in _NUMBERS for array in arrays)
     checksum = _checksums[layout] = _checksum(_walk(item)[0]) if plain else _NONE

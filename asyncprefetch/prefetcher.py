@@ -295,7 +295,7 @@ class AsyncPrefetcherState(StateData):
             CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
                 path is a folder or no path at all; the message says which.
         """
-        await anyio.to_thread.run_sync(checkpoint.check_writable, path)
+        await in_thread(checkpoint.check_writable, path)
 
     @classmethod
     async def load(

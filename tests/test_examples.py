@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--steps", "30", "--checkpoint-every", "5", "--batch-size", "4", "--sequence-length", "16"]
 
 
-def train_bytes(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / "train_bytes.py"), *map(str, arguments)],
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=55,
         check=False,
     )
+
+
+train_bytes = partial(run_example, "train_bytes.py")
+pipeline = partial(run_example, "pipeline.py")
 
 
 @pytest.fixture
@@ -168,16 +173,6 @@ def test_the_gradients_of_the_model_are_those_of_its_loss(monkeypatch: pytest.Mo
                 losses.append(model._loss_and_gradients(batch)[0])
                 weight.flat[index] -= change
             assert gradients[name].flat[index] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-5), name
-
-
-def pipeline(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / "pipeline.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
 
 
 def test_the_pipeline_tells_its_speed_and_what_each_source_contributed(corpus: Path) -> None:

@@ -69,9 +69,9 @@ def _dtype_structure(dtype: np.dtype[Any]) -> JsonValue:
 def read_array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
     if math.prod(shape) * dtype.itemsize != len(data):
         raise malformed(f"dtype {dtype} and shape {shape!r:.60} do not make {len(data)} bytes")
-    # Not np.empty, which turns strings of length 0 into strings of length 1.
     if is_vast(dtype, shape):
         raise malformed(f"an array of no bytes and of shape {shape!r:.60}")
+    # Not np.empty, which turns strings of length 0 into strings of length 1.
     array: npt.NDArray[Any] = np.ndarray(shape, dtype, order=order)
     if data:
         # As bytes: assigning items would leave the padding of structures as it lay in memory.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
 
 from asyncprefetch.base import IteratorState, StatefulIterator
 
 T = TypeVar("T")
+U = TypeVar("U")
 S = TypeVar("S", bound="StageState")
 
 
@@ -52,6 +53,14 @@ class Stage(StatefulIterator[T], Generic[S, T]):
         if self._inner is None:
             self._inner = self._state.inner.build()
         return iter(self._inner.create_iter())
+
+    def _make(self, function: Callable[..., U], *args: Any) -> U:
+        """Call what makes something of items that were drawn; if that fails, there is no state any more."""
+        try:
+            return function(*args)
+        except BaseException:
+            self._failed = True
+            raise
 
     def _check(self) -> None:
         if self._failed:

@@ -68,13 +68,8 @@ class BatchIterator(Stage[BatchState, Any]):
         size, drop_last, held = self._state.batch_size, self._state.drop_last, self._state.collate
         collate = None if held is None else called(held)
         items = self._draw()
-        while True:
-            try:
-                batch = list(islice(items, size))
-                if not batch or (len(batch) < size and drop_last):
-                    return
-                made = batch if collate is None else collate(batch)
-            except BaseException:
-                self._failed = True
-                raise
-            yield made
+        batch: list[Any]
+        while batch := self._make(list, islice(items, size)):
+            if len(batch) < size and drop_last:
+                return
+            yield batch if collate is None else self._make(collate, batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncprefetch import _registry
+from asyncprefetch._extras import load
 from asyncprefetch.iterators.tokenizers import smallest_dtype
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -154,17 +154,10 @@ def _read_checked(path: str, digest: str) -> bytes:
     return data
 
 
-def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"this tokenizer needs {module}: pip install 'asyncprefetch[{module}]'") from error
-
-
 # What was loaded is kept here, one a process, and not by the tokenizer, which is data and crosses to workers.
 @lru_cache(maxsize=8)
 def _load_hugging_face(path: str, digest: str) -> tuple[Any, int]:
-    library = _import("tokenizers")
+    library = load("tokenizers", "tokenizers", "this tokenizer")
     data = _read_checked(path, digest)
     try:
         tokenizer = library.Tokenizer.from_buffer(data)
@@ -178,7 +171,7 @@ def _load_hugging_face(path: str, digest: str) -> tuple[Any, int]:
 
 @lru_cache(maxsize=8)
 def _load_tiktoken(path: str, pattern: str, digest: str) -> Any:
-    library = _import("tiktoken")
+    library = load("tiktoken", "tiktoken", "this tokenizer")
     if digest == "name":
         try:
             return library.get_encoding(path)

@@ -46,10 +46,5 @@ class FilterIterator(Stage[FilterState, T]):
         """Those of the items still to come that the predicate lets pass."""
         predicate = called(self._state.predicate)
         for item in self._draw():
-            try:
-                passes = predicate(item)
-            except BaseException:
-                self._failed = True
-                raise
-            if passes:
+            if self._make(predicate, item):
                 yield item

@@ -45,9 +45,4 @@ class MapIterator(Stage[MapState, U]):
         """What the function makes of the items that are still to come."""
         function = called(self._state.function)
         for item in self._draw():
-            try:
-                made = function(item)
-            except BaseException:
-                self._failed = True
-                raise
-            yield made
+            yield self._make(function, item)

@@ -75,12 +75,7 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         """
         tokenizer, patcher = self._state.tokenizer, self._state.patcher
         for item in self._draw():
-            try:
-                made = _tokens_of(item, tokenizer, patcher)
-            except BaseException:
-                self._failed = True
-                raise
-            yield made
+            yield self._make(_tokens_of, item, tokenizer, patcher)
 
 
 def _tokens_of(

@@ -233,7 +233,7 @@ def test_a_library_that_is_not_installed_is_an_error_that_names_the_extra(
     path = write_tiktoken(tmp_path / "small.tiktoken")
 
     def missing(name: str) -> Any:
-        raise ModuleNotFoundError(name)
+        raise ModuleNotFoundError(name, name=name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     for cls, extra in ((HuggingFaceTokenizer, "tokenizers"), (TiktokenTokenizer, "tiktoken")):
