@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncprefetch.base import IteratorState
-from asyncprefetch.iterators._tokens import ANCHOR_EVERY, Array, Checked, TokenSequence, check, join, split_first
+from asyncprefetch.iterators._tokens import (
+    ANCHOR_EVERY,
+    Array,
+    Checked,
+    Origin,
+    TokenSequence,
+    check,
+    join,
+    split_first,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +31,8 @@ class Block:
         lengths: of the patches behind the context, or ``None``.
         borders: where in ``tokens`` the context of each sequence lies, and the last token of the last.
         units: patches or tokens a sequence, without its context.
+        starts: at which units, counted from the first behind the context, the parts of documents begin.
+        origins: of these documents.
         anchor: the state from which to draw the next block; ``None``: what is left of the stream is all in this one.
         offset: how many units behind the anchor the next one begins.
     """
@@ -29,6 +41,8 @@ class Block:
     lengths: npt.NDArray[np.int64] | None
     borders: list[int]
     units: int
+    starts: list[int]
+    origins: list[Origin]
     anchor: IteratorState | None
     offset: int
 
@@ -40,13 +54,14 @@ class Block:
     def cut(self, number: int) -> TokenSequence:
         """One of them, counted in the order of the stream."""
         tokens = self.tokens[self.borders[number] : self.borders[number + 1] + 1]
+        origin = self.origins[bisect_right(self.starts, number * self.units) - 1]
         if self.lengths is None:
-            return TokenSequence(tokens)
+            return TokenSequence(tokens, None, *origin)
         part = self.lengths[number * self.units : (number + 1) * self.units]
         lengths = np.empty(part.size + 1, np.int64)
         lengths[0] = 1
         lengths[1:] = part
-        return TokenSequence(tokens, lengths)
+        return TokenSequence(tokens, lengths, *origin)
 
 
 def ended() -> ValueError:
@@ -92,7 +107,7 @@ def draw_blocks(
         elif patched != (document.lengths is not None):
             raise ValueError("some items have patch lengths and others have none: a stream must be of one kind")
         if stream_begins and document.lengths is not None and document.tokens.size:
-            document, stream_begins = Checked(document.tokens, split_first(document.lengths)), False
+            document, stream_begins = document._replace(lengths=split_first(document.lengths)), False
         n = document.tokens.size if document.lengths is None else document.lengths.size
         unit = 0
         if filling is None and begin < drawn + n:
@@ -128,6 +143,8 @@ class _Filling:
         self.missing = self._size = size
         self._parts: list[Array] = []
         self._lengths: list[Array] = []
+        self._starts: list[int] = []  # of the parts, in units of the block
+        self._origins: list[Origin] = []
         # Where the next part begins in the current document. The first part of a block begins with the context, so that
         # a block that lies within one document is one part, and is not copied.
         self._first = before - 1
@@ -135,6 +152,8 @@ class _Filling:
     def take(self, document: Checked, unit: int, n: int) -> int:
         """Add units of ``document`` from ``unit`` on, up to its ``n`` units or the block's end. Gives where it stopped."""
         end = min(n, unit + self.missing)
+        self._starts.append(self._size - self.missing)
+        self._origins.append(document.origin)
         if document.lengths is None:
             last = end
         else:
@@ -160,6 +179,7 @@ class _Filling:
         if self._lengths:
             lengths = join(self._lengths)[:size]
             borders = [0, *np.add.reduceat(lengths, borders[:-1]).cumsum().tolist()]
-        self.missing, self._parts, self._lengths = self._size, [], []
+        block = Block(tokens, lengths, borders, units, self._starts, self._origins, anchor, offset)
+        self.missing, self._parts, self._lengths, self._starts, self._origins = self._size, [], [], [], []
         self._first -= 1
-        return Block(tokens, lengths, borders, units, anchor, offset)
+        return block

@@ -24,15 +24,19 @@ class Document:
         entropies: a 1-D array of floats, all finite, if the data has one: float64 from ``.jsonl``; of a column of
             floats its own dtype, of one of integers float64.
         columns: the further columns that were asked for, as the data has them.
+        file: the name of the file that it was read from; empty: none.
+        row: the row of that file, counted from 0; ``None``: it is the whole file.
     """
 
     sample_id: str
     text: str
     entropies: npt.NDArray[np.floating] | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    file: str = ""
+    row: int | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Whether all is the same, the entropies number by number and in dtype."""
+        """Whether all is the same, the entropies number by number and in dtype, wherever the two were read from."""
         if not isinstance(other, Document):
             return NotImplemented
         same = (self.sample_id, self.text, self.columns) == (other.sample_id, other.text, other.columns)
@@ -99,6 +103,8 @@ def make_document(fields: Mapping[str, Any], wanted: Wanted, file: SourceFile, r
         text,
         None if entropies is None else _floats(entropies, wanted.entropies_field, file, row),
         columns,
+        file.name,
+        row,
     )
 
 

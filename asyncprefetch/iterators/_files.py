@@ -71,9 +71,13 @@ class Place(NamedTuple):
 
 
 class _Remote(io.RawIOBase):
-    """A file of fsspec that remembers what it raised: what reads through it makes other errors of that."""
+    """A file of fsspec that remembers what it raised: what reads through it makes other errors of that.
+
+    One that ends before its size, without raising, is an error too, or the rest would be lost.
+    """
 
     def __init__(self, file: SourceFile) -> None:
+        self._file = file
         self._raw = file.filesystem.open(file.path, "rb")
         self.failure: Exception | None = None
 
@@ -84,10 +88,15 @@ class _Remote(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return int(self._remembering(self._raw.readinto, buffer))
+        n = int(self._remembering(self._raw.readinto, buffer))
+        if not n and len(buffer):
+            self._remembering(self._check_end)
+        return n
 
     def readall(self) -> bytes:
-        return bytes(self._remembering(self._raw.read))
+        data = bytes(self._remembering(self._raw.read))
+        self._remembering(self._check_end)
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return int(self._remembering(self._raw.seek, offset, whence))
@@ -96,6 +105,11 @@ class _Remote(io.RawIOBase):
         if not self.closed:
             self._raw.close()
         super().close()
+
+    def _check_end(self) -> None:
+        end = self._raw.tell()
+        if end < self._file.size:
+            raise OSError(f"{self._file.shown} has {self._file.size} bytes, and its filesystem gave {end}")
 
     def _remembering(self, call: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -163,7 +177,7 @@ def _other_size(file: SourceFile) -> DocumentError:
 
 def refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:
     """The error for a row, or for a file as a whole."""
-    return DocumentError(_at(file, row, reason), file=file.name, row=row)
+    return DocumentError(f"{name_place(file.shown, row)}: {reason}", file=file.name, row=row)
 
 
 def not_utf8(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
@@ -172,8 +186,9 @@ def not_utf8(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> Do
     return refuse(file, row, f"not UTF-8 ({error}): {advice}")
 
 
-def _at(file: SourceFile, row: int | None, reason: str) -> str:
+def name_place(file: str, row: int | None) -> str:
+    """What to call a row, or a file as a whole."""
     if row is None:
-        return f"{file.shown}: {reason}"
-    line = f" (line {row + 1})" if ".jsonl" in file.name.lower() else ""
-    return f"{file.shown}, row {row}{line}: {reason}"
+        return file
+    line = f" (line {row + 1})" if ".jsonl" in file.lower() else ""
+    return f"{file}, row {row}{line}"

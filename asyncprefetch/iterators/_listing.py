@@ -32,7 +32,8 @@ def list_files(paths: Sequence[str], exclude: Sequence[str]) -> list[SourceFile]
     # By filesystem (None: this machine's), and by folder in it: the names of files and their sizes.
     places: dict[Any, dict[str, dict[str, int]]] = {}
     for given in paths:
-        filesystem, root, sizes = _expand_url(given, exclude) if _URL.match(given) else _expand(given, exclude)
+        is_url = _URL.match(given) and not os.path.lexists(given)
+        filesystem, root, sizes = _expand_url(given, exclude) if is_url else _expand(given, exclude)
         if not sizes:
             raise DocumentError(f"{given!r} holds no file ({', '.join(SUFFIXES)}) that is not excluded", file=given)
         places.setdefault(filesystem, {}).setdefault(root, {}).update(sizes)
@@ -49,7 +50,7 @@ def list_files(paths: Sequence[str], exclude: Sequence[str]) -> list[SourceFile]
     return [found[name] for name in sorted(found)]
 
 
-def describe(files: Sequence[SourceFile]) -> str:
+def summarize(files: Sequence[SourceFile]) -> str:
     """A listing in one line: the number of files, their bytes, and a digest of all names and sizes."""
     digest = blake2b(digest_size=16)
     for file in files:

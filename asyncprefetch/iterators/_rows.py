@@ -12,24 +12,31 @@ import numpy.typing as npt
 from asyncprefetch import _tallies
 from asyncprefetch.arrays import empty
 from asyncprefetch.batch import Batch
-from asyncprefetch.iterators._tokens import Checked, PatchedTokens, join, split_first
+from asyncprefetch.iterators._files import name_place
+from asyncprefetch.iterators._tokens import Checked, Origin, PatchedTokens, join, split_first
 from asyncprefetch.iterators.ngrams import ngram_ids
 
 Arrays: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 """Inputs, targets and mask, of a batch or a row."""
+
+OnTooLong: TypeAlias = Literal["truncate", "raise", "skip"]
 
 
 class RowTooLongError(ValueError):
     """A sequence is longer than a row may be.
 
     Attributes:
-        row: its number in its batch, from 0.
-        length: its patches, targets or inputs, whichever are too many.
+        file: of the document from which the sequence, or the beginning of it, is; empty: none is known.
+        row: that document's row in the file, counted from 0; ``None``: it is the whole file.
+        length: the patches, targets or inputs of the sequence, whichever are too many.
         limit: how many there may be.
     """
 
-    def __init__(self, message: str, *, row: int = 0, length: int = 0, limit: int = 0) -> None:
+    def __init__(
+        self, message: str, *, file: str = "", row: int | None = None, length: int = 0, limit: int = 0
+    ) -> None:
         super().__init__(message)
+        self.file = file
         self.row = row
         self.length = length
         self.limit = limit
@@ -44,37 +51,36 @@ class Shape:
     pad_id: int
     max_length: int | None
     pad_to_max_length: bool
-    on_too_long: Literal["truncate", "raise"]
+    on_too_long: OnTooLong
     ngram_sizes: tuple[int, ...]
     ngram_table_size: int
 
 
-def fit(row: Checked, number: int, shape: Shape) -> Checked:
+def fit(row: Checked, shape: Shape) -> Checked:
     """A sequence as it is to stand in a row: its first patch of one token, and cut at ``max_length``.
 
     Args:
         row: a sequence of at least two tokens.
-        number: of the row in its batch.
         shape: what it must fit into.
 
     Raises:
         RowTooLongError: it has more patches or targets than ``sequence_length``, or is longer and is not to be cut.
     """
-    tokens, lengths = row
+    tokens, lengths, origin = row
     targets, limit = tokens.size - 1, shape.max_length
     if lengths is None:
         if targets > shape.sequence_length:
-            raise _too_long(number, targets, shape.sequence_length, "targets", "sequence_length")
+            raise _too_long(origin, targets, shape.sequence_length, "targets", "sequence_length")
         return row
     lengths = split_first(lengths)
     if limit is not None and targets > limit:
-        if shape.on_too_long == "raise":
-            raise _too_long(number, targets, limit, "inputs", "max_length")
+        if shape.on_too_long != "truncate":
+            raise _too_long(origin, targets, limit, "inputs", "max_length")
         _tallies.add("targets cut off", targets - limit)
         tokens, lengths = tokens[: limit + 1], _truncate(lengths, limit + 1)
     if lengths.size > shape.sequence_length:
-        raise _too_long(number, lengths.size, shape.sequence_length, "patches", "sequence_length")
-    return Checked(tokens, lengths)
+        raise _too_long(origin, lengths.size, shape.sequence_length, "patches", "sequence_length")
+    return Checked(tokens, lengths, origin)
 
 
 def stream_batch(tokens: npt.NDArray[Any], shape: Shape) -> Batch:
@@ -157,7 +163,8 @@ def _finish(arrays: Arrays, patch_lengths: npt.NDArray[Any] | None, shape: Shape
     return Batch(x, y, mask, patch_lengths, ngram_ids(x, shape.ngram_sizes, shape.ngram_table_size, out=ids))
 
 
-def _too_long(row: int, length: int, limit: int, what: str, option: str) -> RowTooLongError:
-    return RowTooLongError(
-        f"row {row} of the batch has {length} {what}, and {option} is {limit}", row=row, length=length, limit=limit
-    )
+def _too_long(origin: Origin, length: int, limit: int, what: str, option: str) -> RowTooLongError:
+    file, row = origin
+    place = f" from {name_place(file, row)} on" if file else ""
+    message = f"the sequence{place} has {length} {what}, and {option} is {limit}"
+    return RowTooLongError(message, file=file, row=row, length=length, limit=limit)

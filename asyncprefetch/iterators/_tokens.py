@@ -26,10 +26,22 @@ class TokenSequence:
     Attributes:
         tokens: integers of shape ``(n,)``.
         patch_lengths: integers from 1, of shape ``(patches,)``, that sum to ``n``; ``None``: there are no patches.
+        file: the name of the file of the document from which they are, or the first of them behind the context; empty:
+            none is known.
+        row: that document's row in the file, counted from 0; ``None``: it is the whole file.
     """
 
     tokens: npt.NDArray[Any]
     patch_lengths: npt.NDArray[Any] | None = None
+    file: str = ""
+    row: int | None = None
+
+
+class Origin(NamedTuple):
+    """The file and row of a document, as in :class:`TokenSequence`."""
+
+    file: str = ""
+    row: int | None = None
 
 
 class Checked(NamedTuple):
@@ -37,6 +49,10 @@ class Checked(NamedTuple):
 
     tokens: Array
     lengths: npt.NDArray[np.int64] | None
+    origin: Origin
+
+
+_UNKNOWN = Origin()
 
 
 class PatchedTokens(NamedTuple):
@@ -63,10 +79,12 @@ def check(item: object, taker: str) -> Checked:
         TypeError: it is neither, or its tokens are no 1-D array of integers.
         ValueError: its patch lengths are no lengths of its tokens' patches.
     """
-    tokens, lengths = (item.tokens, item.patch_lengths) if isinstance(item, TokenSequence) else (item, None)
+    tokens, lengths, origin = item, None, _UNKNOWN
+    if isinstance(item, TokenSequence):
+        tokens, lengths, origin = item.tokens, item.patch_lengths, Origin(item.file, item.row)
     if not is_tokens(tokens):
         raise TypeError(f"{taker} takes 1-D arrays of integers, not {describe(tokens)}")
-    return Checked(tokens, None if lengths is None else check_patch_lengths(lengths, tokens.size))
+    return Checked(tokens, None if lengths is None else check_patch_lengths(lengths, tokens.size), origin)
 
 
 def check_patch_lengths(lengths: object, n: int) -> npt.NDArray[np.int64]:

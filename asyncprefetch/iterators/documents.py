@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
 from pydantic import NonNegativeInt, model_validator
 
-from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._document import Document, Wanted
 from asyncprefetch.iterators._files import DocumentError, Place, SourceFile, refuse
 from asyncprefetch.iterators._formats import reader_of, require_packages
-from asyncprefetch.iterators._listing import describe, list_files
+from asyncprefetch.iterators._listing import list_files, summarize
+from asyncprefetch.iterators._skipping import OnError, pass_over
 
 __all__ = ["Document", "DocumentError", "DocumentFileIterator", "DocumentFileState"]
-
-_LOGGED = 10
-"""How many of the rows of a file that are passed over are logged."""
-
-_log = logging.getLogger("asyncprefetch.iterators")
 
 
 class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=True):
@@ -53,7 +47,7 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
     paths: tuple[str, ...]
     exclude: tuple[str, ...]
     encoding_errors: Literal["strict", "replace"]
-    on_error: Literal["raise", "skip"] = "raise"
+    on_error: OnError = "raise"
     text_field: str = "text"
     id_field: str | None = "sample_id"
     entropies_field: str | None = "entropies"
@@ -86,7 +80,8 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
 class DocumentFileIterator(StatefulIterator[Document]):
     """The documents of files, in the order of the files' names.
 
-    - ``.txt``, ``.py``, ``.md``: each file is one document.
+    - ``.txt``, ``.py``, ``.md``: each file is one document. One of no bytes is an error, for most often it is what a
+      failed copy left: leave it out by ``exclude``, or pass over it by ``on_error="skip"``.
     - ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``: each row is one, a JSON object. Blank lines count as rows and are no
       documents.
     - ``.parquet``, ``.arrow`` (the file kind and the stream kind): each row is one.
@@ -135,7 +130,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
         shard: tuple[int, int] = (0, 1),
         exclude: str | Sequence[str] = (),
         encoding_errors: Literal["strict", "replace"] = "strict",
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: OnError = "raise",
         text_field: str = "text",
         id_field: str | None = "sample_id",
         entropies_field: str | None = "entropies",
@@ -163,7 +158,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
             entropies_field=entropies_field,
             columns=tuple(columns),
             shard=(index, count),
-            listing=describe(files),
+            listing=summarize(files),
         )
         self._resume(state, files)
 
@@ -180,8 +175,8 @@ class DocumentFileIterator(StatefulIterator[Document]):
         """The documents that are still to come.
 
         Raises:
-            DocumentError: the files changed; or one holds invalid UTF-8, a broken row, a row without ``text``, or, being
-                of rows, none. The message names file and row, and what to do.
+            DocumentError: the files changed; or one is empty, or holds invalid UTF-8, a broken row, a row without
+                ``text``, or, being of rows, none. The message names file and row, and what to do.
             OSError: a file can't be opened or read.
         """
         if self._files is None:
@@ -202,28 +197,18 @@ class DocumentFileIterator(StatefulIterator[Document]):
                     self._place = place
                     yield document
                 elif document is not None:
-                    self._pass_over(document, errors)
+                    pass_over(document, state.on_error, errors)
                     errors += 1
             if place.document == begin.document and begin.row == 0 and not errors:
-                self._pass_over(refuse(file, None, "the file is empty: it holds no row"), 0)
+                pass_over(refuse(file, None, "the file is empty: it holds no row"), state.on_error, 0)
         self._place = place
-
-    def _pass_over(self, error: DocumentError, before: int) -> None:
-        """Raise, or count and log, what was the matter after ``before`` others of the same file."""
-        if self._state.on_error == "raise":
-            raise error
-        _tallies.add("documents skipped", 1)
-        if before < _LOGGED:
-            _log.warning("passed over: %s", error)
-        elif before == _LOGGED:
-            _log.warning("passed over: %s. Further ones of this file are not logged", error)
 
     def _list_again(self) -> list[SourceFile]:
         state = self._state
         files = list_files(state.paths, state.exclude)
-        if describe(files) != state.listing:
+        if summarize(files) != state.listing:
             raise DocumentError(
                 f"the files of {', '.join(state.paths)} are not those of the checkpoint: it had {state.listing}; now "
-                f"there are {describe(files)}. Bring them back as they were, or start anew without the checkpoint"
+                f"there are {summarize(files)}. Bring them back as they were, or start anew without the checkpoint"
             )
         return files

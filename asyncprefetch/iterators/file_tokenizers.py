@@ -79,6 +79,7 @@ class TiktokenTokenizer:
         path: the file, of lines of a token in base64 and its rank; or a name like ``"cl100k_base"``, whose file the
             library itself downloads, keeps and checks. What exists as a file is a file.
         pattern: the regular expression that splits a text before merging, by default GPT-2's; of a file only.
+            It must match all of any text: what lies between two matches has no tokens.
         bos_id: an id to put before each text, or ``None``.
         eos_id: an id to put behind each text, or ``None``.
         digest: of the file's bytes, or ``"name"``. Taken when the tokenizer is made; a file of another one is refused

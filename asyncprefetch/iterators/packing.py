@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch
-from asyncprefetch.iterators._rows import RowTooLongError, Shape, fit, patch_batch, stream_batch, token_batch
+from asyncprefetch.iterators._rows import OnTooLong, RowTooLongError, Shape, fit, patch_batch, stream_batch, token_batch
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import ANCHOR_EVERY, Checked, PatchedTokens, TokenSequence, check
 
@@ -50,7 +51,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
     pad_id: int
     max_length: PositiveInt | None = None
     pad_to_max_length: bool = False
-    on_too_long: Literal["truncate", "raise"] = "truncate"
+    on_too_long: OnTooLong = "truncate"
     drop_last: bool = False
     ngram_sizes: tuple[PositiveInt, ...] = ()
     ngram_table_size: int = Field(50_000, ge=1, le=1 << 63)
@@ -101,7 +102,8 @@ class PackingIterator(StatefulIterator[Batch]):
         pad_to_max_length: make all rows with patches that long.
         pad_id: the token in positions without a real target.
         on_too_long: ``"truncate"``: what a row has beyond ``max_length`` is lost, and counted in the loader's statistics as
-            ``"targets cut off"``; ``"raise"``: that is an error.
+            ``"targets cut off"``; ``"raise"``: that is an error; ``"skip"``: a sequence that does not fit, be it for
+            its inputs, targets or patches, is passed over, and counted as ``"sequences skipped"``.
         drop_last: leave out the last batch if it is not full.
         ngram_sizes: for each of these ``n``, ``ngram_ids`` has the ids of the n-grams that end at each position of
             ``x``, as :func:`ngram_ids` defines them; int64 of shape ``(len(ngram_sizes), batch_size, row length)``.
@@ -122,7 +124,7 @@ class PackingIterator(StatefulIterator[Batch]):
         max_length: int | None = None,
         pad_to_max_length: bool = False,
         pad_id: int = 0,
-        on_too_long: Literal["truncate", "raise"] = "truncate",
+        on_too_long: OnTooLong = "truncate",
         drop_last: bool = False,
         ngram_sizes: Sequence[int] = (),
         ngram_table_size: int = 50_000,
@@ -172,7 +174,8 @@ class PackingIterator(StatefulIterator[Batch]):
 
         Raises:
             RowTooLongError: a sequence has more targets or patches than ``sequence_length``, or, with
-                ``on_too_long="raise"``, more than ``max_length`` inputs.
+                ``on_too_long="raise"``, more than ``max_length`` inputs. The message names file and row of the document
+                that it begins with. Not with ``on_too_long="skip"``.
             TypeError: an item is neither a 1-D array of integers nor a ``TokenSequence`` of such, or items are of both
                 kinds.
             ValueError: patch lengths do not fit their tokens, or come with some items only; or the tokens end before the
@@ -264,7 +267,12 @@ class PackingIterator(StatefulIterator[Batch]):
         if rows and (row.lengths is None) != (rows[0].lengths is None):
             raise ValueError("some sequences have patch lengths and others have none: rows must be of one kind")
         if row.tokens.size > 1:
-            rows.append(fit(row, len(rows), shape))
+            try:
+                rows.append(fit(row, shape))
+            except RowTooLongError:
+                if shape.on_too_long != "skip":
+                    raise
+                _tallies.add("sequences skipped", 1)
 
     def _check(self) -> None:
         if self._failed:
@@ -272,7 +280,7 @@ class PackingIterator(StatefulIterator[Batch]):
 
 
 def _row_batch(rows: Sequence[Checked], shape: Shape) -> Batch:
-    patched = [PatchedTokens(tokens, lengths) for tokens, lengths in rows if lengths is not None]
+    patched = [PatchedTokens(tokens, lengths) for tokens, lengths, _ in rows if lengths is not None]
     return patch_batch(patched, shape) if patched else token_batch([row.tokens for row in rows], shape)
 
 

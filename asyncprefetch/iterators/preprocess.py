@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from asyncprefetch import _items
 from asyncprefetch.base import StatefulIterator
-from asyncprefetch.iterators._files import DocumentError
+from asyncprefetch.iterators._files import DocumentError, name_place
+from asyncprefetch.iterators._skipping import OnError, pass_over
 from asyncprefetch.iterators._stage import Stage, StageState, state_of
-from asyncprefetch.iterators._tokens import TokenSequence, check_patch_lengths, describe, is_tokens
+from asyncprefetch.iterators._tokens import Origin, TokenSequence, check_patch_lengths, describe, is_tokens
 from asyncprefetch.iterators.documents import Document
 from asyncprefetch.iterators.file_tokenizers import TokenizerFileError
 from asyncprefetch.iterators.patchers import Patcher
@@ -24,6 +25,7 @@ class PreprocessState(StageState, kind="asyncprefetch.preprocess", frozen=True):
 
     tokenizer: Tokenizer
     patcher: Patcher | None = None
+    on_error: OnError = "raise"
 
     def build(self) -> PreprocessIterator:
         """The iterator over the tokens of the documents that are still to come."""
@@ -43,6 +45,9 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         documents: yields :class:`Document` or plain ``str``. The object itself is only asked for its state.
         tokenizer: an object of a registered class with ``encode(text)``, by default ``ByteTokenizer()``.
         patcher: an object of a registered class with ``patch_lengths(tokens, entropies)``; ``None``: no patches.
+        on_error: what is done with a document of which no tokens or patches can be made, as ``DocumentError`` is raised
+            for: ``"raise"``; or ``"skip"``: pass over it, count it as ``"documents skipped"``, and log a warning for
+            the first ten.
 
     Raises:
         TypeError: a checkpoint can't hold the tokenizer or the patcher.
@@ -54,6 +59,8 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         documents: StatefulIterator[Document | str],
         tokenizer: Tokenizer | None = None,
         patcher: Patcher | None = None,
+        *,
+        on_error: OnError = "raise",
     ) -> None:
         tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
         for name, part in (("tokenizer", tokenizer), ("patcher", patcher)):
@@ -62,7 +69,7 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
                 raise TypeError(f"a checkpoint can't hold the {name}: {unsupported}")
         _check_offsets(tokenizer, patcher)
         inner = state_of(documents, "PreprocessIterator's documents")
-        self._resume(PreprocessState(inner=inner, tokenizer=tokenizer, patcher=patcher))
+        self._resume(PreprocessState(inner=inner, tokenizer=tokenizer, patcher=patcher, on_error=on_error))
 
     def create_iter(self) -> Iterator[npt.NDArray[np.integer] | TokenSequence]:
         """The tokens of the documents that are still to come.
@@ -70,12 +77,27 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         Raises:
             DocumentError: the text can't be encoded, or its patches can't be made: the entropies are missing, are not as
                 many as they should be, or the patcher's lengths do not sum to the number of tokens. The message names
-                the document. So does a note on whatever else a tokenizer or a patcher raises.
+                the document, its file and its row. So does a note on whatever else a tokenizer or a patcher raises.
             TypeError: an item is neither a ``Document`` nor a ``str``.
         """
-        tokenizer, patcher = self._state.tokenizer, self._state.patcher
+        errors = 0
         for item in self._draw():
-            yield self._make(_tokens_of, item, tokenizer, patcher)
+            made = self._make(self._tokens_or_error, item, errors)
+            if isinstance(made, DocumentError):
+                errors += 1
+            else:
+                yield made
+
+    def _tokens_or_error(
+        self, item: Document | str, before: int
+    ) -> npt.NDArray[np.integer] | TokenSequence | DocumentError:
+        """The tokens of a document, or what was the matter with it, if it is to be passed over."""
+        state = self._state
+        try:
+            return _tokens_of(item, state.tokenizer, state.patcher)
+        except DocumentError as error:
+            pass_over(error, state.on_error, before)
+            return error
 
 
 def _tokens_of(
@@ -92,7 +114,8 @@ def _tokens_of(
     except TokenizerFileError:
         raise  # of no document's making
     except ValueError as error:
-        raise DocumentError(f"{_name(item)}: {error}") from error
+        origin = _origin(item)
+        raise DocumentError(f"{_name(item)}: {error}", file=origin.file, row=origin.row) from error
     except Exception as error:
         error.add_note(f"while making tokens of {_name(item)}")
         raise
@@ -106,7 +129,7 @@ def _patch(
         entropies = _one_a_token(item.entropies, tokens.size, tokenizer)
     lengths = patcher.patch_lengths(tokens, entropies)
     check_patch_lengths(lengths, tokens.size)
-    return TokenSequence(tokens, lengths)
+    return TokenSequence(tokens, lengths, *_origin(item))
 
 
 def _one_a_token(given: npt.NDArray[Any], n: int, tokenizer: Tokenizer) -> npt.NDArray[Any]:
@@ -134,5 +157,12 @@ def _check_offsets(tokenizer: Tokenizer, patcher: Patcher | None) -> None:
     )
 
 
+def _origin(item: Document | str) -> Origin:
+    return Origin(item.file, item.row) if isinstance(item, Document) else Origin()
+
+
 def _name(item: Document | str) -> str:
-    return f"document {item.sample_id!r}" if isinstance(item, Document) else f"the text {item!r:.60}"
+    if not isinstance(item, Document):
+        return f"the text {item!r:.60}"
+    place = f" ({name_place(item.file, item.row)})" if item.file else ""
+    return f"document {item.sample_id!r}{place}"

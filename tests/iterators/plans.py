@@ -40,7 +40,16 @@ from tests.iterators.sources import ListIterator, drain
 
 LONGEST = 24
 
-DOCUMENTS = [Document(f"doc {i}", "é" * i + "\n") for i in range(7)]
+_PLACES = [
+    ("a.jsonl", 0),
+    ("a.jsonl", 1),
+    ("a.jsonl", 2),
+    ("b.jsonl", 1),
+    ("c.jsonl", 0),
+    ("c.jsonl", 2),
+    ("c.jsonl", 4),
+]
+DOCUMENTS = [Document(f"doc {i}", "é" * i + "\n", file=file, row=row) for i, (file, row) in enumerate(_PLACES)]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def corpus(tmp_path: Path) -> Path:
     (tmp_path / "b" / "rows.jsonl").write_bytes(
         lines_of([{"text": "null"}, None, {"text": "zwei", "sample_id": "z"}, {"text": "", "x": 1}])
     )
-    (tmp_path / "c.txt").write_bytes(b"")
+    (tmp_path / "c.txt").write_bytes(b"c")
     (tmp_path / "d.md").write_bytes(b"# d\r\n")
     (tmp_path / "e.jsonl").write_bytes(b'{"text": "no line end", "sample_id": 7}')
     (tmp_path / "other.rst").write_text("not taken", "utf-8")
@@ -42,7 +42,7 @@ ALL = [
     Document("b/rows.jsonl:0", "null"),
     Document("z", "zwei"),
     Document("b/rows.jsonl:3", ""),
-    Document("c.txt", ""),
+    Document("c.txt", "c"),
     Document("d.md", "# d\r\n"),
     Document("7", "no line end"),
 ]
@@ -124,7 +124,7 @@ def test_files_that_changed_since_the_checkpoint_are_refused(corpus: Path, chang
     if change == "grown":
         (corpus / "d.md").write_text("longer than it was", "utf-8")
     elif change == "moved":  # as many bytes in all
-        (corpus / "c.txt").write_bytes(b"\n")
+        (corpus / "c.txt").write_bytes(b"c\n")
         (corpus / "d.md").write_bytes(b"# d\n")
     elif change == "added":
         (corpus / "new.txt").write_text("x", "utf-8")
@@ -285,9 +285,39 @@ def test_a_file_of_rows_without_a_row_is_an_error_that_names_it_and_can_be_passe
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path, on_error="skip"))
 
 
-def test_an_empty_text_file_is_a_document_without_text(tmp_path: Path) -> None:
+def test_an_empty_text_file_is_an_error_that_says_what_to_do_and_can_be_passed_over(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_bytes(b"")
-    assert drain(DocumentFileIterator(tmp_path)) == [Document("__init__.py", "")]
+    (tmp_path / "a.py").write_bytes(b"\n")
+    with pytest.raises(
+        DocumentError, match=r"__init__.py: the file is empty: leave it out by exclude=, or use"
+    ) as caught:
+        drain(DocumentFileIterator(tmp_path))
+    assert (caught.value.file, caught.value.row) == ("__init__.py", None)
+    _tallies.drain()
+    assert ids(DocumentFileIterator(tmp_path, on_error="skip")) == ["a.py"]
+    assert _tallies.drain() == {"documents skipped": 1}
+    assert ids(DocumentFileIterator(tmp_path, exclude="__init__.py")) == ["a.py"]
+    assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path, on_error="skip"))
+
+
+def test_a_local_file_whose_name_looks_like_a_url_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("memory::x.txt").write_text("here", "utf-8")
+    assert [d.text for d in drain(DocumentFileIterator("memory::x.txt"))] == ["here"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_document_knows_file_and_row(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a" / f"x{suffix}", [{"text": str(i), "sample_id": "same"} for i in range(5)])
+    (tmp_path / "y.txt").write_text("y", "utf-8")
+    got = [(d.file, d.row) for d in drain(DocumentFileIterator(tmp_path))]
+    assert got == [*((f"a/x{suffix}", row) for row in range(5)), ("y.txt", None)]
+
+
+def test_documents_that_say_the_same_are_equal_wherever_they_were_read_from() -> None:
+    assert Document("d", "text", file="a.jsonl", row=1) == Document("d", "text", file="b.jsonl")
+    assert hash(Document("d", "text", file="a.jsonl", row=1)) == hash(Document("d", "text"))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -162,6 +162,46 @@ def test_what_a_filesystem_raises_is_raised_as_it_is_and_never_passed_over(
         filesystem.rm("/corpus", recursive=True)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("suffix", [*FORMATS, ".txt"])
+def test_a_filesystem_that_ends_a_file_early_without_a_word_loses_nothing(
+    tmp_path: Path, suffix: str, on_error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"x" * 5000) if suffix == ".txt" else write(path, [{"text": "x" * 900 + str(i)} for i in range(9)])
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(path), "/corpus/")
+    size = path.stat().st_size
+    open_ = MemoryFileSystem._open
+    monkeypatch.setattr(_files, "_BUFFER", 128)
+    monkeypatch.setattr(
+        MemoryFileSystem, "_open", lambda self, path, **kw: EndingEarly(open_(self, path, **kw).getvalue())
+    )
+    try:
+        for EndingEarly.given in {0, 1, size // 3, size // 2, size - 1}:
+            outcome = attempt(DocumentFileIterator("memory://corpus/", on_error=on_error))
+            assert isinstance(outcome, OSError), EndingEarly.given
+            assert f"has {size} bytes, and its filesystem gave" in str(outcome)
+        EndingEarly.given = size
+        assert attempt(DocumentFileIterator("memory://corpus/", on_error=on_error)) == (1 if suffix == ".txt" else 9)
+    finally:
+        filesystem.rm("/corpus", recursive=True)
+
+
+class EndingEarly(io.BytesIO):
+    """A remote file that says its size and gives fewer bytes."""
+
+    given: int
+
+    def readinto(self, buffer: Any) -> int:
+        with memoryview(buffer) as view:
+            return super().readinto(view[: max(EndingEarly.given - self.tell(), 0)])
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(EndingEarly.given - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def attempt(iterator: DocumentFileIterator) -> int | Exception:
     """How many documents there are, or what was raised."""
     try:

@@ -40,7 +40,7 @@ def sequences(rows: list[list[int]], patched: bool, dtype: Any = np.uint16) -> l
     made = []
     for lengths in rows:
         tokens = np.array([next(ids) for _ in range(sum(lengths))], dtype)
-        made.append(TokenSequence(tokens, np.array(lengths, np.int64) if patched else None))
+        made.append(TokenSequence(tokens, np.array(lengths, np.int64) if patched else None, "a.jsonl", len(made)))
     return made
 
 
@@ -158,24 +158,54 @@ def test_rows_of_full_length_take_the_dtypes_that_come() -> None:
 @pytest.mark.parametrize(
     ("patched", "rows", "options", "what"),
     [
-        (False, [[5], [5]], {"sequence_length": 3}, ("row 0", "4 targets", "sequence_length is 3")),
-        (False, [[2], [5]], {"sequence_length": 3}, ("row 1", "4 targets", "sequence_length is 3")),
-        (True, [[1, 1], [1] * 5], {"sequence_length": 4}, ("row 1", "5 patches", "sequence_length is 4")),
-        (True, [[2, 1, 1]], {"sequence_length": 3}, ("row 0", "4 patches", "sequence_length is 3")),
-        (True, [[1, 9]], {"max_length": 8, "on_too_long": "raise"}, ("row 0", "9 inputs", "max_length is 8")),
+        (False, [[5], [5]], {"sequence_length": 3}, "row 0 (line 1) on has 4 targets, and sequence_length is 3"),
+        (False, [[2], [5]], {"sequence_length": 3}, "row 1 (line 2) on has 4 targets, and sequence_length is 3"),
+        (True, [[1, 1], [1] * 5], {"sequence_length": 4}, "row 1 (line 2) on has 5 patches, and sequence_length is 4"),
+        (True, [[2, 1, 1]], {"sequence_length": 3}, "row 0 (line 1) on has 4 patches, and sequence_length is 3"),
+        (
+            True,
+            [[1, 9]],
+            {"max_length": 8, "on_too_long": "raise"},
+            "row 0 (line 1) on has 9 inputs, and max_length is 8",
+        ),
     ],
 )
-def test_a_row_that_is_too_long_is_an_error_that_names_it(
-    patched: bool, rows: list[list[int]], options: dict[str, Any], what: tuple[str, str, str]
+def test_a_sequence_that_is_too_long_is_an_error_that_names_its_file_and_row(
+    patched: bool, rows: list[list[int]], options: dict[str, Any], what: str
 ) -> None:
     iterator = pack(rows, patched, **options)
     with pytest.raises(RowTooLongError) as caught:
         drain(iterator)
-    assert all(part in str(caught.value) for part in what)
-    numbers = tuple(int(digits) for digits in re.findall(r"\d+", str(caught.value)))
-    assert (caught.value.row, caught.value.length, caught.value.limit) == numbers
+    assert str(caught.value) == f"the sequence from a.jsonl, {what}"
+    row, _, length, limit = (int(digits) for digits in re.findall(r"\d+", what))
     crossed = pickle.loads(pickle.dumps(caught.value))
-    assert (str(crossed), crossed.row, crossed.length, crossed.limit) == (str(caught.value), *numbers)
+    for error in (caught.value, crossed):
+        assert (error.file, error.row, error.length, error.limit) == ("a.jsonl", row, length, limit)
+    assert str(crossed) == str(caught.value)
+
+
+def test_a_sequence_from_nowhere_that_is_too_long_is_an_error_too() -> None:
+    with pytest.raises(RowTooLongError, match=r"^the sequence has 4 targets, and sequence_length is 3$") as caught:
+        drain(PackingIterator(ListIterator([TokenSequence(np.arange(5))]), batch_size=1, sequence_length=3))
+    assert (caught.value.file, caught.value.row) == ("", None)
+
+
+@pytest.mark.parametrize("options", [{"sequence_length": 3}, {"max_length": 4, "sequence_length": 9}])
+def test_sequences_that_are_too_long_can_be_passed_over_counted_and_the_rest_resumes_exactly(
+    options: dict[str, Any],
+) -> None:
+    rows = [[1, 1, 1], [1] * 6, [1, 2], [3, 2, 2, 2], [1], [2, 1], [7, 2, 3, 2]]
+
+    def skipping() -> PackingIterator:
+        return pack(rows, True, on_too_long="skip", **options)
+
+    _tallies.drain()
+    batches = drain(skipping())
+    assert _tallies.drain() == {"sequences skipped": 3}
+    kept = [row.tokens[:-1].tolist() for i, row in enumerate(sequences(rows, True)) if i in (0, 2, 5)]
+    got = [x[mask].tolist() for batch in batches for x, mask in zip(batch.x, batch.mask, strict=True) if mask.any()]
+    assert got == kept
+    assert_resumes_exactly(skipping)
 
 
 def test_a_row_that_is_too_long_leaves_no_state_behind_and_draws_nothing_more() -> None:

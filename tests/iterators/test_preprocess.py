@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, register
+from asyncprefetch import IteratorState, _tallies, register
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     BytePatcher,
     ByteTokenizer,
     Document,
     DocumentError,
+    DocumentFileIterator,
     EntropyPatcher,
     PreprocessIterator,
     SpacePatcher,
@@ -176,6 +180,48 @@ def test_a_wrong_number_of_entropies_is_an_error_also_where_tokens_are_no_bytes(
 def test_entropies_that_are_missing_or_none_are_an_error_that_names_the_document(item: Any, why: str) -> None:
     with pytest.raises(DocumentError, match=why):
         drain(PreprocessIterator(ListIterator([item]), patcher=EntropyPatcher(0.5)))
+
+
+def test_an_error_with_a_document_names_the_file_and_the_row_that_it_is_from() -> None:
+    document = Document("d", "ab", file="corpus/a.jsonl", row=7)
+    why = r"^document 'd' \(corpus/a\.jsonl, row 7 \(line 8\)\): entropy patches need entropies"
+    with pytest.raises(DocumentError, match=why) as caught:
+        drain(PreprocessIterator(ListIterator([document]), patcher=EntropyPatcher(0.5)))
+    assert (caught.value.file, caught.value.row) == ("corpus/a.jsonl", 7)
+    with pytest.raises(KeyError) as raised:
+        drain(PreprocessIterator(ListIterator([document]), patcher=Odd("raises")))
+    assert raised.value.__notes__ == ["while making tokens of document 'd' (corpus/a.jsonl, row 7 (line 8))"]
+
+
+def test_documents_without_entropies_can_be_passed_over_counted_and_the_rest_resumes_exactly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": "ab", "entropies": [1.0, 2.0] if i % 3 == 1 else [1.0]} for i in range(40)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    def skipping() -> PreprocessIterator:
+        return PreprocessIterator(DocumentFileIterator(tmp_path), patcher=EntropyPatcher(1.5), on_error="skip")
+
+    _tallies.drain()
+    made = drain(skipping())
+    assert [(item.file, item.row) for item in made] == [("x.jsonl", row) for row in range(1, 40, 3)]
+    assert _tallies.drain() == {"documents skipped": 27}
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("passed over: document 'x.jsonl:0' (x.jsonl, row 0 (line 1)): there are 1 entropies")
+    assert len(messages) == 11
+    assert messages[-1].endswith("are not logged")
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert_resumes_exactly(skipping)
+    raising = PreprocessIterator(DocumentFileIterator(tmp_path), patcher=EntropyPatcher(1.5))
+    differences = compare_configuration(skipping().get_state(), raising.get_state(), "it")
+    assert [line.partition(":")[0] for line in differences] == ["it.on_error"]
+
+
+def test_what_is_no_fault_of_the_document_is_never_passed_over() -> None:
+    with pytest.raises(KeyError):
+        drain(PreprocessIterator(ListIterator(["x"]), patcher=Odd("raises"), on_error="skip"))
+    with pytest.raises(TypeError, match="takes documents or strings"):
+        drain(PreprocessIterator(ListIterator([7]), on_error="skip"))
 
 
 def test_text_that_can_not_be_encoded_is_an_error_that_names_the_document() -> None:

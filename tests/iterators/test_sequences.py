@@ -284,6 +284,25 @@ def test_a_failure_in_the_midst_of_a_block_loses_nothing() -> None:
         next(iterator.create_iter())
 
 
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize("buffer_size", [1, 3])
+def test_a_sequence_knows_the_document_of_its_first_target(patched: bool, buffer_size: int) -> None:
+    lengths = [3, 1, 0, 7, 2, 2, 30, 1]
+    documents, n = [], 0
+    for row, size in enumerate(lengths):
+        tokens = np.arange(n, n + size)
+        documents.append(TokenSequence(tokens, np.ones(size, np.int64) if patched else None, "a.jsonl", row))
+        n += size
+    of_token = np.repeat(np.arange(len(lengths)), lengths)
+
+    def cut() -> SequenceIterator:
+        return SequenceIterator(ListIterator(documents), sequence_length=4, buffer_size=buffer_size, seed=3)
+
+    for sequence in drain(cut()):
+        assert (sequence.file, sequence.row) == ("a.jsonl", of_token[sequence.tokens[1]])
+    assert_resumes_exactly(cut)
+
+
 def test_text_goes_through_with_its_words_as_patches() -> None:
     texts = ["def f(x):\n    return x\n", "", "zwölf Boxkämpfer"]
     tokens = PreprocessIterator(ListIterator(texts), ByteTokenizer(), SpacePatcher())

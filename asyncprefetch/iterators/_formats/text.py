@@ -24,7 +24,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
 def _document(file: SourceFile, errors: str) -> Document | DocumentError:
     with open_file(file) as opened:
         data = opened.read()
+    if not data:
+        return refuse(file, None, "the file is empty: leave it out by exclude=, or use on_error='skip'")
     try:
-        return Document(file.name, data.decode("utf-8", errors))
+        return Document(file.name, data.decode("utf-8", errors), file=file.name)
     except UnicodeDecodeError as error:
         return not_utf8(file, None, error)
