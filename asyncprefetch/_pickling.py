@@ -11,14 +11,14 @@ import copyreg
 import itertools
 import operator
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from asyncprefetch._layouts import Flat, Templates
+from asyncprefetch._layouts import MAX_LAYOUTS, Flat, Layout, Templates
 from asyncprefetch._tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch.batch import Batch
 
@@ -47,6 +47,12 @@ class Placer(Protocol):
     def place(self, array: npt.NDArray[Any]) -> int | None:
         """The array's offset in the item's slot; ``None`` if it belongs into the frame."""
 
+    def find(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[int, ...] | None:
+        """The offsets of arrays each of which ``place`` would leave where it was made; ``None`` if one is another."""
+
+    def place_found(self, arrays: Sequence[npt.NDArray[Any]], offsets: Sequence[int]) -> None:
+        """Place arrays that were found, and are all of the item."""
+
 
 class ItemPickler:
     """Makes frames, one after the other. Not for two threads at a time."""
@@ -58,6 +64,7 @@ class ItemPickler:
         self._pickler = pickle.Pickler(_Writer(self._parts.append), 5, buffer_callback=_stays_in_frame)
         self._pickler.dispatch_table = _Reducers(self._reduce_array, self._reduce_tensor)
         self._templates = Templates(self._dumps, _rides_in_frame)
+        self._placed: dict[tuple[Layout, tuple[int, ...]], bytes] = {}  # frames of arrays made where they are placed
 
     def dumps(self, item: Any, flat: Flat | None = None) -> bytes:
         """``item`` as one frame. Raises whatever pickle, or the placer, raises for it.
@@ -67,13 +74,33 @@ class ItemPickler:
             flat: the same flattened, if it can be: then this is quicker.
         """
         self.has_tensors = False
+        if flat is None:
+            return self._dumps(item)
         # Where arrays were made on the slot, each that is a view of something may have to be placed.
-        if flat is not None and (self._placer is None or not self._placer.handed_out):
-            frame = self._templates.frame(flat)
-            if frame is not None:
-                self.has_tensors = flat[0][-1]
-                return frame
-        return self._dumps(item)
+        if self._placer is not None and self._placer.handed_out:
+            return self._dumps_placed(item, flat, self._placer)
+        frame = self._templates.frame(flat)
+        if frame is None:
+            return self._dumps(item)
+        self.has_tensors = flat[0][-1]
+        return frame
+
+    def _dumps_placed(self, item: Any, flat: Flat, placer: Placer) -> bytes:
+        layout, arrays, _ = flat
+        offsets = placer.find(arrays)
+        if offsets is None:
+            return self._dumps(item)
+        # Nothing else is in the frame: an iterator that makes its arrays in one order each time has one frame.
+        frame = self._placed.get((layout, offsets))
+        if frame is not None:
+            placer.place_found(arrays, offsets)
+            return frame
+        frame = self._dumps(item)
+        if all(array.dtype in _NAMES for array in arrays):
+            if len(self._placed) >= MAX_LAYOUTS:
+                self._placed.clear()
+            self._placed[layout, offsets] = frame
+        return frame
 
     def _dumps(self, item: Any) -> bytes:
         parts = self._parts

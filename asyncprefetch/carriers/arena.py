@@ -7,7 +7,7 @@ but the iterator still refers to arrays on it), *free*, or has no memory yet.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +96,26 @@ class Arena:
         np.ndarray(array.shape, array.dtype, self._segment.owner(slot), offset, None, order)[...] = array
         self._take(offset, offset + size)
         return offset
+
+    def find(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[int, ...] | None:
+        """The offsets of arrays that were made on the open slot; ``None`` if one is anything else."""
+        slot = self._slot
+        if slot is None:
+            return None
+        owner, offsets = self._segment.owner(slot), []
+        for array in arrays:
+            offset = self._offsets.get(id(array))
+            # See _place_in_place.
+            if offset is None or array.base is not owner or not array.flags.c_contiguous:
+                return None
+            offsets.append(offset)
+        return tuple(offsets)
+
+    def place_found(self, arrays: Sequence[npt.NDArray[Any]], offsets: Sequence[int]) -> None:
+        """Take for the item in progress, as all that it has, arrays that were found at these offsets."""
+        self._in_place = list(arrays)
+        for array, offset in zip(arrays, offsets, strict=True):
+            self._take(offset, offset + array.nbytes)
 
     def place_bytes(self, data: bytes) -> int | None:
         """Where in the item's slot ``data`` was copied to; ``None`` if there is no room."""
