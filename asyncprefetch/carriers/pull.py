@@ -244,8 +244,13 @@ class PullCarrier:
             self._report_death()
 
     def _exited(self, exited: asyncio.Future[int | None]) -> None:
-        if self._sink is not None:
-            self._gone(BrokenExecutor("its process ended"))
+        if self._sink is None:
+            return
+        self._gone(BrokenExecutor("its process ended"))
+        if not self._lost and self._calls:
+            # What was to come back has done so before this: a pool that lost a call never tells.
+            self._last_drawing, self._lost = self.drawing, True
+            self._report_death()
 
     def _report_death(self) -> None:
         if self._reported:
