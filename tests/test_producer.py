@@ -13,6 +13,7 @@ from asyncprefetch._messages import (
     Final,
     Hello,
     Item,
+    Replaying,
     Setup,
     ShardStart,
     Start,
@@ -97,6 +98,30 @@ def test_what_was_received_before_is_skipped_and_compared(producer):
     producer.handle(Start(3, {0: begin(Count(1), 0, (fingerprint(0), fingerprint(1)))}))
     (failed,) = producer.handle(Credit(3, 0, 3))
     assert "the iterator ended at position 1" in failed.error.text
+
+
+def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(producer, monkeypatch):
+    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    producer.handle(Start(1, {0: begin(Count(9), 0, tuple(map(fingerprint, range(3))))}))
+    assert producer.handle(Credit(1, 0, 4)) == [Replaying(1, 0)]
+    assert producer.handle(Credit(1, 0, 5)) == [Replaying(1, 0)]
+    assert items(producer.handle(Credit(1, 0, 5))) == [3, 4]
+    assert producer.handle(Credit(1, 0, 4)) == []
+
+
+def test_a_stop_in_the_middle_of_a_replay_gives_no_state_and_the_next_run_goes_on_with_it(producer, monkeypatch):
+    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    start = begin(Count(9), 0, tuple(map(fingerprint, range(3))))
+    producer.handle(Start(1, {0: start}))
+    producer.handle(Credit(1, 0, 4))
+    live = producer._producer._shards[0]
+    assert producer.handle(Stop(1)) == [Final(1)]
+    producer.handle(Start(2, {0: start}))
+    assert producer._producer._shards[0] is live
+    assert producer.handle(Credit(2, 0, 4)) == [Replaying(2, 0)]
+    assert items(producer.handle(Credit(2, 0, 4))) == [3]
+    state, final = producer.handle(Stop(2))
+    assert (state.position, pickle.loads(state.state).position, final) == (4, 4, Final(2))
 
 
 def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(producer):

@@ -116,22 +116,42 @@ async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_sta
             ahead += 50.0  # a long step of the training, with a batch on its way
 
 
-@pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_long_replay_is_no_stall(tmp_path):
-    """On the stream carrier, where a worker can tell of it. A call of the pull carrier tells nothing before its end."""
+async def state_with_a_long_replay(folder):
+    """A pipeline's first 24 items, and a state from which many of them are drawn again, slowly."""
     for pipe in ("gate", "reached"):
-        os.mkfifo(tmp_path / pipe)
-    pipeline = Slow(SlowState(stop=26, folder=str(tmp_path)))
+        os.mkfifo(folder / pipe)
+    pipeline = Slow(SlowState(stop=26, folder=str(folder)))
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=30) as loader:
         got = await take(loader, 24)
-        await asyncio.to_thread((tmp_path / "reached").read_bytes)
+        await asyncio.to_thread((folder / "reached").read_bytes)
         state = await loader.get_state(grace=0)
-    (tmp_path / "gate").unlink()
-    (tmp_path / "slow").touch()
+    (folder / "gate").unlink()
+    (folder / "slow").touch()
     skip = len(state.shards[0].skip)
     assert skip >= 12, "states came more often than they should"
     # Some 0.05 s for each item that is drawn again.
-    assert got + await rest(state.build(stall_timeout=0.4)) == list(range(26))
+    return got, state
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_long_replay_is_no_stall(tmp_path, carrier):
+    got, state = await state_with_a_long_replay(tmp_path)
+    assert got + await rest(state.build(stall_timeout=0.4, executor_factory=carrier)) == list(range(26))
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not_wait_for_all_of_it(tmp_path, carrier):
+    got, state = await state_with_a_long_replay(tmp_path)
+    async with state.build(executor_factory=carrier) as loader:
+        waiting = asyncio.create_task(anext(loader))
+        await until(lambda: loader.statistics().workers and loader.statistics().workers[0].state == "running", 10)
+        again = await loader.get_state()
+        assert not waiting.done()
+        assert again.shards == state.shards
+        assert again.delivered == state.delivered
+        assert got + [await waiting] + [item async for item in loader] == list(range(26))
+    (tmp_path / "slow").unlink()
+    assert got + await rest(through_bytes(again).build(executor_factory=carrier)) == list(range(26))
 
 
 async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
