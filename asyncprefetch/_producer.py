@@ -45,8 +45,8 @@ from asyncprefetch.base import IteratorState, StatefulIterator
 
 _LOG = logging.getLogger("asyncprefetch.producer")
 
-# A worker sends a fresh state now and then, so that a restart replays little: at most every 0.1 s, and rarely enough
-# that it costs no more than 1 % of its time.
+# A worker sends fresh states now and then, so that a restart replays little: of a shard at most every 0.1 s, and rarely
+# enough that all its shards together take no more than 1 % of its time for them.
 _MIN_STATE_INTERVAL = 0.1
 _STATE_SHARE = 0.01
 
@@ -185,6 +185,8 @@ class Producer:
                 self._shards[number] = _Shard(number, shard_start, self._outlet)
         for shard in kept.values():
             shard.close()
+        for shard in self._shards.values():
+            shard.state_share = _STATE_SHARE / len(self._shards)
 
     def _stop(self, stop: Stop) -> None:
         if stop.run != self._run:
@@ -201,6 +203,7 @@ class _Shard:
     def __init__(self, number: int, start: ShardStart, outlet: Outlet) -> None:
         self.position = start.position
         self.open = True
+        self.state_share = _STATE_SHARE  # of the worker's time
         self._number = number
         self._start = start
         self._outlet = outlet
@@ -303,19 +306,18 @@ class _Shard:
         self._outlet.send(Failed(run, self._number, self.position, error))
 
     def _send_state(self, run: int) -> None:
+        began = time.monotonic()
         try:
             state = self._pickled_state()
         except _RaisedError as raised:
             self._fail(run, raised.error)
         else:
             self._outlet.send(State(run, self._number, self.position, state))
+        now = time.monotonic()
+        self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / self.state_share)
 
     def _pickled_state(self) -> bytes:
-        began = time.monotonic()
-        pickled = _guarded("get_state", _get_state, self._iterator)
-        now = time.monotonic()
-        self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / _STATE_SHARE)
-        return pickled
+        return _guarded("get_state", _get_state, self._iterator)
 
 
 def _send_reports(outlet: Outlet) -> None:

@@ -145,6 +145,47 @@ def test_states_come_now_and_then(monkeypatch):
     assert [answer.position for answer in answers] == [0, 1, 1, 2]
 
 
+@pytest.mark.parametrize("shards", [1, 8])
+@pytest.mark.parametrize("dear", ["get_state", "sending"])
+def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are(monkeypatch, shards, dear):
+    """The clock goes on by what is done: 2 ms for an item, 30 ms for a state."""
+    now, spent = [0.0], [0.0]
+
+    def spend():
+        now[0] += 0.03
+        spent[0] += 0.03
+
+    class Timed(Count):
+        def get_state(self):
+            if dear == "get_state":
+                spend()
+            return super().get_state()
+
+        def create_iter(self):
+            for item in super().create_iter():
+                now[0] += 0.002
+                yield item
+
+    class Sending(_producer.Collecting):
+        def send(self, message):
+            if dear == "sending" and isinstance(message, State):
+                spend()
+
+        def item(self, *item):
+            pass
+
+    monkeypatch.setattr(_producer, "_build", lambda state: Timed(state.stop))
+    monkeypatch.setattr(_producer.time, "monotonic", lambda: now[0])
+    producer = _producer.Producer(Sending())
+    producer.handle(Setup(0, None))
+    producer.handle(Start(1, {shard: begin(Count(10**6)) for shard in range(shards)}))
+    for upto in range(1, 80_000 // shards):
+        for shard in range(shards):
+            producer.draw(Credit(1, shard, upto))
+    first = 0.03 * shards  # what it takes is known only then
+    assert 0.005 * now[0] < spent[0] - first <= 0.01 * now[0]
+
+
 def test_closing_closes_the_iterators(producer):
     closed = []
 
