@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import resource
 import subprocess
 import threading
 from concurrent.futures import BrokenExecutor
@@ -12,7 +14,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.executors import ProcessExecutor
-from tests.conftest import inline
+from tests.conftest import descriptors, inline
 from tests.faults import programs
 from tests.pipelines import Count
 
@@ -112,6 +114,43 @@ def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, carrier
     assert outcome.startswith("WorkerDiedError: worker")
     assert "Too many open files (raise the limit of open files (ulimit -n), or use fewer workers)" in outcome
     assert "hello" not in outcome  # as if something were wrong with the script
+
+
+@contextlib.contextmanager
+def descriptors_left(free):
+    """Just so many can be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + free + 1, hard))
+        filling = []
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in filling[:-free]:
+            taken.callback(os.close, descriptor)
+        for descriptor in filling[-free:]:
+            os.close(descriptor)
+        yield
+
+
+async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_open_and_harms_no_other_worker():
+    """The fork server ends when there is none in the midst of a start, and takes with it what tells of its workers' ends."""
+    other = ProcessExecutor(start_method="forkserver")
+    try:
+        pid = other.submit(os.getpid).result(10)
+        for free in range(1, 20):
+            before = descriptors().keys()
+            with descriptors_left(free):
+                executor = ProcessExecutor(start_method="forkserver")
+                with pytest.raises(BrokenExecutor, match="Too many open files .raise the limit"):
+                    executor.submit(os.getpid).result(10)
+                assert executor.exited.result(10) is None
+            assert descriptors().keys() - before == set(), free
+            assert other.submit(os.getpid).result(10) == pid
+            assert not other.exited.done()
+    finally:
+        other.shutdown()
 
 
 # ----------------------------------------------------------------------------------------------------------- memory
