@@ -108,7 +108,8 @@ class WorkerContext:
         """The pool's process."""
         self._calls, self._results, *_ = kwargs["args"]
         if sys.platform == "linux":
-            self._lines += [_over_sockets(self._calls), _over_sockets(self._results)]
+            for queue in (self._calls, self._results):
+                self._lines.append(_over_sockets(queue))
             self._calls._reset()  # it knows methods of its ends
         process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
         own_child = self.start_method != "forkserver"
@@ -142,6 +143,7 @@ class WorkerContext:
 
         What a worker forks has copies of the other ends, and may outlive it.
         """
+        self._results = self._calls = None  # if it never started, these are still here, and with them the pool's pipes
         while self._lines:
             with contextlib.closing(self._lines.pop()) as line, contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
