@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import gc
 import os
 import re
 import resource
@@ -115,6 +117,20 @@ def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, carrier
     assert outcome.startswith("WorkerDiedError: worker")
     assert "Too many open files (raise the limit of open files (ulimit -n), or use fewer workers)" in outcome
     assert "hello" not in outcome  # as if something were wrong with the script
+
+
+async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
+    def refuse(queue):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("asyncprefetch._context._over_sockets", refuse)
+    before = descriptors().keys()
+    executor = ProcessExecutor()  # which is kept: a loader keeps its own
+    with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
+        executor.submit(os.getpid).result(10)
+    assert executor.exited.result(10) is None
+    gc.collect()
+    assert descriptors().keys() - before == set()
 
 
 @contextlib.contextmanager
