@@ -123,6 +123,8 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
     def refuse(queue):
         raise OSError(errno.EMFILE, "Too many open files")
 
+    with ProcessExecutor() as other:  # what is started once for all of them
+        other.submit(os.getpid).result(10)
     monkeypatch.setattr("asyncprefetch._context._over_sockets", refuse)
     before = descriptors().keys()
     executor = ProcessExecutor()  # which is kept: a loader keeps its own
