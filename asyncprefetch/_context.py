@@ -1,17 +1,27 @@
 """The multiprocessing context of a pool of one worker: it knows the process, and sees to what the pool leaves open.
 
-A pool keeps its process to itself, can't be told by which descriptor to learn of its end, holds the worker's end of its
-own pipe, and has its semaphores under names that outlive a program which is killed with all its helpers.
+A pool keeps its process to itself, can't be told by which descriptor to learn of its end, waits at its pipes for as long
+as anybody holds their other ends, and has its semaphores under names that outlive a program which is killed with all its
+helpers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.queues
 import multiprocessing.util
 import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
+
+# What multiprocessing says of a process whose exit code is lost.
+_LOST = 255
 
 
 class WorkerProcess:
@@ -26,6 +36,8 @@ class WorkerProcess:
         self._own_child = own_child
         self._on_start = on_start
         self._descriptor: int | None = None
+        self._reaping = threading.Lock()
+        self._lost = False
 
     def start(self) -> None:
         """Start it."""
@@ -33,7 +45,32 @@ class WorkerProcess:
         if self._own_child and hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):  # no more descriptors, or an old kernel
                 self._descriptor = os.pidfd_open(self._process.pid)
+        if self._descriptor is not None or not self._own_child:
+            popen = self._process._popen
+            popen.poll = functools.partial(self._poll, popen.poll)
         self._on_start()
+
+    def _poll(self, poll: Callable[[int], int | None], flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
+        """The exit code; ``None`` while the process runs.
+
+        It can be asked for once only, and multiprocessing does so in whichever thread happens to start or to list
+        processes: of two that ask at once, the one that comes too late would make a wrong one of it.
+        """
+        gone = bool(multiprocessing.connection.wait([self.sentinel], 0 if flag else None))
+        with self._reaping:
+            code = poll(os.WNOHANG)
+            if code is None and gone:
+                # Somebody else has reaped it (a program that ignores SIGCHLD leaves that to the kernel): without a code
+                # it would seem to run for ever.
+                self._process._popen.returncode = code = _LOST
+                self._lost = True
+            return code
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code; ``None`` also where nobody can tell any more."""
+        code: int | None = self._process.exitcode
+        return None if self._lost else code
 
     @property
     def sentinel(self) -> int:
@@ -64,9 +101,16 @@ class WorkerContext:
         self._context = multiprocessing.get_context(start_method)
         self._locks: list[Any] = []
         self._results: Any = None
+        self._calls: Any = None
+        self._lines: list[socket.socket] = []
 
     def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # noqa: N802 - the context's name
         """The pool's process."""
+        self._calls, self._results, *_ = kwargs["args"]
+        if sys.platform == "linux":
+            for queue in (self._calls, self._results):
+                self._lines.append(_over_sockets(queue))
+            self._calls._reset()  # it knows methods of its ends
         process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
         own_child = self.start_method != "forkserver"
         self.process = WorkerProcess(process, own_child=own_child, on_start=self._started)
@@ -74,8 +118,7 @@ class WorkerContext:
 
     def SimpleQueue(self) -> Any:  # noqa: N802
         """The pool's pipe for results, whose locks are of this context too."""
-        self._results = multiprocessing.queues.SimpleQueue(ctx=self)
-        return self._results
+        return multiprocessing.queues.SimpleQueue(ctx=self)
 
     def Lock(self) -> Any:  # noqa: N802
         """A lock that :meth:`unlink_names` knows."""
@@ -88,10 +131,22 @@ class WorkerContext:
         return self._locks[-1]
 
     def _started(self) -> None:
-        # Only the worker writes results. A second writer would keep a result that was cut short by its death from
-        # coming to an end, and the pool would wait for the rest for ever.
+        # Only the worker writes results, and only it reads calls. A second writer would keep a result that was cut short
+        # by its death from coming to an end, and the pool would wait for the rest for ever; so with a second reader, and
+        # a call that has no room.
         self._results._writer.close()
-        self._results = None
+        self._calls._reader.close()
+        self._results = self._calls = None
+
+    def hang_up(self) -> None:
+        """End what the pool reads and writes, for its process is gone; what that has sent before can still be read.
+
+        What a worker forks has copies of the other ends, and may outlive it.
+        """
+        self._results = self._calls = None  # if it never started, these are still here, and with them the pool's pipes
+        while self._lines:
+            with contextlib.closing(self._lines.pop()) as line, contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
 
     def unlink_names(self) -> None:
         """Take the names of the semaphores away, which nobody needs any more: the worker has opened them.
@@ -100,7 +155,6 @@ class WorkerContext:
         """
         names = {lock._semlock.name for lock in self._locks}
         self._locks.clear()
-        self._results = None
         # What runs when a lock is collected, and is done once: multiprocessing gives no other way to it.
         for finalizer in list(getattr(multiprocessing.util, "_finalizer_registry", {}).values()):
             if names.intersection(arg for arg in finalizer._args or () if isinstance(arg, str)):
@@ -109,3 +163,14 @@ class WorkerContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+
+def _over_sockets(queue: Any) -> socket.socket:
+    """Put a queue that was not used yet on a pair of sockets: that can be shut down, whoever holds copies of its ends.
+
+    Gives a socket by which to do so.
+    """
+    for end in (queue._reader, queue._writer):
+        end.close()
+    queue._reader, queue._writer = multiprocessing.Pipe()
+    return socket.socket(fileno=os.dup(queue._reader.fileno()))

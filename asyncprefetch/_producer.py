@@ -45,13 +45,14 @@ from asyncprefetch.base import IteratorState, StatefulIterator
 
 _LOG = logging.getLogger("asyncprefetch.producer")
 
-# A worker sends a fresh state now and then, so that a restart replays little: at most every 0.1 s, and rarely enough
-# that it costs no more than 1 % of its time.
+# A worker sends fresh states now and then, so that a restart replays little: of a shard at most every 0.1 s, and rarely
+# enough that all its shards together take no more than 1 % of its time for them.
 _MIN_STATE_INTERVAL = 0.1
 _STATE_SHARE = 0.01
 
-# A replay tells that it goes on, so that it is no stall however long it takes.
-_REPLAY_NOTICE = 0.1
+# A replay is made in pieces of so many seconds, and tells after each that it goes on: so it is no stall however long it
+# takes, and a stop need not wait for all of it.
+_REPLAY_PIECE = 0.1
 
 _MAX_PICKLED_ERROR = 1 << 20
 
@@ -131,11 +132,12 @@ class Producer:
         elif isinstance(message, Stop):
             self._stop(message)
         else:
-            while self.draw(message):
+            # Of a replay one piece: the answer tells that it goes on, and the credit is good for another call.
+            while self.draw(message) and not self._shards[message.shard].is_behind:
                 pass
 
     def draw(self, credit: Credit) -> bool:
-        """Draw one item. Gives whether the credit may be good for another one."""
+        """Draw one item, or a piece of a replay. Gives whether the credit may be good for more."""
         shard = self._shards.get(credit.shard)
         if shard is None or credit.run != self._run or shard.position >= credit.upto or not shard.open:
             return False
@@ -183,6 +185,8 @@ class Producer:
                 self._shards[number] = _Shard(number, shard_start, self._outlet)
         for shard in kept.values():
             shard.close()
+        for shard in self._shards.values():
+            shard.state_share = _STATE_SHARE / len(self._shards)
 
     def _stop(self, stop: Stop) -> None:
         if stop.run != self._run:
@@ -199,24 +203,36 @@ class _Shard:
     def __init__(self, number: int, start: ShardStart, outlet: Outlet) -> None:
         self.position = start.position
         self.open = True
+        self.state_share = _STATE_SHARE  # of the worker's time
         self._number = number
         self._start = start
         self._outlet = outlet
         self._iterator: StatefulIterator[Any] | None = None
         self._items: Iterator[Any] | None = None
         self._next: Callable[[], Any] = _not_begun
+        self._replayed = 0  # of the items to skip
         self._next_state_at = time.monotonic() + _MIN_STATE_INTERVAL
 
     def can_serve(self, start: ShardStart) -> bool:
         """Whether the live iterator is where the parent wants it; if not, the parent's state wins."""
         return self._items is not None and self.open and self.position == start.position
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether its iterator was begun, and has not come to the shard's position yet."""
+        return self.open and self._items is not None and self._replayed < len(self._start.skip)
+
     def draw(self, run: int) -> None:
-        """Send one item; or the end, or a failure, after which the shard is not open any more."""
+        """Send one item, or that a replay goes on; or the end, or a failure: then the shard is not open any more."""
         phase = "next"
         try:
             if self._items is None:
-                self._build(run)
+                self._build()
+            if self.is_behind:
+                self._replay()
+                if self.is_behind:
+                    self._outlet.send(Replaying(run, self._number))
+                    return
             try:
                 item = self._next()
             except StopIteration:
@@ -239,8 +255,8 @@ class _Shard:
             self._send_state(run)
 
     def send_final_state(self, run: int) -> None:
-        """The state for the end of a run; nothing if the iterator was never begun, has ended, or has failed."""
-        if self._items is not None and self.open:
+        """The state for the end of a run; nothing if the iterator is not where the shard is: never begun, say."""
+        if self._items is not None and self.open and not self.is_behind:
             self._send_state(run)
 
     def close(self) -> None:
@@ -254,20 +270,22 @@ class _Shard:
             except BaseException:
                 _LOG.warning("shard %d: closing its iterator raised", self._number, exc_info=True)
 
-    def _build(self, run: int) -> None:
+    def _build(self) -> None:
         state = _guarded("build", pickle.loads, self._start.state)
         self._iterator = _guarded("build", _build, state)
         self._items = _guarded("create_iter", _create_iter, self._iterator)
         self._next = self._items.__next__
-        notice_at = time.monotonic() + _REPLAY_NOTICE
-        for offset, expected in enumerate(self._start.skip):
-            if time.monotonic() >= notice_at:
-                self._outlet.send(Replaying(run, self._number))
-                notice_at = time.monotonic() + _REPLAY_NOTICE
-            position = self._start.state_position + offset
+
+    def _replay(self) -> None:
+        until = time.monotonic() + _REPLAY_PIECE
+        while True:
+            position = self._start.state_position + self._replayed
             ended, item = _guarded("next", self._next_or_end)
-            if ended or _guarded("pickle", fingerprint, item) != expected:
+            if ended or _guarded("pickle", fingerprint, item) != self._start.skip[self._replayed]:
                 _guarded("replay", _refuse_replay, self._number, position, ended)
+            self._replayed += 1
+            if not self.is_behind or time.monotonic() >= until:
+                return
 
     def _next_or_end(self) -> tuple[bool, Any]:
         try:
@@ -288,19 +306,18 @@ class _Shard:
         self._outlet.send(Failed(run, self._number, self.position, error))
 
     def _send_state(self, run: int) -> None:
+        began = time.monotonic()
         try:
             state = self._pickled_state()
         except _RaisedError as raised:
             self._fail(run, raised.error)
         else:
             self._outlet.send(State(run, self._number, self.position, state))
+        now = time.monotonic()
+        self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / self.state_share)
 
     def _pickled_state(self) -> bytes:
-        began = time.monotonic()
-        pickled = _guarded("get_state", _get_state, self._iterator)
-        now = time.monotonic()
-        self._next_state_at = now + max(_MIN_STATE_INTERVAL, (now - began) / _STATE_SHARE)
-        return pickled
+        return _guarded("get_state", _get_state, self._iterator)
 
 
 def _send_reports(outlet: Outlet) -> None:

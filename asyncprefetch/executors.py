@@ -230,6 +230,7 @@ class ProcessExecutor(Executor):
                 if call[0].set_running_or_notify_cancel():
                     broken = failure or BrokenExecutor("the worker process could not be started")
                     call[0].set_exception(_broken(broken))
+            self._context.hang_up()
             if self._ending is not None:
                 self._ending.join()
                 self._ending = None

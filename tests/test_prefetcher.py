@@ -18,7 +18,13 @@ from asyncprefetch import (
     PrefetcherBusyError,
     PrefetcherClosedError,
 )
-from asyncprefetch.iterators import from_iterable
+from asyncprefetch.iterators import (
+    LimitIterator,
+    LoopingIterator,
+    SamplingIterator,
+    ShuffleIterator,
+    from_iterable,
+)
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.conftest import inline
@@ -354,6 +360,29 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
         await AsyncPrefetcherState.load(path, expect=Count(5))
     with pytest.raises(CheckpointError, match="saved CountState, given FromIterableState"):
         await AsyncPrefetcherState.load(path, expect=[from_iterable(pipelines.lines), Count(6, 100)])
+
+
+def nested(stop, seed, n):
+    shuffled = ShuffleIterator(LoopingIterator(Count(stop), epochs=2), buffer_size=4, seed=seed)
+    mixture = SamplingIterator({"a": LimitIterator(shuffled, n), "b": Count(9)}, weights={"a": 2, "b": 1})
+    return LoopingIterator(mixture, epochs=3)
+
+
+@pytest.mark.parametrize("taken", [0, 5, 40])
+async def test_load_sees_into_nested_states_and_past_their_positions(tmp_path, taken):
+    """Where each epoch begins is configuration; where the present one stands is not."""
+    path, pipeline = tmp_path / "state", nested(20, 1, 15)
+    async with AsyncPrefetcher(pipeline, executor_factory=inline) as loader:
+        await take(loader, taken)
+        await (await loader.get_state()).save(path)
+    await AsyncPrefetcherState.load(path, expect=nested(20, 1, 15))
+    with pytest.raises(CheckpointError) as caught:
+        await AsyncPrefetcherState.load(path, expect=nested(21, 2, 14))
+    assert str(caught.value).splitlines()[1:] == [
+        "  shard 0.start.sources[0].inner.inner.start.stop: saved 20, given 21",
+        "  shard 0.start.sources[0].inner.seed: saved 1, given 2",
+        "  shard 0.start.sources[0].n: saved 15, given 14",
+    ]
 
 
 async def test_a_file_that_can_not_be_read_changes_nothing(tmp_path):

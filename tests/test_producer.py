@@ -13,6 +13,7 @@ from asyncprefetch._messages import (
     Final,
     Hello,
     Item,
+    Replaying,
     Setup,
     ShardStart,
     Start,
@@ -99,6 +100,30 @@ def test_what_was_received_before_is_skipped_and_compared(producer):
     assert "the iterator ended at position 1" in failed.error.text
 
 
+def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(producer, monkeypatch):
+    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    producer.handle(Start(1, {0: begin(Count(9), 0, tuple(map(fingerprint, range(3))))}))
+    assert producer.handle(Credit(1, 0, 4)) == [Replaying(1, 0)]
+    assert producer.handle(Credit(1, 0, 5)) == [Replaying(1, 0)]
+    assert items(producer.handle(Credit(1, 0, 5))) == [3, 4]
+    assert producer.handle(Credit(1, 0, 4)) == []
+
+
+def test_a_stop_in_the_middle_of_a_replay_gives_no_state_and_the_next_run_goes_on_with_it(producer, monkeypatch):
+    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    start = begin(Count(9), 0, tuple(map(fingerprint, range(3))))
+    producer.handle(Start(1, {0: start}))
+    producer.handle(Credit(1, 0, 4))
+    live = producer._producer._shards[0]
+    assert producer.handle(Stop(1)) == [Final(1)]
+    producer.handle(Start(2, {0: start}))
+    assert producer._producer._shards[0] is live
+    assert producer.handle(Credit(2, 0, 4)) == [Replaying(2, 0)]
+    assert items(producer.handle(Credit(2, 0, 4))) == [3]
+    state, final = producer.handle(Stop(2))
+    assert (state.position, pickle.loads(state.state).position, final) == (4, 4, Final(2))
+
+
 def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(producer):
     producer.handle(Start(1, {0: begin(Fail.make(9, 1, "KeyError")), 1: begin(Count(9))}))
     item, failed = producer.handle(Credit(1, 0, 5))
@@ -118,6 +143,47 @@ def test_states_come_now_and_then(monkeypatch):
     answers = producer.handle(Credit(1, 0, 2))
     assert [type(answer) for answer in answers] == [Item, State, Item, State]
     assert [answer.position for answer in answers] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("shards", [1, 8])
+@pytest.mark.parametrize("dear", ["get_state", "sending"])
+def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are(monkeypatch, shards, dear):
+    """The clock goes on by what is done: 2 ms for an item, 30 ms for a state."""
+    now, spent = [0.0], [0.0]
+
+    def spend():
+        now[0] += 0.03
+        spent[0] += 0.03
+
+    class Timed(Count):
+        def get_state(self):
+            if dear == "get_state":
+                spend()
+            return super().get_state()
+
+        def create_iter(self):
+            for item in super().create_iter():
+                now[0] += 0.002
+                yield item
+
+    class Sending(_producer.Collecting):
+        def send(self, message):
+            if dear == "sending" and isinstance(message, State):
+                spend()
+
+        def item(self, *item):
+            pass
+
+    monkeypatch.setattr(_producer, "_build", lambda state: Timed(state.stop))
+    monkeypatch.setattr(_producer.time, "monotonic", lambda: now[0])
+    producer = _producer.Producer(Sending())
+    producer.handle(Setup(0, None))
+    producer.handle(Start(1, {shard: begin(Count(10**6)) for shard in range(shards)}))
+    for upto in range(1, 80_000 // shards):
+        for shard in range(shards):
+            producer.draw(Credit(1, shard, upto))
+    first = 0.03 * shards  # what it takes is known only then
+    assert 0.005 * now[0] < spent[0] - first <= 0.01 * now[0]
 
 
 def test_closing_closes_the_iterators(producer):

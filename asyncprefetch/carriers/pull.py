@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
 from asyncprefetch._advice import memory_advice
-from asyncprefetch._messages import Credit, Death, FromWorker, Setup, Start, Stop, ToWorker
+from asyncprefetch._messages import Credit, Death, FromWorker, Item, Replaying, Setup, Start, Stop, ToWorker
 from asyncprefetch._producer import Collecting, Producer
 from asyncprefetch.carriers import Sink
 from asyncprefetch.carriers.ending import CLOSE_GRACE, close_iterators, end_process, in_thread
@@ -75,6 +75,8 @@ class PullCarrier:
         self._remote = PullWorker(f"{os.getpid()}-{next(_keys)}")
         self._draws: deque[Credit] = deque()  # one item each; not submitted yet
         self._granted: dict[int, int] = {}  # by shard, up to which position there are draws
+        self._positions: dict[int, int] = {}  # by shard, of the next item to come
+        self._stopping = False
         self._calls: deque[tuple[asyncio.Future[list[FromWorker]], ToWorker]] = deque()  # submitted, oldest first
         self._worker = -1
         self._up = False  # whether a call ever came back
@@ -95,7 +97,7 @@ class PullCarrier:
             return self._last_drawing
         for _, message in self._calls:
             if isinstance(message, Credit):
-                return message.shard, message.upto - 1
+                return message.shard, self._positions[message.shard]
         return None
 
     def open(self, setup: Setup, start: Start) -> None:
@@ -127,6 +129,8 @@ class PullCarrier:
     def start(self, start: Start) -> None:
         """Submit the start."""
         self._granted = {shard: begin.position for shard, begin in start.shards.items()}
+        self._positions = dict(self._granted)
+        self._stopping = False
         self._submit(start)
 
     def credit(self, credit: Credit) -> None:
@@ -150,6 +154,7 @@ class PullCarrier:
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""
         self._draws.clear()
+        self._stopping = True
         self._submit(stop)
 
     def detach(self) -> None:
@@ -223,12 +228,22 @@ class PullCarrier:
             self._gone(error)
             return
         self._up = True
-        self._calls.popleft()
+        _, message = self._calls.popleft()
         if self._sink is not None:
-            self._sink.received(call.result())
+            answers = call.result()
+            self._look_at(answers, message)
+            self._sink.received(answers)
         self._pump()
         if self._dead and not self._calls:
             self._report_death()
+
+    def _look_at(self, answers: list[FromWorker], message: ToWorker) -> None:
+        for answer in answers:
+            if isinstance(answer, Item):
+                self._positions[answer.shard] = answer.position + 1
+            elif isinstance(answer, Replaying) and isinstance(message, Credit) and not self._stopping:
+                # The call was over before it came to its item. Others of the shard may be ahead of it now: they draw it.
+                self._draws.appendleft(message)
 
     def _gone(self, error: BaseException) -> None:
         """The worker takes no more calls. What it answered to earlier ones still counts, until one of them fails."""
@@ -244,8 +259,13 @@ class PullCarrier:
             self._report_death()
 
     def _exited(self, exited: asyncio.Future[int | None]) -> None:
-        if self._sink is not None:
-            self._gone(BrokenExecutor("its process ended"))
+        if self._sink is None:
+            return
+        self._gone(BrokenExecutor("its process ended"))
+        if not self._lost and self._calls:
+            # What was to come back has done so before this: a pool that lost a call never tells.
+            self._last_drawing, self._lost = self.drawing, True
+            self._report_death()
 
     def _report_death(self) -> None:
         if self._reported:

@@ -201,8 +201,9 @@ class StreamCarrier:
 
     def _fails(self, error: BaseException) -> None:
         if not self._reason:
-            self._reason = f"{type(error).__name__}: {error}{advice(error)}"
-            if not isinstance(error, BrokenExecutor):
+            self._reason = f"{type(error).__name__}: {error}"
+            if not isinstance(error, BrokenExecutor):  # which says already what to do
+                self._reason += advice(error)
                 self._failed = True
                 _LOG.error("a worker failed with an error of its own", exc_info=error)
         self._executor.kill()

@@ -44,6 +44,33 @@ def _wait_for_death(worker: int) -> None:
     die(Path(os.environ["MORTALS"], f"worker-{worker}").read_text())
 
 
+def bear() -> int:
+    """A child that holds whatever a child inherits, and outlives this process."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        while True:
+            signal.pause()
+    return pid
+
+
+def bear_a_child(worker: int) -> None:
+    """A worker_initializer: every worker has a child, whose pid is the name of a file."""
+    Path(os.environ["MORTALS"], f"child-{bear()}").touch()
+
+
+def bears_and_dies_in_an_answer(worker: int) -> None:
+    """Both."""
+    bear_a_child(worker)
+    dies_in_an_answer(worker)
+
+
+def bears_and_dies(worker: int) -> None:
+    """A worker_initializer."""
+    bear_a_child(worker)
+    die("SIGKILL")
+
+
 def dies_in_an_answer(worker: int) -> None:
     """A worker_initializer: the worker dies when it has sent a half of a long answer, the first time."""
 
@@ -127,13 +154,7 @@ class World(StatefulIterator[Any]):
             yield self.position - 1
 
     def fork_a_child(self, mark: Path) -> None:
-        """One that holds whatever a child inherits, and outlives this process."""
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(30)
-            while True:
-                signal.pause()
-        mark.with_suffix(".tmp").write_text(str(pid))
+        mark.with_suffix(".tmp").write_text(str(bear()))
         mark.with_suffix(".tmp").rename(mark)
 
     def want_memory(self, mark: Path) -> None:

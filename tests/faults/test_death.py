@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, _oom, _reports
-from asyncprefetch._messages import Death, Failed, RemoteError
+from asyncprefetch._context import WorkerProcess
+from asyncprefetch._messages import Credit, Death, Failed, RemoteError
 from asyncprefetch._retries import Retries
 from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines, stream_items
@@ -203,6 +206,61 @@ async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path
             os.kill(child, signal.SIGKILL)
 
 
+# Only the pool's own pipes can be held: the socket of the stream carrier is read no further than there is something.
+START_METHODS = pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+
+
+@contextlib.contextmanager
+def children(folder):
+    """What the workers bore lives until the end of this, and no longer."""
+    yield
+    born = [int(path.name.removeprefix("child-")) for path in folder.glob("child-*")]
+    for pid in born:
+        os.kill(pid, signal.SIGKILL)  # it lived all the while
+    assert born
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@START_METHODS
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_an_answer_that_was_cut_short_is_not_waited_for_though_a_child_holds_the_other_end(
+    tmp_path, start_method, caplog
+):
+    """The pool reads the rest of an answer before it looks at anything else, and no end of it comes."""
+    env = {"MORTALS": str(tmp_path), "HOW": "SIGKILL"}
+    with children(tmp_path):
+        async with asyncio.timeout(SOON):
+            loader = AsyncPrefetcher(
+                stream_items.texts,
+                n_batches_to_prefetch=3,
+                worker_initializer=mortals.bears_and_dies_in_an_answer,
+                **workers_with(pull=True, env=env, start_method=start_method),
+            )
+            assert_texts(await rest(loader))
+    assert (tmp_path / "died").exists()
+    assert loader.statistics().restarts == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@START_METHODS
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_holds_the_other_end(
+    tmp_path, start_method, pull
+):
+    """The pool writes it in a thread, and joins that thread before it tells that its process is gone."""
+    heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
+    with children(tmp_path):
+        async with asyncio.timeout(SOON):
+            loader = AsyncPrefetcher(
+                heavy,
+                worker_initializer=mortals.bears_and_dies,
+                **workers_with(pull, env={"MORTALS": str(tmp_path)}, start_method=start_method),
+            )
+            with pytest.raises(WorkerDiedError, match="SIGKILL"):
+                await rest(loader)
+
+
 async def test_a_death_before_a_long_call_was_read_is_an_error_soon(carrier):
     """The pool still writes the start, with a state that no pipe holds, when nobody is left who would read it."""
     heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
@@ -210,6 +268,70 @@ async def test_a_death_before_a_long_call_was_read_is_an_error_soon(carrier):
         loader = AsyncPrefetcher(heavy, worker_initializer=mortals.die_at_once, executor_factory=carrier)
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             await rest(loader)
+
+
+async def test_the_end_of_the_process_is_a_death_though_the_pool_never_answers_its_calls():
+    class Forgetful(ProcessExecutor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = super().submit(fn, *args, **kwargs)
+            return Future() if args and isinstance(args[0], Credit) else future
+
+    async with AsyncPrefetcher(Count(9), max_restarts=0, executor_factory=lambda worker: Forgetful()) as loader:
+        asked = asyncio.create_task(anext(loader))
+        await until(lambda: workers(loader) and workers(loader)[0].pid, SOON)
+        os.kill(workers(loader)[0].pid, signal.SIGKILL)
+        async with asyncio.timeout(SOON):
+            with pytest.raises(WorkerDiedError, match="killed by SIGKILL, while it made item 0 of shard 0"):
+                await asked
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@START_METHODS
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_process_that_somebody_else_reaps_ends_and_dies_like_any_other(tmp_path, start_method, pull, caplog):
+    """The kernel does it for a program that ignores SIGCHLD; then only the exit code is not known."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with asyncio.timeout(2 * SOON):
+            pipeline = Die.make(9, 3, "SIGKILL", str(tmp_path / "died"))
+            how = workers_with(pull, start_method=start_method)
+            async with AsyncPrefetcher(pipeline, **how) as loader:
+                assert await take(loader, 4) == [0, 1, 2, 3]
+                state = await loader.get_state()
+            assert loader.statistics().restarts == 1
+            assert await rest(state.build(**how)) == [4, 5, 6, 7, 8]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_two_threads_that_ask_for_the_exit_code_at_once_get_the_same(monkeypatch):
+    """multiprocessing asks in whichever thread starts another process; the fork server tells it only once."""
+    both, wait, waited, told = threading.Barrier(2), multiprocessing.connection.wait, set(), []
+
+    def wait_together(*args):
+        ready = wait(*args)
+        if (thread := threading.get_ident()) not in waited:
+            waited.add(thread)
+            both.wait(SOON)
+        return ready
+
+    process = WorkerProcess(
+        multiprocessing.get_context("forkserver").Process(target=os._exit, args=(3,)),
+        own_child=False,
+        on_start=lambda: None,
+    )
+    process.start()
+    wait([process.sentinel])
+    monkeypatch.setattr(multiprocessing.connection, "wait", wait_together)
+    threads = [threading.Thread(target=lambda: told.append(process._popen.poll())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    assert (told, process.exitcode) == ([3, 3], 3)
+    process.close()
 
 
 # --------------------------------------------------------------------------------------------------- deaths and restarts

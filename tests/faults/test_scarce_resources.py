@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import gc
 import os
+import re
+import resource
 import subprocess
 import threading
 from concurrent.futures import BrokenExecutor
@@ -12,7 +17,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.executors import ProcessExecutor
-from tests.conftest import inline
+from tests.conftest import descriptors, inline
 from tests.faults import programs
 from tests.pipelines import Count
 
@@ -114,6 +119,59 @@ def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, carrier
     assert "hello" not in outcome  # as if something were wrong with the script
 
 
+async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
+    def refuse(queue):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with ProcessExecutor() as other:  # what is started once for all of them
+        other.submit(os.getpid).result(10)
+    monkeypatch.setattr("asyncprefetch._context._over_sockets", refuse)
+    before = descriptors().keys()
+    executor = ProcessExecutor()  # which is kept: a loader keeps its own
+    with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
+        executor.submit(os.getpid).result(10)
+    assert executor.exited.result(10) is None
+    gc.collect()
+    assert descriptors().keys() - before == set()
+
+
+@contextlib.contextmanager
+def descriptors_left(free):
+    """Just so many can be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as taken:
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + free + 1, hard))
+        filling = []
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in filling[:-free]:
+            taken.callback(os.close, descriptor)
+        for descriptor in filling[-free:]:
+            os.close(descriptor)
+        yield
+
+
+async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_open_and_harms_no_other_worker():
+    """The fork server ends when there is none in the midst of a start, and takes with it what tells of its workers' ends."""
+    other = ProcessExecutor(start_method="forkserver")
+    try:
+        pid = other.submit(os.getpid).result(10)
+        for free in range(1, 20):
+            before = descriptors().keys()
+            with descriptors_left(free):
+                executor = ProcessExecutor(start_method="forkserver")
+                with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
+                    executor.submit(os.getpid).result(10)
+                assert executor.exited.result(10) is None
+            assert descriptors().keys() - before == set(), free
+            assert other.submit(os.getpid).result(10) == pid
+            assert not other.exited.done()
+    finally:
+        other.shutdown()
+
+
 # ----------------------------------------------------------------------------------------------------------- memory
 
 
@@ -125,12 +183,24 @@ def address_space(megabytes):
     )
 
 
+NO_THREAD = (
+    r"WorkerDiedError: worker \d died: .*can't start new thread "
+    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)$"  # once
+)
+NO_MEMORY = (
+    r"(WorkerDiedError: .* died: no memory here for what it sent|ProducerError: .* \(unpickle\): MemoryError: .*)"
+    r" \(raise the limit of memory .*"
+)
+
+
 @CARRIERS
-@pytest.mark.parametrize("megabytes", [10, 120])
-def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes):
-    """Which one depends on who asks first for what is not there; and then there may be enough of it."""
+@pytest.mark.parametrize(
+    ("megabytes", "reasons"), [(10, NO_THREAD), (120, f"{NO_THREAD}|{NO_MEMORY}")], ids=["10 MB", "120 MB"]
+)
+def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes, reasons):
+    """The consumer holds 128 MB of batches. Of the threads and the batches, either may be the first that lacks memory."""
     outcome = run(tmp_path, carrier, limit=address_space(megabytes), workers=2, size=2_000_000)
-    assert outcome == "right" or ("Error: " in outcome and "raise the limit" in outcome)
+    assert re.match(reasons, outcome), outcome
 
 
 @CARRIERS
