@@ -9,8 +9,9 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -338,6 +339,18 @@ class GateKeeper:
     async def reached(self, position: int) -> None:
         """Wait until the iterator stands before the gate."""
         await asyncio.to_thread((self.folder / f"reached-{position}").read_bytes)
+
+    @asynccontextmanager
+    async def held_once(self, position: int) -> AsyncIterator[None]:
+        """The iterator stands in the gate until the block is left or it dies, and whoever comes later finds no gate."""
+        await self.reached(position)
+        # Opened by both: not before that may the gate go.
+        writer = await asyncio.to_thread(os.open, self.folder / f"gate-{position}", os.O_WRONLY)
+        try:
+            (self.folder / f"gate-{position}").unlink()
+            yield
+        finally:
+            os.close(writer)
 
     async def open(self, position: int) -> None:
         """Let it through, and whoever comes later."""

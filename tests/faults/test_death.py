@@ -64,11 +64,10 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         **workers_with(pull=carrier is not None, env=hangman.env),
     ) as loader:
         got = await take(loader, 6)
-        await keeper.reached(3)
-        before = [worker.pid for worker in workers(loader)]
-        (tmp_path / "gate-3").unlink()
-        await hangman.tell(0, how)
-        await until(lambda: loader.statistics().restarts)
+        async with keeper.held_once(3):
+            before = [worker.pid for worker in workers(loader)]
+            await hangman.tell(0, how)
+            await until(lambda: loader.statistics().restarts)
         got += [item async for item in loader]
         after = [worker.pid for worker in workers(loader)]
         assert [worker.restarts for worker in workers(loader)] == [1, 0]
@@ -388,24 +387,24 @@ async def test_retries_back_off_exponentially_and_each_is_a_warning(caplog):
 
 @pytest.mark.parametrize("max_restarts", [0, 3])
 @pytest.mark.parametrize("first", ["the state is asked for", "the worker is killed", "the death is known"])
-async def test_get_state_during_a_death_is_exact(tmp_path, carrier, max_restarts, first, caplog):
+@pytest.mark.parametrize("grace", [None, 0.05, 30.0])
+async def test_get_state_during_a_death_is_exact(tmp_path, carrier, max_restarts, first, grace):
     keeper = GateKeeper(tmp_path, 3)
     pipeline = [Gate(7, str(tmp_path)), Count(7, 100)]
     async with AsyncPrefetcher(pipeline, num_workers=2, max_restarts=max_restarts, executor_factory=carrier) as loader:
         got = await take(loader, 4)
-        await keeper.reached(3)
-        (tmp_path / "gate-3").unlink()
-        if first == "the state is asked for":
-            asked = asyncio.create_task(loader.get_state())
-            await until(lambda: loader._core._snapshot is not None)
-        os.kill(workers(loader)[0].pid, signal.SIGKILL)
-        if first == "the worker is killed":
-            asked = asyncio.create_task(loader.get_state())
-        elif first == "the death is known":
-            await until(lambda: workers(loader)[0].state in {"starting", "failed"})
-            asked = asyncio.create_task(loader.get_state())
-        async with asyncio.timeout(SOON):
-            state = await asked
+        async with keeper.held_once(3):
+            if first == "the state is asked for":
+                asked = asyncio.create_task(loader.get_state(grace=grace))
+                await until(lambda: loader._core._snapshot is not None)
+            os.kill(workers(loader)[0].pid, signal.SIGKILL)
+            if first == "the worker is killed":
+                asked = asyncio.create_task(loader.get_state(grace=grace))
+            elif first == "the death is known":
+                await until(lambda: workers(loader)[0].state in {"starting", "failed"})
+                asked = asyncio.create_task(loader.get_state(grace=grace))
+            async with asyncio.timeout(SOON):
+                state = await asked
     assert got + await rest(through_bytes(state).build()) == pipelines.in_turns([list(range(7)), list(range(100, 107))])
 
 
@@ -450,6 +449,7 @@ def a_small_group():
 
 OUT_OF_MEMORY = """
 import asyncio, logging, os, sys
+from asyncprefetch.executors import ProcessExecutor
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
 from asyncprefetch import *
@@ -457,7 +457,8 @@ from tests.faults.mortals import World
 logging.basicConfig()
 async def main():
     held = b"x" * (300 << 20)  # more than the worker will have: the trainer is not taken all the same
-    loader = AsyncPrefetcher(World.make(5, "eat_memory", sys.argv[2]))
+    factory = (lambda worker: ProcessExecutor()) if sys.argv[3] == "pull" else None
+    loader = AsyncPrefetcher(World.make(5, "eat_memory", sys.argv[2]), executor_factory=factory)
     async with loader:
         print([n async for n in loader])
     print(len(held), loader.statistics().restarts)
@@ -466,7 +467,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log_says_so(tmp_path):
+@pytest.mark.parametrize("way", ["stream", "pull"])
+def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log_says_so(tmp_path, way):
     group = a_small_group()
     if group is None:
         pytest.skip("no control group with a memory limit can be made here")
@@ -474,7 +476,7 @@ def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log
         script = tmp_path / "program.py"
         script.write_text(OUT_OF_MEMORY)
         with subprocess.Popen(
-            [sys.executable, str(script), str(group), str(tmp_path)],
+            [sys.executable, str(script), str(group), str(tmp_path), way],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
