@@ -136,17 +136,30 @@ class WorkerContext:
         # a call that has no room.
         self._results._writer.close()
         self._calls._reader.close()
-        self._results = self._calls = None
+        # The thread that writes calls. The pool would start it with the first call, in a thread of its own, which ends
+        # if there can be no more threads: then nothing is answered, and nobody tells.
+        with self._calls._notempty:
+            self._calls._start_thread()
+        self._results = None
 
     def hang_up(self) -> None:
         """End what the pool reads and writes, for its process is gone; what that has sent before can still be read.
 
         What a worker forks has copies of the other ends, and may outlive it.
         """
-        self._results = self._calls = None  # if it never started, these are still here, and with them the pool's pipes
-        while self._lines:
-            with contextlib.closing(self._lines.pop()) as line, contextlib.suppress(OSError):
+        self._results = None  # if it never started, this is still here, and with it the pool's pipe
+        lines, self._lines = self._lines, []
+        for line in lines:
+            with contextlib.closing(line), contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+
+    def end_writing(self) -> None:
+        """End the thread that writes calls, which the pool's own does, if it has one. For when that is gone."""
+        self.hang_up()
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls.close()
+            calls.join_thread()
 
     def unlink_names(self) -> None:
         """Take the names of the semaphores away, which nobody needs any more: the worker has opened them.

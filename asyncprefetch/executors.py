@@ -251,13 +251,14 @@ class ProcessExecutor(Executor):
 
     def _shut_down(self, pool: ProcessPoolExecutor, cancel_futures: bool) -> None:
         """Wait for the end of the pool and of its process."""
-        try:
+        with contextlib.suppress(RuntimeError):  # the pool's thread could not be started, so it can't be joined
             pool.shutdown(wait=True, cancel_futures=cancel_futures)
-        except RuntimeError:  # the pool's thread could not be started, so it ends nothing and reaps nobody
-            process = self._context.process
-            if process is not None and process.pid is not None:
-                process.kill()
-                process.join()
+        process = self._context.process
+        if process is not None and process.pid is not None and process.is_alive():
+            # A pool without its thread ends nothing and reaps nobody.
+            process.kill()
+            process.join()
+        self._context.end_writing()
 
     def _finish(self, exit_code: int | None) -> None:
         with contextlib.suppress(InvalidStateError):  # told already

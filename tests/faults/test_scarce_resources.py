@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import functools
 import gc
+import multiprocessing
 import os
 import re
 import resource
@@ -15,7 +17,7 @@ from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher
+from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import descriptors, inline
 from tests.faults import programs
@@ -132,6 +134,31 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
         executor.submit(os.getpid).result(10)
     assert executor.exited.result(10) is None
     gc.collect()
+    assert descriptors().keys() - before == set()
+
+
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.parametrize("refused", ["QueueFeederThread", "_ExecutorManagerThread"])
+async def test_a_thread_of_the_pool_that_can_not_be_started_is_an_error_and_leaves_nothing(monkeypatch, pull, refused):
+    """By itself the pool starts the one that writes calls in its manager's, which then ends and answers nothing."""
+    start = threading.Thread.start
+
+    def refusing(thread):
+        if refused in {thread.name, type(thread).__name__}:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with ProcessExecutor() as other:  # what is started once for all of them
+        other.submit(os.getpid).result(10)
+    before = descriptors().keys()
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    factory = (lambda worker: ProcessExecutor()) if pull else None
+    async with asyncio.timeout(10), AsyncPrefetcher(Count(3), executor_factory=factory) as loader:
+        with pytest.raises(WorkerDiedError, match=r"can't start new thread \(raise the limits"):
+            await anext(loader)
+    del loader
+    gc.collect()
+    assert multiprocessing.active_children() == []
     assert descriptors().keys() - before == set()
 
 
