@@ -36,7 +36,7 @@ class WorkerProcess:
         self._own_child = own_child
         self._on_start = on_start
         self._descriptor: int | None = None
-        self._reaping = threading.Lock()
+        self._reaping = threading.RLock()
         self._lost = False
 
     def start(self) -> None:
@@ -47,28 +47,31 @@ class WorkerProcess:
                 self._descriptor = os.pidfd_open(self._process.pid)
         if self._descriptor is not None or not self._own_child:
             popen = self._process._popen
-            popen.poll = functools.partial(self._poll, popen.poll)
+            popen.poll = functools.partial(self._poll, popen, popen.poll)
         self._on_start()
 
-    def _poll(self, poll: Callable[[int], int | None], flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
+    def _poll(self, popen: Any, poll: Callable[[int], int | None], flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
         """The exit code; ``None`` while the process runs.
 
         It can be asked for once only, and multiprocessing does so in whichever thread happens to start or to list
         processes: of two that ask at once, the one that comes too late would make a wrong one of it.
         """
-        gone = bool(multiprocessing.connection.wait([self.sentinel], 0 if flag else None))
+        if not flag and popen.returncode is None:
+            with contextlib.suppress(ValueError):  # closed meanwhile
+                multiprocessing.connection.wait([self.sentinel])
         with self._reaping:
-            code = poll(os.WNOHANG)
-            if code is None and gone:
-                # Somebody else has reaped it (a program that ignores SIGCHLD leaves that to the kernel): without a code
-                # it would seem to run for ever.
-                self._process._popen.returncode = code = _LOST
-                self._lost = True
+            if popen.returncode is None:  # else it may be closed, and has no sentinel
+                gone = multiprocessing.connection.wait([self.sentinel], 0)
+                if poll(os.WNOHANG) is None and gone:
+                    # Somebody else has reaped it (a program that ignores SIGCHLD leaves that to the kernel): without a
+                    # code it would seem to run for ever.
+                    popen.returncode, self._lost = _LOST, True
+            code: int | None = popen.returncode
             return code
 
     @property
     def exitcode(self) -> int | None:
-        """The exit code; ``None`` also where nobody can tell any more."""
+        """The exit code; ``None`` also where the system gave it to somebody else."""
         code: int | None = self._process.exitcode
         return None if self._lost else code
 
@@ -79,10 +82,11 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Give back what belongs to the process, which is gone."""
-        self._process.close()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        with self._reaping:
+            self._process.close()
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._process, name)
@@ -110,7 +114,8 @@ class WorkerContext:
         if sys.platform == "linux":
             for queue in (self._calls, self._results):
                 self._lines.append(_over_sockets(queue))
-            self._calls._reset()  # it knows methods of its ends
+            self._calls._reset()  # both know methods of their ends
+            self._results._poll = self._results._reader.poll
         process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
         own_child = self.start_method != "forkserver"
         self.process = WorkerProcess(process, own_child=own_child, on_start=self._started)
@@ -131,9 +136,9 @@ class WorkerContext:
         return self._locks[-1]
 
     def _started(self) -> None:
-        # Only the worker writes results, and only it reads calls. A second writer would keep a result that was cut short
-        # by its death from coming to an end, and the pool would wait for the rest for ever; so with a second reader, and
-        # a call that has no room.
+        # Only the worker writes results, and only it reads calls. Where nothing can be hung up, a second writer would keep
+        # a result that was cut short by its death from coming to an end, and the pool would wait for the rest for ever;
+        # so with a second reader, and a call that has no room.
         self._results._writer.close()
         self._calls._reader.close()
         # The thread that writes calls. The pool would start it with the first call, in a thread of its own, which ends
@@ -186,4 +191,6 @@ def _over_sockets(queue: Any) -> socket.socket:
     for end in (queue._reader, queue._writer):
         end.close()
     queue._reader, queue._writer = multiprocessing.Pipe()
-    return socket.socket(fileno=os.dup(queue._reader.fileno()))
+    line = socket.socket(fileno=os.dup(queue._reader.fileno()))
+    line.setblocking(True)  # which it is not where there is a default timeout, and with it the queue's own end
+    return line

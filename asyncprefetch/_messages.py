@@ -71,7 +71,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the run: send the state of every shard that was begun, then ``Final``."""
+    """End the run: send the state of every shard that was begun and has made up a replay, then ``Final``."""
 
     run: int
 

@@ -98,6 +98,7 @@ class ProcessExecutor(Executor):
         self._thread: threading.Thread | None = None
         self._ending: threading.Thread | None = None
         self._closed = self._killed = False
+        self._why = "the worker process is gone, or the executor was shut down"  # it takes no calls
         self._pid: int | None = None
         _live.add(self)
 
@@ -114,7 +115,7 @@ class ProcessExecutor(Executor):
         """
         with self._lock:
             if self._closed or _exiting:
-                raise BrokenExecutor("the worker process is gone, or the executor was shut down")
+                raise BrokenExecutor(self._why)
             if self._pool is not None and self._waiting is None:
                 try:
                     return self._pool.submit(fn, *args, **kwargs)
@@ -131,8 +132,9 @@ class ProcessExecutor(Executor):
                     self._thread.start()
                 except RuntimeError as error:  # no more threads, or the interpreter ends
                     self._closed, self._thread = True, None
+                    self._why = str(_broken(error))
                     self._finish(None)
-                    raise _broken(error) from None
+                    raise BrokenExecutor(self._why) from None
             return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -224,12 +226,10 @@ class ProcessExecutor(Executor):
         finally:
             with self._lock:
                 self._closed = True
-                waiting, self._waiting = self._waiting, None
                 pool, self._pool = self._pool, None
-            for call in waiting or ():
-                if call[0].set_running_or_notify_cancel():
-                    broken = failure or BrokenExecutor("the worker process could not be started")
-                    call[0].set_exception(_broken(broken))
+            self._fail_waiting(failure)
+            if failure is not None:
+                self.kill()  # before its pipes are taken from it
             self._context.hang_up()
             if self._ending is not None:
                 self._ending.join()
@@ -248,6 +248,17 @@ class ProcessExecutor(Executor):
             if oom_kills is not None:
                 self.oom_kills = (_oom.kills() or 0) - oom_kills
             self._finish(exit_code)
+
+    def _fail_waiting(self, failure: BaseException | None) -> None:
+        """No call is taken any more, and those that wait are answered by what went wrong."""
+        broken = _broken(failure or BrokenExecutor("the worker process could not be started"))
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+            if failure is not None:
+                self._why = str(broken)
+        for future, *_ in waiting or ():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(broken)
 
     def _shut_down(self, pool: ProcessPoolExecutor, cancel_futures: bool) -> None:
         """Wait for the end of the pool and of its process."""

@@ -5,7 +5,7 @@ from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from asyncprefetch import _pickling, _producer
+from asyncprefetch import _pickling, _producer, _tallies, register
 from asyncprefetch._messages import (
     Credit,
     EndOfShard,
@@ -19,11 +19,20 @@ from asyncprefetch._messages import (
     Start,
     State,
     Stop,
+    Tally,
 )
 from asyncprefetch._recovery import fingerprint
 from asyncprefetch.carriers import pull
 from asyncprefetch.carriers.pull import PullWorker
+from asyncprefetch.iterators import from_iterable
 from tests.pipelines import Count, Fail
+
+
+@register("tests.producer.counting")
+def counting():
+    for n in range(9):
+        _tallies.add("seen")
+        yield n
 
 
 @pytest.fixture
@@ -109,6 +118,14 @@ def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(produce
     assert producer.handle(Credit(1, 0, 4)) == []
 
 
+def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatch):
+    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    producer.handle(Start(1, {0: begin(from_iterable(counting), 0, tuple(map(fingerprint, range(3))))}))
+    assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
+    assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
+    assert producer.handle(Credit(1, 0, 4))[0] == Tally({"seen": 2})
+
+
 def test_a_stop_in_the_middle_of_a_replay_gives_no_state_and_the_next_run_goes_on_with_it(producer, monkeypatch):
     monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
     start = begin(Count(9), 0, tuple(map(fingerprint, range(3))))
@@ -148,8 +165,8 @@ def test_states_come_now_and_then(monkeypatch):
 @pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize("dear", ["get_state", "sending"])
 def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are(monkeypatch, shards, dear):
-    """The clock goes on by what is done: 2 ms for an item, 30 ms for a state."""
-    now, spent = [0.0], [0.0]
+    """The clock goes on by what is done: 2 ms for an item, 30 ms for a state. To wait for the loader costs nothing."""
+    now, spent, waited = [0.0], [0.0], [0.0]
 
     def spend():
         now[0] += 0.03
@@ -168,14 +185,18 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
 
     class Sending(_producer.Collecting):
         def send(self, message):
-            if dear == "sending" and isinstance(message, State):
-                spend()
+            if isinstance(message, State):
+                now[0] += 1.0
+                waited[0] += 1.0
+                if dear == "sending":
+                    spend()
 
         def item(self, *item):
             pass
 
     monkeypatch.setattr(_producer, "_build", lambda state: Timed(state.stop))
     monkeypatch.setattr(_producer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_producer.time, "thread_time", lambda: now[0] - waited[0])
     producer = _producer.Producer(Sending())
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {shard: begin(Count(10**6)) for shard in range(shards)}))

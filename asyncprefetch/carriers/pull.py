@@ -1,4 +1,4 @@
-"""The pull carrier: each item is one call to an executor of one worker.
+"""The pull carrier: each item, or piece of a replay, is one call to an executor of one worker.
 
 It serves any ``concurrent.futures.Executor`` that has one worker and keeps to the order of the calls: a process, a thread,
 the caller itself, an actor of a cluster. A few calls are kept ahead, so that the worker need not wait for the loop
@@ -73,10 +73,9 @@ class PullCarrier:
         self._sink: Sink | None = sink
         self._loop = asyncio.get_running_loop()
         self._remote = PullWorker(f"{os.getpid()}-{next(_keys)}")
-        self._draws: deque[Credit] = deque()  # one item each; not submitted yet
+        self._draws: deque[Credit] = deque()  # up to one item further each; not submitted yet
         self._granted: dict[int, int] = {}  # by shard, up to which position there are draws
         self._positions: dict[int, int] = {}  # by shard, of the next item to come
-        self._stopping = False
         self._calls: deque[tuple[asyncio.Future[list[FromWorker]], ToWorker]] = deque()  # submitted, oldest first
         self._worker = -1
         self._up = False  # whether a call ever came back
@@ -130,7 +129,6 @@ class PullCarrier:
         """Submit the start."""
         self._granted = {shard: begin.position for shard, begin in start.shards.items()}
         self._positions = dict(self._granted)
-        self._stopping = False
         self._submit(start)
 
     def credit(self, credit: Credit) -> None:
@@ -154,7 +152,6 @@ class PullCarrier:
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""
         self._draws.clear()
-        self._stopping = True
         self._submit(stop)
 
     def detach(self) -> None:
@@ -241,7 +238,7 @@ class PullCarrier:
         for answer in answers:
             if isinstance(answer, Item):
                 self._positions[answer.shard] = answer.position + 1
-            elif isinstance(answer, Replaying) and isinstance(message, Credit) and not self._stopping:
+            elif isinstance(answer, Replaying) and isinstance(message, Credit):
                 # The call was over before it came to its item. Others of the shard may be ahead of it now: they draw it.
                 self._draws.appendleft(message)
 

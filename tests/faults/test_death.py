@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines, stream_items
 from tests.conftest import EXECUTORS
 from tests.faults import mortals
-from tests.faults.mortals import WAYS, Hangman, World, unread, until, workers_with
+from tests.faults.mortals import WAYS, Hangman, Slow, SlowState, World, unread, until, workers_with
 from tests.pipelines import Count, Die, Gate, GateKeeper
 from tests.test_failures import until_error
 from tests.test_prefetcher import rest, take, through_bytes
@@ -312,7 +313,8 @@ def test_two_threads_that_ask_for_the_exit_code_at_once_get_the_same(monkeypatch
         ready = wait(*args)
         if (thread := threading.get_ident()) not in waited:
             waited.add(thread)
-            both.wait(SOON)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.3)  # nobody comes: one is let in at a time
         return ready
 
     process = WorkerProcess(
@@ -331,6 +333,40 @@ def test_two_threads_that_ask_for_the_exit_code_at_once_get_the_same(monkeypatch
     monkeypatch.undo()
     assert (told, process.exitcode) == ([3, 3], 3)
     process.close()
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_who_asks_for_the_exit_code_of_a_process_that_is_being_closed_gets_it(start_method):
+    """multiprocessing looks at the processes that it knows in any thread, and at some that were closed meanwhile."""
+    process = WorkerProcess(
+        multiprocessing.get_context(start_method).Process(target=os._exit, args=(3,)),
+        own_child=start_method != "forkserver",
+        on_start=lambda: None,
+    )
+    process.start()
+    popen = process._popen
+    process.join()
+    process.close()
+    assert popen.poll() == popen.poll(0) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_default_timeout_of_sockets_is_not_for_ours(tmp_path, start_method, pull):
+    (tmp_path / "slow").touch()
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.05)
+    try:
+        pipeline = [Count(20, 100), Slow(SlowState(stop=3, folder=str(tmp_path)))]
+        loader = AsyncPrefetcher(pipeline, num_workers=2, **workers_with(pull, start_method=start_method))
+        async with loader:
+            got = [item async for item in loader]
+        assert loader.statistics().restarts == 0
+        assert sorted(got) == [0, 1, 2, *range(100, 120)]
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 # --------------------------------------------------------------------------------------------------- deaths and restarts

@@ -133,6 +133,8 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
         executor.submit(os.getpid).result(10)
     assert executor.exited.result(10) is None
+    with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
+        executor.submit(os.getpid)  # the reason is not forgotten
     gc.collect()
     assert descriptors().keys() - before == set()
 
