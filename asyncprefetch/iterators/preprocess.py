@@ -47,7 +47,7 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         patcher: an object of a registered class with ``patch_lengths(tokens, entropies)``; ``None``: no patches.
         on_error: what is done with a document of which no tokens or patches can be made, as ``DocumentError`` is raised
             for: ``"raise"``; or ``"skip"``: pass over it, count it as ``"documents skipped"``, and log a warning for
-            the first ten.
+            the first ten. Around an endless iterator none of whose documents is of use, it searches without end.
 
     Raises:
         TypeError: a checkpoint can't hold the tokenizer or the patcher.
@@ -75,10 +75,11 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         """The tokens of the documents that are still to come.
 
         Raises:
-            DocumentError: the text can't be encoded, or its patches can't be made: the entropies are missing, are not as
-                many as they should be, or the patcher's lengths do not sum to the number of tokens. The message names
-                the document, its file and its row. So does a note on whatever else a tokenizer or a patcher raises.
-            TypeError: an item is neither a ``Document`` nor a ``str``.
+            DocumentError: the tokenizer or the patcher raised ``ValueError`` for a document: its text can't be encoded,
+                its entropies are missing or not as many as they should be. The message names the document, its file
+                and its row. So does a note on whatever else a tokenizer or a patcher raises.
+            RuntimeError: the patcher's lengths do not sum to the number of tokens.
+            TypeError: an item is neither a ``Document`` nor a ``str``, or the tokenizer does not give tokens.
         """
         errors = 0
         for item in self._draw():
@@ -109,7 +110,7 @@ def _tokens_of(
     try:
         tokens = tokenizer.encode(text)
         if not is_tokens(tokens):
-            raise ValueError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
+            raise TypeError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
         return tokens if patcher is None else _patch(tokens, item, tokenizer, patcher)
     except TokenizerFileError:
         raise  # of no document's making
@@ -128,7 +129,10 @@ def _patch(
     if isinstance(item, Document) and item.entropies is not None:
         entropies = _one_a_token(item.entropies, tokens.size, tokenizer)
     lengths = patcher.patch_lengths(tokens, entropies)
-    check_patch_lengths(lengths, tokens.size)
+    try:
+        check_patch_lengths(lengths, tokens.size)
+    except ValueError as error:
+        raise RuntimeError(f"the patcher {patcher!r:.80} is wrong: {error}") from error  # no fault of the document
     return TokenSequence(tokens, lengths, *_origin(item))
 
 

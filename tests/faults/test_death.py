@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import re
 import signal
@@ -307,15 +308,12 @@ async def test_a_process_that_somebody_else_reaps_ends_and_dies_like_any_other(t
 
 def test_two_threads_that_ask_for_the_exit_code_at_once_get_the_same(monkeypatch):
     """multiprocessing asks in whichever thread starts another process; the fork server tells it only once."""
-    both, wait, waited, told = threading.Barrier(2), multiprocessing.connection.wait, set(), []
+    both, read, told = threading.Barrier(2), multiprocessing.forkserver.read_signed, []
 
-    def wait_together(*args):
-        ready = wait(*args)
-        if (thread := threading.get_ident()) not in waited:
-            waited.add(thread)
-            with contextlib.suppress(threading.BrokenBarrierError):
-                both.wait(0.3)  # nobody comes: one is let in at a time
-        return ready
+    def read_together(descriptor):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # nobody comes: one is let in at a time
+        return read(descriptor)
 
     process = WorkerProcess(
         multiprocessing.get_context("forkserver").Process(target=os._exit, args=(3,)),
@@ -323,8 +321,8 @@ def test_two_threads_that_ask_for_the_exit_code_at_once_get_the_same(monkeypatch
         on_start=lambda: None,
     )
     process.start()
-    wait([process.sentinel])
-    monkeypatch.setattr(multiprocessing.connection, "wait", wait_together)
+    multiprocessing.connection.wait([process.sentinel])
+    monkeypatch.setattr(multiprocessing.forkserver, "read_signed", read_together)
     threads = [threading.Thread(target=lambda: told.append(process._popen.poll())) for _ in range(2)]
     for thread in threads:
         thread.start()

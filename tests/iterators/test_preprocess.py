@@ -233,15 +233,23 @@ def test_text_that_can_not_be_encoded_is_an_error_that_names_the_document() -> N
     ("fault", "why"),
     [("list", r"integers, not \[1, 2\]"), ("floats", "not float64"), ("table", r"shape \(1, 1\)")],
 )
-def test_a_tokenizer_that_gives_something_else_is_an_error_that_names_the_document(fault: str, why: str) -> None:
-    with pytest.raises(DocumentError, match=rf"document 'd': the tokenizer must give .*{why}"):
-        drain(PreprocessIterator(ListIterator([Document("d", "x")]), Odd(fault)))
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_tokenizer_that_gives_something_else_is_an_error_that_names_the_document(
+    fault: str, why: str, on_error: Any
+) -> None:
+    with pytest.raises(TypeError, match=rf"the tokenizer must give .*{why}") as caught:
+        drain(PreprocessIterator(ListIterator([Document("d", "x")]), Odd(fault), on_error=on_error))
+    assert caught.value.__notes__ == ["while making tokens of document 'd'"]
 
 
 @pytest.mark.parametrize(("fault", "why"), [("short", "sum to 1"), ("none", "not None"), ("zero", "patch 1 has 0")])
-def test_a_patcher_that_gives_something_else_is_an_error_that_names_the_document(fault: str, why: str) -> None:
-    with pytest.raises(DocumentError, match=rf"document 'd': .*{why}"):
-        drain(PreprocessIterator(ListIterator([Document("d", "x")]), patcher=Odd(fault)))
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_patcher_that_gives_something_else_is_an_error_that_names_the_document(
+    fault: str, why: str, on_error: Any
+) -> None:
+    with pytest.raises(RuntimeError, match=rf"the patcher Odd.* is wrong: .*{why}") as caught:
+        drain(PreprocessIterator(ListIterator([Document("d", "x")]), patcher=Odd(fault), on_error=on_error))
+    assert caught.value.__notes__ == ["while making tokens of document 'd'"]
 
 
 @pytest.mark.parametrize("parts", [{"tokenizer": Odd("raises")}, {"patcher": Odd("raises")}])
