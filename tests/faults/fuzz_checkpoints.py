@@ -143,7 +143,7 @@ class Mutator:
             case 10:
                 value = box[key]
                 if isinstance(value, int):
-                    box[key] = value + chance.choice((-1, 1, 2**40, 2**63, float("1.5")))
+                    box[key] = value + chance.choice((-1, 1, 2**40, 2**63, 1.5 if abs(value) < 2**1000 else 1))
                 elif isinstance(value, str) and value:
                     at = chance.randrange(len(value))
                     box[key] = value[:at] + chance.choice(("", "\0", "é", "9")) + value[at + 1 :]
