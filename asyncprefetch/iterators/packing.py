@@ -207,7 +207,8 @@ class PackingIterator(StatefulIterator[Batch]):
         anchors = deque([(0, state.inner)])
         drawn, begin, skip = 0, state.offset, state.offset
         shape = _shape(state)
-        window = np.empty(state.batch_size * state.sequence_length + 1, np.int64)
+        # Of the tokens' own dtype, which is quicker to copy than the batch's; int64 if there are several.
+        window: npt.NDArray[Any] = np.empty(0)
         fresh = 0  # tokens and documents since the last anchor: empty documents, too, take time to draw again
         filled = 0  # window[:filled] is the stream from ``begin`` on
 
@@ -219,6 +220,8 @@ class PackingIterator(StatefulIterator[Batch]):
             fresh += tokens.size + 1
             rest = tokens[skip:]
             skip -= tokens.size - rest.size
+            if tokens.dtype != window.dtype:
+                window = _as_window(window, tokens.dtype, state.batch_size * state.sequence_length + 1)
             while rest.size:
                 part, rest = rest[: window.size - filled], rest[window.size - filled :]
                 window[filled : filled + part.size] = part
@@ -295,6 +298,13 @@ def _shape(state: PackingState) -> Shape:
         ngram_sizes=state.ngram_sizes,
         ngram_table_size=state.ngram_table_size,
     )
+
+
+def _as_window(window: npt.NDArray[Any], dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
+    """What ``window`` holds, in one of ``size`` tokens that also takes those of ``dtype``, which is another."""
+    if not window.size:
+        return np.empty(size, dtype)
+    return window.astype(np.int64, copy=False)
 
 
 _MIXED = "some items are arrays of tokens and others are sequences: what is packed must be of one kind"

@@ -115,6 +115,20 @@ def test_the_state_of_the_documents_is_asked_for_now_and_then_not_at_each(monkey
     assert source.asked == 1 + 5
 
 
+def test_documents_of_several_dtypes_make_one_stream() -> None:
+    parts = [np.array([200, 201], np.uint8), np.array([], np.int16), np.array([2**40, -7, 3]),
+             np.array([65_535] * 5, np.uint16), np.array([1, 2, 3, 4], np.uint8)]  # fmt: skip
+    whole = [token for part in parts for token in part.tolist()]
+
+    def pack() -> PackingIterator:
+        return PackingIterator(ListIterator(parts), batch_size=1, sequence_length=3)
+
+    batches = drain(pack())
+    assert [token for batch in batches for token in batch.x[batch.mask].tolist()] == whole[:-1]
+    assert [token for batch in batches for token in batch.y[batch.mask].tolist()] == whole[1:]
+    assert_resumes_exactly(pack)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.uint16, ">i8"])
 def test_takes_integers_of_every_dtype(dtype: Any) -> None:
     iterator = PackingIterator(ListIterator(arrays([4], dtype)), batch_size=1, sequence_length=3)
