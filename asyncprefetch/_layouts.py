@@ -19,6 +19,9 @@ from asyncprefetch.batch import Batch
 _FIELDS = tuple(field.name for field in fields(Batch))
 _MAX_ARRAYS = 16
 
+NUMBERS = "?bBhHiIlLqQefdFD"
+"""The dtypes of plain numbers, by their letters."""
+
 # Of layouts that go on changing nothing is worth keeping.
 MAX_LAYOUTS = 256
 

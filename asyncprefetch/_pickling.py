@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from asyncprefetch._layouts import MAX_LAYOUTS, Flat, Layout, Templates
+from asyncprefetch._layouts import MAX_LAYOUTS, NUMBERS, Flat, Layout, Templates
 from asyncprefetch._tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch.batch import Batch
 
 # By dtype, its name: several times faster than to ask the dtype. What is not in here is not a plain number.
-_NAMES = {np.dtype(char): np.dtype(char).str for char in "?bBhHiIlLqQefdFD"}
+_NAMES = {np.dtype(char): np.dtype(char).str for char in NUMBERS}
 
 # Smaller arrays ride in the frame: the way through the socket is shorter than that to a slot and back.
 MIN_PLACED = 8 << 10

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from asyncprefetch._layouts import MAX_LAYOUTS, Flat, Layout
+from asyncprefetch._layouts import MAX_LAYOUTS, NUMBERS, Flat, Layout
 from asyncprefetch._messages import ShardStart
 from asyncprefetch._tensors import as_array, is_tensor
 
@@ -28,7 +28,7 @@ _ELEMENTS = 32  # of a larger array
 _MAX_PARTS = 1000
 _SCALARS = frozenset({bool, float, complex, type(None)})
 # Dtypes that need no closer look, by their letter: of two letters for one dtype the name is the same.
-_NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
+_NUMBERS = {letter: np.dtype(letter).str for letter in NUMBERS}
 _LONG_DOUBLE = 10 if np.finfo(np.longdouble).nmant == 63 else 16  # bytes that are not padding
 _LOW_BITS = 2**64 - 1
 

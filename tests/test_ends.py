@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+
+from tests.processes import ENVIRONMENT, ROOT, gone, launch
 
 HEADER = """
 import asyncio, gc, multiprocessing, os, signal, sys, warnings
@@ -31,39 +31,15 @@ class Forever(StatefulIterator):
         while True: pass
 """
 
-ROOT = Path(__file__).parent.parent
-
 
 def start(tmp_path, body, *arguments):
-    script = tmp_path / "program.py"
-    script.write_text(HEADER + body)
-    return subprocess.Popen(
-        [sys.executable, "-W", "always::ResourceWarning", str(script), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
+    return launch(tmp_path, HEADER + body, *arguments)
 
 
 def run(tmp_path, body, *arguments):
     with start(tmp_path, body, *arguments) as process:
         out, err = process.communicate(timeout=30)
     return process.returncode, out, err
-
-
-def gone(pid, seconds):
-    """Whether a process that is not our child ends in time."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
 
 
 FORGOTTEN = {
@@ -208,7 +184,7 @@ if __name__ == "__main__":
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         timeout=30,
         check=False,
     )

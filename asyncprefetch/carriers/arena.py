@@ -99,14 +99,10 @@ class Arena:
 
     def find(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[int, ...] | None:
         """The offsets of arrays that were made on the open slot; ``None`` if one is anything else."""
-        slot = self._slot
-        if slot is None:
-            return None
-        owner, offsets = self._segment.owner(slot), []
+        offsets = []
         for array in arrays:
-            offset = self._offsets.get(id(array))
-            # See _place_in_place.
-            if offset is None or array.base is not owner or not array.flags.c_contiguous:
+            offset = self._made_at(array)
+            if offset is None or not array.flags.c_contiguous:
                 return None
             offsets.append(offset)
         return tuple(offsets)
@@ -229,11 +225,18 @@ class Arena:
         self._ranges.append((begin, end))
         self._extent = max(self._extent, end)
 
+    def _made_at(self, array: npt.NDArray[Any]) -> int | None:
+        """Where on the open slot the array was made; ``None``: nowhere on it."""
+        offset = self._offsets.get(id(array))
+        # The identity may be that of a later array, but none that was not made here lies directly on the owner.
+        if offset is None or self._slot is None or array.base is not self._segment.owner(self._slot):
+            return None
+        return offset
+
     def _place_in_place(self, array: npt.NDArray[Any], size: int) -> int | None:
-        slot, span = self._slot, None
-        if slot is not None and (offset := self._offsets.get(id(array))) is not None and array.flags.forc:
-            # The identity may be that of a later array, but none that was not made here lies directly on the owner.
-            span = (offset, offset + size) if array.base is self._segment.owner(slot) else None
+        slot, offset, span = self._slot, self._made_at(array), None
+        if offset is not None and array.flags.forc:
+            span = (offset, offset + size)
         if span is None:
             begin, end = _bounds(array)
             slot, offset = divmod(begin - self._segment.start, self._segment.stride)

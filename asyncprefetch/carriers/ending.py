@@ -45,7 +45,7 @@ async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
     await exited
 
 
-def in_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
+def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
     """The result of a call that may block for long, in a thread that keeps no program from its exit."""
     result: Future[T] = Future()
 

@@ -20,7 +20,7 @@ from asyncprefetch._advice import memory_advice
 from asyncprefetch._messages import Credit, Death, FromWorker, Item, Replaying, Setup, Start, Stop, ToWorker
 from asyncprefetch._producer import Collecting, Producer
 from asyncprefetch.carriers import Sink
-from asyncprefetch.carriers.ending import CLOSE_GRACE, close_iterators, end_process, in_thread
+from asyncprefetch.carriers.ending import CLOSE_GRACE, close_iterators, end_process, in_daemon_thread
 from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
@@ -193,7 +193,7 @@ class PullCarrier:
             _LOG.warning("an executor is still busy; it was left to itself")
 
     def _in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        future = in_thread(function, "asyncprefetch-executor")
+        future = in_daemon_thread(function, "asyncprefetch-executor")
         self._background.add(future)
         future.add_done_callback(self._background.discard)
         return future

@@ -21,7 +21,7 @@ from asyncprefetch._messages import Credit, Death, EndOfShard, Failed, FromWorke
 from asyncprefetch._payloads import Framed
 from asyncprefetch.carriers import Sink, stream_worker
 from asyncprefetch.carriers.channel import LoaderEnd
-from asyncprefetch.carriers.ending import close_iterators, end_process, in_thread
+from asyncprefetch.carriers.ending import close_iterators, end_process, in_daemon_thread
 from asyncprefetch.carriers.loans import Loans, OnSlot
 from asyncprefetch.carriers.segments import Segment
 from asyncprefetch.carriers.wire import (
@@ -259,7 +259,7 @@ class StreamCarrier:
 
 async def _finish(function: Callable[[], None]) -> None:
     """Call it in a thread, or here if there can be no thread any more."""
-    call = in_thread(function, "asyncprefetch-unmap")
+    call = in_daemon_thread(function, "asyncprefetch-unmap")
     await asyncio.wait([call])
     if not call.cancelled() and call.exception() is not None:
         function()

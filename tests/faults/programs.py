@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.processes import gone, launch, session
 
 HEADER = """
 import asyncio, gc, multiprocessing, os, resource, signal, sys, threading, time
@@ -33,29 +31,7 @@ FACTORY = {"stream": None, "pull": lambda worker: ProcessExecutor()}[sys.argv[1]
 
 def start(tmp_path: Path, body: str, carrier: str, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.Popen:
     """Start it. Its first argument is the carrier; ``within`` is a command that is to run it."""
-    script = tmp_path / "program.py"
-    script.write_text(HEADER + body)
-    return subprocess.Popen(
-        [*within, sys.executable, "-W", "always::ResourceWarning", str(script), carrier, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-
-
-def session(leader: int) -> list[int]:
-    """The processes that a program and its children are, but for those that only wait to be reaped."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                state, *fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[2]) == leader and state != "Z":
-                    found.append(int(entry.name))
-    return found
+    return launch(tmp_path, HEADER + body, carrier, *arguments, within=within)
 
 
 @dataclass
@@ -75,9 +51,9 @@ def end(process: subprocess.Popen, timeout: float = 40.0) -> Ended:
         out, err = process.communicate(timeout=timeout)
         seconds = time.monotonic() - began
         # The fork server and the tracker of resources end when they see that the program has.
-        while (left := session(process.pid)) and time.monotonic() < began + seconds + 1:
-            time.sleep(0.02)
-        assert left == [], "processes are left"
+        until = time.monotonic() + 1
+        while left := session(process.pid):
+            assert gone(left[0], max(until - time.monotonic(), 0)), "processes are left"
     finally:
         for pid in session(process.pid):
             os.kill(pid, signal.SIGKILL)

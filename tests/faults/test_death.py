@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -30,12 +29,12 @@ from tests.conftest import EXECUTORS
 from tests.faults import mortals
 from tests.faults.mortals import WAYS, Hangman, Slow, SlowState, World, unread, until, workers_with
 from tests.pipelines import Count, Die, Gate, GateKeeper
+from tests.processes import launch
 from tests.test_failures import until_error
 from tests.test_prefetcher import rest, take, through_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull carrier")
 
-ROOT = Path(__file__).parent.parent.parent
 
 # A worker is started in tens of milliseconds, but not on a machine that is busy with other things.
 SOON = 10.0
@@ -507,16 +506,7 @@ def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log
     if group is None:
         pytest.skip("no control group with a memory limit can be made here")
     try:
-        script = tmp_path / "program.py"
-        script.write_text(OUT_OF_MEMORY)
-        with subprocess.Popen(
-            [sys.executable, str(script), str(group), str(tmp_path), way],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        ) as process:
+        with launch(tmp_path, OUT_OF_MEMORY, str(group), str(tmp_path), way) as process:
             try:
                 out, err = process.communicate(timeout=30)
             finally:

@@ -66,6 +66,26 @@ def end_of(tmp_path, carrier, worker, body, *, cause=None, main=MAIN):
     return ended
 
 
+CANCELLED = """
+    async def train():
+        async with loader:
+            assert [await anext(loader), await anext(loader)] == [0, 0]
+            ready()
+            waiting.set()
+            while True:
+                await CALL
+    waiting = asyncio.Event()
+    task = asyncio.create_task(train())
+    await waiting.wait()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+"""
+
 # Each leaves the block in its own way. The first batch of a worker that is busy from then on is there at once.
 WAYS = {
     "break": """
@@ -83,44 +103,8 @@ WAYS = {
     except LookupError:
         pass
 """,
-    "cancellation": """
-    async def train():
-        async with loader:
-            assert [await anext(loader), await anext(loader)] == [0, 0]
-            ready()
-            waiting.set()
-            while True:
-                await anext(loader)
-    waiting = asyncio.Event()
-    task = asyncio.create_task(train())
-    await waiting.wait()
-    for _ in range(3):
-        await asyncio.sleep(0)
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        pass
-""",
-    "cancellation of get_state": """
-    async def train():
-        async with loader:
-            assert [await anext(loader), await anext(loader)] == [0, 0]
-            ready()
-            waiting.set()
-            while True:
-                await loader.get_state()
-    waiting = asyncio.Event()
-    task = asyncio.create_task(train())
-    await waiting.wait()
-    for _ in range(3):
-        await asyncio.sleep(0)
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        pass
-""",
+    "cancellation": CANCELLED.replace("CALL", "anext(loader)"),
+    "cancellation of get_state": CANCELLED.replace("CALL", "loader.get_state()"),
     "a scope that is cancelled around __aexit__": """
     with anyio.CancelScope() as scope:
         async with loader:

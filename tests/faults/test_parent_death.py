@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open")
+from tests.processes import gone, launch, session
 
-ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open")
 
 PROGRAM = """
 import asyncio, multiprocessing, os, signal, sys, time
@@ -64,17 +61,10 @@ FORK = """
 @contextlib.contextmanager
 def program(tmp_path, carrier, what, *, start_method="forkserver", fork=""):
     """A program that runs a loader; gives it, the pids that it told, and the prefix of its semaphores' names."""
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM.replace("    FORK\n", fork.lstrip("\n")))
+    text = PROGRAM.replace("    FORK\n", fork.lstrip("\n"))
     prefix = f"mp-asyncprefetch-{os.getpid()}"
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), carrier, what, str(tmp_path), start_method, prefix],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
+    arguments = carrier, what, str(tmp_path), start_method, prefix
+    process = launch(tmp_path, text, *arguments, warnings="ignore", stderr=None)
     with process:
         try:
             yield process, [int(pid) for pid in process.stdout.readline().split()], prefix
@@ -84,29 +74,6 @@ def program(tmp_path, carrier, what, *, start_method="forkserver", fork=""):
             for pid in session(process.pid):  # nobody, if all is well
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-
-
-def gone(pid, seconds=1.0):
-    """Whether a process that is not our child ends in time."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
-
-
-def session(leader):
-    """The processes that a program and its children are."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:
-                found.append(int(entry.name))
-    return found
 
 
 def in_shared_memory(prefix):
