@@ -344,7 +344,7 @@ class GateKeeper:
     async def held_once(self, position: int) -> AsyncIterator[None]:
         """The iterator stands in the gate until the block is left or it dies, and whoever comes later finds no gate."""
         await self.reached(position)
-        # Opened by both: not before that may the gate go.
+        # Opened by both: not before that may the gate go, and before the iterator goes on it must.
         writer = await asyncio.to_thread(os.open, self.folder / f"gate-{position}", os.O_WRONLY)
         try:
             (self.folder / f"gate-{position}").unlink()
@@ -353,9 +353,10 @@ class GateKeeper:
             os.close(writer)
 
     async def open(self, position: int) -> None:
-        """Let it through, and whoever comes later."""
-        await asyncio.to_thread((self.folder / f"gate-{position}").write_bytes, b"!")
+        """Let it through once it has come, and whoever comes later."""
+        writer = await asyncio.to_thread(os.open, self.folder / f"gate-{position}", os.O_WRONLY)
         (self.folder / f"gate-{position}").unlink()
+        os.close(writer)
 
 
 class LogState(IteratorState, kind="tests.log"):

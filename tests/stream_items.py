@@ -118,11 +118,12 @@ class Stubborn(StatefulIterator[Any]):
                     yield self.position - 1
         finally:
             if tried.exists():
-                # Blocks until the test knows that credit for the next run was sent.
-                for name in ("closing", "go-on"):
-                    pipe = Path(self.folder, name)
-                    if pipe.exists():
-                        pipe.write_bytes(b"!") if name == "closing" else pipe.read_bytes()
+                closing = Path(self.folder, "closing")
+                if closing.exists():
+                    # Blocks until the test knows that credit for the next run was sent.
+                    closing.write_bytes(b"!")
+                    Path(self.folder, "go-on").read_bytes()
+                    closing.unlink()  # here, so that the next one that is closed finds it or does not, in order
                 asyncprefetch.zeros(100_000)
 
 
