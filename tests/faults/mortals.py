@@ -192,7 +192,10 @@ class SlowState(IteratorState, kind="tests.mortals.slow"):
 
 
 class Slow(StatefulIterator[int]):
-    """Counts, slowly where ``folder`` says so, and waits before item 24 for as long as ``folder`` says so."""
+    """Counts, slowly where ``folder`` says so, and waits before item 24 for as long as ``folder`` says so.
+
+    Who stands in ``begun``, a named pipe, is told once when the counting has begun.
+    """
 
     def __init__(self, state: SlowState) -> None:
         self.state, self.position = state, state.position
@@ -201,8 +204,11 @@ class Slow(StatefulIterator[int]):
         return self.state.model_copy(update={"position": self.position})
 
     def create_iter(self) -> Iterator[int]:
-        slow = Path(self.state.folder, "slow")
+        slow, begun = Path(self.state.folder, "slow"), Path(self.state.folder, "begun")
         while self.position < self.state.stop:
+            if begun.exists():
+                begun.write_bytes(b"!")
+                begun.unlink()
             if slow.exists():
                 time.sleep(0.05)
             gate = Path(self.state.folder, "gate")

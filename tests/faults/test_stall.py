@@ -145,9 +145,10 @@ async def test_a_long_replay_is_no_stall(tmp_path, carrier):
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not_wait_for_all_of_it(tmp_path, carrier):
     got, state = await state_with_a_long_replay(tmp_path)
+    os.mkfifo(tmp_path / "begun")
     async with state.build(executor_factory=carrier) as loader:
         waiting = asyncio.create_task(anext(loader))
-        await until(lambda: loader.statistics().workers and loader.statistics().workers[0].state == "running", 10)
+        await asyncio.to_thread((tmp_path / "begun").read_bytes)
         again = await loader.get_state()
         assert not waiting.done()
         assert again.shards == state.shards
