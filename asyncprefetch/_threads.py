@@ -7,6 +7,8 @@ from typing import ParamSpec, TypeVar
 
 import anyio.to_thread
 
+from asyncprefetch import _limits
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -21,6 +23,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         return function(*args, **kwargs)
 
     try:
+        _limits.check_threads()
         return await anyio.to_thread.run_sync(call)
     except RuntimeError:
         if begun:

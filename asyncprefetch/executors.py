@@ -20,7 +20,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateErr
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch import _malloc, _oom, _worker_logs
+from asyncprefetch import _limits, _malloc, _oom, _worker_logs
 from asyncprefetch._advice import advice
 from asyncprefetch._context import WorkerContext
 
@@ -29,6 +29,9 @@ if sys.platform != "win32":
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Its manager's, and that which writes calls.
+_POOL_THREADS = 2
 
 
 def default_start_method() -> str:
@@ -129,6 +132,7 @@ class ProcessExecutor(Executor):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
                 try:
+                    _limits.check_threads(1 + _POOL_THREADS)
                     self._thread.start()
                 except RuntimeError as error:  # no more threads, or the interpreter ends
                     self._closed, self._thread = True, None
@@ -158,6 +162,7 @@ class ProcessExecutor(Executor):
                 daemon=True,
             )
             try:
+                _limits.check_threads()
                 ending.start()
             except RuntimeError:  # no more threads, or the interpreter ends: then not in order, but at once
                 self.kill()
@@ -197,7 +202,8 @@ class ProcessExecutor(Executor):
         oom_kills = _oom.kills()
         try:
             with _starting:
-                _check_descriptors()
+                _limits.check_descriptors()
+                _limits.check_threads(_POOL_THREADS)
                 self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
                     1,
                     mp_context=self._context,
@@ -297,18 +303,6 @@ def _copy(done: Future[T], future: Future[T]) -> None:
 # Reentrant, so that the forked process, whose only thread holds it, can take it.
 _starting = threading.RLock()
 
-# So many descriptors a start takes for a moment, that of the fork server included.
-_DESCRIPTORS = 20
-
-
-def _check_descriptors() -> None:
-    """Refuse a start for which there are too few: without one in its midst, the fork server ends, and all it serves."""
-    with contextlib.ExitStack() as taken:
-        for _ in range(_DESCRIPTORS // 2):
-            for end in os.pipe():
-                taken.callback(os.close, end)
-
-
 _live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
 
 
@@ -358,6 +352,7 @@ def _die_with_parent() -> None:
             os._exit(1)  # it is gone already
         except OSError:
             pass  # no more descriptors, or an old kernel
+    _limits.check_threads()
     threading.Thread(target=_exit_after, args=(watched,), name="asyncprefetch-parent-watch", daemon=True).start()
     if sys.platform == "linux":
         # The kernel ends even a worker whose C code holds the interpreter lock: no thread of ours would run then.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
-from asyncprefetch import _worker_logs
+from asyncprefetch import _limits, _worker_logs
 from asyncprefetch._messages import FromWorker, Log
 from asyncprefetch.executors import ProcessExecutor
 
@@ -58,6 +58,7 @@ def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
 
     future = asyncio.wrap_future(result)
     try:
+        _limits.check_threads()
         threading.Thread(target=run, name=name, daemon=True).start()
     except RuntimeError as error:  # no more threads
         result.set_exception(error)

@@ -16,9 +16,13 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
+from asyncprefetch import _limits
+
 # Of the address space, which is what the slots of one worker may take. An x86 process has 128 TiB, an ARM one 256.
 _MAX_MAPPED: Final = 2 << 40
 _MAX_STRIDE: Final = 8 << 30
+# Where it is limited, a segment takes at most this part of what is left: other workers, batches and threads need some.
+_SHARE: Final = 16
 _MIN_STRIDE: Final = 1 << 20
 
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
@@ -68,7 +72,9 @@ class Segment:
         """A new one with so many slots, as large as they may be; ``None`` where the system gives none."""
         if not hasattr(os, "memfd_create"):
             return None
-        stride = min(_MAX_STRIDE, _MAX_MAPPED // slots)
+        left = _limits.address_space_left()
+        most = _MAX_MAPPED if left is None else left // _SHARE
+        stride = min(_MAX_STRIDE, most // slots)
         while stride >= _MIN_STRIDE:
             stride -= stride % mmap.PAGESIZE
             try:
@@ -83,7 +89,7 @@ class Segment:
                 try:
                     return cls(descriptor, Geometry(slots, stride))
                 except (OSError, ValueError):
-                    pass  # RLIMIT_AS, or a machine with few address bits
+                    pass  # a machine with few address bits, or a limit that was reached meanwhile
             stride //= 16
         return None
 

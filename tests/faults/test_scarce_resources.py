@@ -213,23 +213,69 @@ def address_space(megabytes):
 
 
 NO_THREAD = (
-    r"WorkerDiedError: worker \d died: .*can't start new thread "
-    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)$"  # once
+    r"WorkerDiedError: worker \d died: .*can't start new thread(: less than \d+ MiB of memory are left)? "
+    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)"  # once
+    r"(\. It was started again \d times without progress \(max_restarts\))?$"
 )
 NO_MEMORY = (
-    r"(WorkerDiedError: .* died: no memory here for what it sent|ProducerError: .* \(unpickle\): MemoryError: .*)"
+    r"(WorkerDiedError: .* died: no memory here for what it sent|ProducerError: .* \((next|unpickle)\): .*MemoryError.*)"
     r" \(raise the limit of memory .*"
 )
 
 
 @CARRIERS
 @pytest.mark.parametrize(
-    ("megabytes", "reasons"), [(10, NO_THREAD), (120, f"{NO_THREAD}|{NO_MEMORY}")], ids=["10 MB", "120 MB"]
+    ("megabytes", "size", "reasons"),
+    [(120, 2_000_000, NO_THREAD), (600, 10_000_000, f"{NO_THREAD}|{NO_MEMORY}")],
+    ids=["120 MB", "600 MB"],
 )
-def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes, reasons):
-    """The consumer holds 128 MB of batches. Of the threads and the batches, either may be the first that lacks memory."""
-    outcome = run(tmp_path, carrier, limit=address_space(megabytes), workers=2, size=2_000_000)
+def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes, size, reasons):
+    """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
+    outcome = run(tmp_path, carrier, limit=address_space(megabytes), workers=2, size=size)
     assert re.match(reasons, outcome), outcome
+
+
+STARVED = """
+from concurrent.futures import BrokenExecutor
+from asyncprefetch._threads import in_thread
+from asyncprefetch.carriers.ending import in_daemon_thread
+
+def submit():
+    try:
+        ProcessExecutor().submit(os.getpid)
+    except BrokenExecutor as error:
+        assert "can't start new thread" in str(error)
+
+def await_thread():
+    asyncio.run(in_thread(os.getpid))
+
+def await_daemon_thread():
+    async def main():
+        try:
+            await in_daemon_thread(os.getpid, "starved")
+        except RuntimeError as error:
+            assert "can't start new thread" in str(error)
+    asyncio.run(main())
+
+# From too little for a thread's stack to more than enough for its first steps, which lie between; and again where the
+# stacks of threads that were forked along can be had.
+stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+for more in [base + step for base in (0, stack) for step in range(0, 400_000, 1 << 13)]:
+    if not (child := os.fork()):
+        signal.alarm(5)
+        used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + more,) * 2)
+        globals()[sys.argv[2]]()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, more
+print("all came back")
+"""
+
+
+@pytest.mark.parametrize("call", ["submit", "await_thread", "await_daemon_thread"])
+def test_where_a_thread_can_be_made_but_not_begin_nobody_waits_for_it(tmp_path, call):
+    ended = programs.run(tmp_path, STARVED, "stream", call)
+    assert ended.out == "all came back\n", ended.err
 
 
 @CARRIERS
