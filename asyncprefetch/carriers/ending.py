@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
@@ -14,9 +15,14 @@ from asyncprefetch.executors import ProcessExecutor
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger("asyncprefetch")
+
 # Seconds for closing the iterators, and then for the process to end by itself. A worker that is too busy to close its
 # iterators in time is not waited for again: a program that ends should end within two seconds.
 CLOSE_GRACE = 1.0
+
+# And for one that is killed to be gone. In an uninterruptible sleep (a file system that hangs) it does not even end then.
+_KILL_GRACE = 2.0
 
 
 async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromWorker]], worker: int) -> bool:
@@ -36,13 +42,18 @@ async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromW
 
 
 async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
-    """Wait until the process is gone: an idle one may end by itself, any other is killed."""
+    """Wait until the process is gone: an idle one may end by itself, any other is killed.
+
+    One that does not end then is left to itself, and the log tells.
+    """
     exited = asyncio.wrap_future(executor.exited)
     if idle:
         executor.shutdown(wait=False, cancel_futures=True)
         await asyncio.wait([exited], timeout=CLOSE_GRACE)
     executor.kill()
-    await exited
+    await asyncio.wait([exited], timeout=_KILL_GRACE)
+    if not exited.done():
+        _LOG.warning("worker process %s was killed and has not ended; it is left to itself", executor.pid)
 
 
 def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:

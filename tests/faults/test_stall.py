@@ -13,6 +13,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerStalledError
 from asyncprefetch._watchdog import Watchdog
+from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS, inline
 from tests.faults.mortals import Slow, SlowState, World, until
@@ -190,6 +191,22 @@ async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, carrier,
     assert time.monotonic() - began < 5
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(carrier, monkeypatch, caplog):
+    loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, executor_factory=carrier)
+    await take(loader, 2)
+    stop(loader)
+    pid = loader.statistics().workers[0].pid
+    exited = loader._core._receivers[0]._carrier._executor.exited
+    with monkeypatch.context() as patched:
+        patched.setattr(ProcessExecutor, "kill", lambda executor: None)
+        began = time.monotonic()
+        await loader.aclose()
+        assert time.monotonic() - began < 5
+    assert f"worker process {pid} was killed and has not ended; it is left to itself" in caplog.text
+    os.kill(pid, signal.SIGKILL)
+    assert exited.result(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("what", ["stopped", "stuck"])
