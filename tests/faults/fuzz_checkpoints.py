@@ -106,7 +106,7 @@ class Mutator:
         if what > 0.15:
             for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
                 document = self._change(document)
-        text = _text(document)
+        text = text_of(document)
         if chance.random() < 0.04:
             text = self._spoil(text)
         leaf_texts = json.dumps([base64.b64encode(leaf).decode() for leaf in leaves])
@@ -213,7 +213,7 @@ def _places(box: Any) -> Any:
             yield from _places(box[key])
 
 
-def _text(document: Any) -> str:
+def text_of(document: Any) -> str:
     """As JSON, with what JSON's writers don't write: keys twice, NaN, very deep nests."""
     sys.set_int_max_str_digits(0)
     try:

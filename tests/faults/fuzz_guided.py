@@ -1,0 +1,69 @@
+"""The fuzzer of checkpoints, led by what it reaches of the library's code: with atheris, which is to be installed for it.
+
+    python -m tests.faults.fuzz_guided -max_total_time=600 [FOLDER]
+
+The options are libFuzzer's. ``FOLDER`` keeps what led to new code, for the next time. It ends at the first finding, and
+keeps that as a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import atheris
+
+with atheris.instrument_imports(include=["asyncprefetch"]):
+    from tests.faults import fuzz_checkpoints
+    from tests.faults.containers import container, parts, states, write_corpus
+
+if TYPE_CHECKING:
+    from asyncprefetch import AsyncPrefetcherState
+
+
+class Chance(random.Random):
+    """Draws what the fuzzer says, and zeros when that is used up."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(0)
+        self._data, self._used = data, 0
+
+    def getrandbits(self, k: int, /) -> int:
+        size = (k + 7) // 8
+        taken = self._data[self._used : self._used + size].ljust(size, b"\0")
+        self._used += size
+        return int.from_bytes(taken, "little") & ((1 << k) - 1)
+
+    def random(self) -> float:
+        return self.getrandbits(16) / (1 << 16)
+
+
+def damaged(saved: list[AsyncPrefetcherState], chance: Chance) -> tuple[bytes, str | None]:
+    """A file that differs from a saved one, and the same as JSON where it can be."""
+    state = chance.choice(saved)
+    if chance.random() < 0.8:
+        return fuzz_checkpoints.Mutator(state, chance).damaged()
+    # The document's text with other bytes in it, which need not be JSON.
+    text = fuzz_checkpoints.text_of(parts(state.to_bytes())[1])
+    begin = chance.randrange(len(text))
+    end = begin + chance.randrange(20)
+    strange = chance.randbytes(chance.randrange(30)).decode("utf-8", "replace")
+    return container(text[:begin] + strange + text[end:], list(state.leaves)), None
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        saved = asyncio.run(states(write_corpus(Path(folder))))
+    fuzz_checkpoints.warm_up(saved)
+    atheris.Setup(sys.argv, lambda data: fuzz_checkpoints.check(*damaged(saved, Chance(data))))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
