@@ -7,10 +7,10 @@ import errno
 _FILES = "raise the limit of open files (ulimit -n), or use fewer workers"
 _ROOM = "make room in /dev/shm, where the semaphores of multiprocessing lie, or mount a larger one"
 _MEMORY = (
-    "raise the limit of memory (ulimit -v, or the container's), or use smaller batches, fewer workers or a smaller "
+    "raise the limit of memory (ulimit -v and -d, or the container's), or use smaller batches, fewer workers or a smaller "
     "n_batches_to_prefetch"
 )
-_THREADS = "raise the limits of processes and memory (ulimit -u and -v, or the container's), or use fewer workers"
+_THREADS = "raise the limits of processes and memory (ulimit -u, -v and -d, or the container's), or use fewer workers"
 
 _BY_NUMBER = {
     errno.EMFILE: _FILES,

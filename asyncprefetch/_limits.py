@@ -6,20 +6,26 @@ import contextlib
 import mmap
 import os
 import sys
-import threading
 from pathlib import Path
 
 if sys.platform != "win32":
     import resource
 
-# Of a thread: its stack where no limit says how large that is, the address space that glibc reserves for what it
-# allocates (an "arena"), and what it takes at once.
-_STACK = 8 << 20
-_ARENA = 64 << 20
-_OWN = 2 << 20
-
 # So many descriptors the start of a process takes for a moment, that of the fork server included.
 _DESCRIPTORS = 20
+
+# What a thread takes at once; and what glibc reserves of the address space for what it allocates (an "arena"), if it can.
+_OWN = 2 << 20
+_ARENA = 64 << 20
+
+
+def _stack_size() -> int:
+    # As the C library reads it when the program begins. To ask threading for another size would set it.
+    size = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return 8 << 20 if size == resource.RLIM_INFINITY else min(size, 1 << 40)
+
+
+_STACK = _stack_size() if sys.platform != "win32" else 0
 
 
 def check_threads(count: int = 1) -> None:
@@ -33,32 +39,41 @@ def check_threads(count: int = 1) -> None:
     """
     if sys.platform == "win32":
         return
-    if (
-        resource.RLIM_INFINITY
-        == resource.getrlimit(resource.RLIMIT_AS)[0]
-        == resource.getrlimit(resource.RLIMIT_DATA)[0]
-    ):
+    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if all(limit == resource.RLIM_INFINITY for limit in limits):
         return
-    size = count * (_stack_size() + _ARENA + _OWN)
+    # An arena that can't be had is no harm, and one that leaves nothing is.
+    if _is_left(count * (_STACK + _OWN), count * _ARENA):
+        return
+    if _is_left(count * (_STACK + _OWN)) and not _is_left(_STACK, _ARENA):
+        return
+    size = count * (_STACK + _OWN + _ARENA) >> 20
+    raise RuntimeError(f"can't start new thread: less than {size} MiB of memory are left")
+
+
+def _is_left(used: int, reserved: int = 0) -> bool:
+    """Whether so many bytes of memory can be had, and so many of address space beside them."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     try:
-        mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)).close()
-    except OSError:
-        raise RuntimeError(f"can't start new thread: less than {size >> 20} MiB of memory are left") from None
-
-
-def _stack_size() -> int:
-    size = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
-    return _STACK if size == resource.RLIM_INFINITY else size
+        with mmap.mmap(-1, used, flags):
+            if reserved:
+                mmap.mmap(-1, reserved, flags, prot=0).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def address_space_left() -> int | None:
-    """Bytes; ``None`` where there is no limit (RLIMIT_AS)."""
+    """Bytes; ``None`` where there is no limit (RLIMIT_AS), or nobody tells."""
     if sys.platform != "linux":
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return None
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    except OSError:  # no /proc, or no more descriptors
+        return None
     return max(limit - used, 0)
 
 

@@ -130,11 +130,11 @@ class ProcessExecutor(Executor):
             future: Future[T] = Future()
             self._waiting.append((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
                 try:
                     _limits.check_threads(1 + _POOL_THREADS)
+                    self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
                     self._thread.start()
-                except RuntimeError as error:  # no more threads, or the interpreter ends
+                except Exception as error:  # no more threads or memory, or the interpreter ends
                     self._closed, self._thread = True, None
                     self._why = str(_broken(error))
                     self._finish(None)
@@ -164,7 +164,7 @@ class ProcessExecutor(Executor):
             try:
                 _limits.check_threads()
                 ending.start()
-            except RuntimeError:  # no more threads, or the interpreter ends: then not in order, but at once
+            except Exception:  # no more threads or memory, or the interpreter ends: then not in order, but at once
                 self.kill()
             else:
                 self._ending = ending
@@ -352,7 +352,6 @@ def _die_with_parent() -> None:
             os._exit(1)  # it is gone already
         except OSError:
             pass  # no more descriptors, or an old kernel
-    _limits.check_threads()
     threading.Thread(target=_exit_after, args=(watched,), name="asyncprefetch-parent-watch", daemon=True).start()
     if sys.platform == "linux":
         # The kernel ends even a worker whose C code holds the interpreter lock: no thread of ours would run then.

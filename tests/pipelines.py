@@ -284,12 +284,14 @@ class RandomState(IteratorState, kind="tests.random"):
 
 
 class NotDeterministic(StatefulIterator[bytes]):
-    """Its items are never the same twice, and it dies once at its end."""
+    """Its items are never the same twice; and it dies at its end, or before, if it is asked for a state."""
 
     def __init__(self, stop: int, position: int = 0) -> None:
         self.stop, self.position = stop, position
 
     def get_state(self) -> RandomState:
+        if self.position:
+            os.kill(os.getpid(), signal.SIGKILL)
         return RandomState(stop=self.stop, position=self.position)
 
     def create_iter(self) -> Iterator[bytes]:

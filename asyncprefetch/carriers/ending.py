@@ -51,9 +51,13 @@ async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
         executor.shutdown(wait=False, cancel_futures=True)
         await asyncio.wait([exited], timeout=CLOSE_GRACE)
     executor.kill()
-    await asyncio.wait([exited], timeout=_KILL_GRACE)
-    if not exited.done():
-        _LOG.warning("worker process %s was killed and has not ended; it is left to itself", executor.pid)
+    while not exited.done():
+        # A start in progress can't be broken off (the fork server may be importing), and ends in the kill.
+        starting = executor.pid is None
+        await asyncio.wait([exited], timeout=_KILL_GRACE)
+        if not starting and not exited.done():
+            _LOG.warning("worker process %s was killed and has not ended; it is left to itself", executor.pid)
+            return
 
 
 def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
@@ -71,7 +75,7 @@ def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
     try:
         _limits.check_threads()
         threading.Thread(target=run, name=name, daemon=True).start()
-    except RuntimeError as error:  # no more threads
+    except Exception as error:  # no more threads or memory
         result.set_exception(error)
     return future
 

@@ -21,7 +21,8 @@ from asyncprefetch import _limits
 # Of the address space, which is what the slots of one worker may take. An x86 process has 128 TiB, an ARM one 256.
 _MAX_MAPPED: Final = 2 << 40
 _MAX_STRIDE: Final = 8 << 30
-# Where it is limited, a segment takes at most this part of what is left: other workers, batches and threads need some.
+# Where it is limited, a segment takes no more than this part of what is left, unless its slots would be too small: other
+# workers, batches and threads need some.
 _SHARE: Final = 16
 _MIN_STRIDE: Final = 1 << 20
 
@@ -73,8 +74,8 @@ class Segment:
         if not hasattr(os, "memfd_create"):
             return None
         left = _limits.address_space_left()
-        most = _MAX_MAPPED if left is None else left // _SHARE
-        stride = min(_MAX_STRIDE, most // slots)
+        most = _MAX_MAPPED if left is None else max(left // _SHARE, slots * _MIN_STRIDE)
+        stride = min(_MAX_STRIDE, min(most, _MAX_MAPPED) // slots)
         while stride >= _MIN_STRIDE:
             stride -= stride % mmap.PAGESIZE
             try:

@@ -81,7 +81,10 @@ class StreamCarrier:
         self._segment = Segment.create(2 * n_prefetch + max_held + 1)
         self._loans = Loans(self._segment, max_held) if self._segment is not None else None
         if self._segment is None:
-            _LOG.warning("no shared memory can be had here: batches cross the socket, which is slower")
+            _LOG.warning(
+                "no shared memory can be had here (too little address space: ulimit -v?): batches cross the socket, "
+                "which is slower"
+            )
         with contextlib.ExitStack() as on_error:
             if self._segment is not None:
                 on_error.callback(self._segment.retire)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import mmap
@@ -197,16 +198,23 @@ def test_where_there_is_less_room_slots_are_smaller_and_begin_at_pages(monkeypat
     assert descriptors() == before
 
 
-def test_where_there_is_far_too_little_address_space_there_is_no_segment():
+@contextlib.contextmanager
+def address_space(left):
+    """As many bytes of it as that are left."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    before = descriptors()
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + 64 * MB, limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + left, limits[1]))
     try:
-        assert Segment.create(100) is None
-        small = Segment.create(2)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_where_there_is_far_too_little_address_space_there_is_no_segment():
+    before = descriptors()
+    with address_space(64 * MB):
+        assert Segment.create(100) is None
+        small = Segment.create(2)
     assert MB <= small.stride <= 32 * MB
     small.retire()
     del small
@@ -215,3 +223,24 @@ def test_where_there_is_far_too_little_address_space_there_is_no_segment():
 
 def test_with_far_too_many_slots_there_is_no_segment():
     assert Segment.create(3_000_000) is None
+
+
+def test_where_address_space_is_limited_most_of_it_is_left_to_others():
+    with address_space(8192 * MB):
+        segment = Segment.create(32)
+        many = Segment.create(1000)
+    assert MB <= segment.stride <= 16 * MB
+    assert many.stride == MB  # or there would be none, though there is room
+    segment.retire()
+    many.retire()
+
+
+def test_where_nobody_tells_how_much_address_space_is_left_it_is_tried(monkeypatch):
+    def refuse(path):
+        raise FileNotFoundError(path)
+
+    with address_space(8192 * MB), monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refuse)
+        segment = Segment.create(32)
+    assert segment.stride >= MB
+    segment.retire()

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import subprocess
 import threading
 from concurrent.futures import BrokenExecutor
@@ -276,6 +277,64 @@ print("all came back")
 def test_where_a_thread_can_be_made_but_not_begin_nobody_waits_for_it(tmp_path, call):
     ended = programs.run(tmp_path, STARVED, "stream", call)
     assert ended.out == "all came back\n", ended.err
+
+
+async def test_a_start_for_which_there_is_no_more_memory_when_its_turn_comes_leaves_nothing(monkeypatch):
+    """It was there when the start was asked for; but meanwhile others start."""
+
+    def check(count=1):
+        if threading.current_thread().name == "asyncprefetch-worker-watch":
+            raise RuntimeError("can't start new thread: less than 148 MiB of memory are left")
+
+    monkeypatch.setattr("asyncprefetch._limits.check_threads", check)
+    executor = ProcessExecutor()
+    with pytest.raises(BrokenExecutor, match=r"of memory are left \(raise the limits"):
+        executor.submit(os.getpid).result(10)
+    assert executor.exited.result(10) is None
+
+
+async def test_an_end_for_which_there_can_be_no_thread_is_a_kill(monkeypatch):
+    executor = ProcessExecutor()
+    executor.submit(os.getpid).result(10)
+
+    def refuse(count=1):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("asyncprefetch._limits.check_threads", refuse)
+    executor.shutdown(wait=False)
+    assert executor.exited.result(10) == -signal.SIGKILL
+
+
+ROOMY = """
+from asyncprefetch import _limits
+from asyncprefetch._threads import in_thread
+
+def limit(which, field, megabytes):
+    used = next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]
+    resource.setrlimit(which, ((int(used) << 10) + (megabytes << 20),) * 2)
+
+async def main():
+    threading.stack_size(1 << 18)
+    await anyio.to_thread.run_sync(int)  # so that there is an idle thread
+    limit(resource.RLIMIT_AS, "VmSize:", 60)
+    print("name", await in_thread(lambda: threading.current_thread().name))
+    print("stack", threading.stack_size())
+
+asyncio.run(main())
+"""
+
+
+def test_with_60_mb_of_address_space_a_thread_is_made_or_used_and_the_size_of_stacks_is_as_it_was(tmp_path):
+    ended = programs.run(tmp_path, ROOMY, "stream")
+    assert ended.out == "name AnyIO worker thread\nstack 262144\n", ended.err
+
+
+@CARRIERS
+def test_with_100_mb_of_data_the_stream_is_right(tmp_path, carrier):
+    """Address space that is only reserved is no data."""
+    used = "next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]"
+    limit = f"resource.setrlimit(resource.RLIMIT_DATA, ((int({used}) << 10) + (100 << 20),) * 2)"
+    assert run(tmp_path, carrier, limit=limit) == "right"
 
 
 @CARRIERS

@@ -16,6 +16,7 @@ from asyncprefetch._watchdog import Watchdog
 from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS, inline
+from tests.faults import programs
 from tests.faults.mortals import Slow, SlowState, World, until
 from tests.pipelines import Count, Gate, GateKeeper
 from tests.test_failures import until_error
@@ -207,6 +208,40 @@ async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(carrier, m
     assert f"worker process {pid} was killed and has not ended; it is left to itself" in caplog.text
     os.kill(pid, signal.SIGKILL)
     assert exited.result(10) == -signal.SIGKILL
+
+
+STARTING = """
+folder = sys.argv[2]
+os.environ["PYTHONPATH"] += os.pathsep + folder
+multiprocessing.set_forkserver_preload(["slow_to_import"])
+
+async def main():
+    loader = AsyncPrefetcher(Count(9), executor_factory=FACTORY)
+    waiting = asyncio.create_task(anext(loader))
+    await asyncio.to_thread(lambda: open(folder + "/reached", "rb").read())
+    closing = asyncio.create_task(loader.aclose())
+    await asyncio.wait([closing], timeout=3.5)
+    print("closed", closing.done())
+    await asyncio.to_thread(lambda: open(folder + "/gate", "wb").close())
+    await closing
+    print(type((await asyncio.gather(waiting, return_exceptions=True))[0]).__name__)
+    print(multiprocessing.active_children(), [t.name for t in threading.enumerate() if "worker-" in t.name])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("carrier", ["stream", "pull"])
+def test_a_start_in_progress_is_not_left_behind(tmp_path, carrier):
+    """The fork server is busy with what it imports before it starts anything."""
+    for pipe in ("reached", "gate"):
+        os.mkfifo(tmp_path / pipe)
+    (tmp_path / "slow_to_import.py").write_text(
+        f"open({str(tmp_path / 'reached')!r}, 'wb').close()\nopen({str(tmp_path / 'gate')!r}, 'rb').read()\n"
+    )
+    ended = programs.run(tmp_path, STARTING, carrier, str(tmp_path))
+    assert ended.out == "closed False\nPrefetcherClosedError\n[] []\n", ended.err
+    assert "left to itself" not in ended.err
 
 
 @pytest.mark.parametrize("what", ["stopped", "stuck"])
