@@ -177,16 +177,26 @@ class Death:
     oom_kills: int = 0  # how often the kernel ended a process for want of memory meanwhile
 
 
+# What ``type`` itself knows of a class: a metaclass may have attributes of these names that raise, or give anything.
+_MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
+
+
 def class_name(cls: type) -> str:
-    """What both sides call a class: a worker runs the user's script under the name ``__mp_main__``."""
-    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
-    return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"
+    """What both sides call a class: a worker runs the user's script under the name ``__mp_main__``. Raises nothing."""
+    name = str.__str__(_QUALNAME.__get__(cls))
+    try:
+        module = str.__str__(_MODULE.__get__(cls))
+    except (AttributeError, TypeError):  # it was deleted, or is no string
+        module = "?"
+    if module == "builtins":
+        return name
+    return f"{'__main__' if module == '__mp_main__' else module}.{name}"
 
 
 def text_of(error: BaseException) -> str:
-    """``str(error)``, of one that raises too."""
+    """``str(error)``, of one that raises too. A plain ``str``: one of a subclass might not be pickled."""
     try:
-        return str(error)
+        return str.__str__(str(error))
     except KeyboardInterrupt:
         raise
     except BaseException:  # SystemExit too would go far from here

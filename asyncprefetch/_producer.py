@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from types import TracebackType
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from asyncprefetch import _pickling, _tallies, _worker_logs
@@ -55,6 +56,9 @@ _STATE_SHARE = 0.01
 _REPLAY_PIECE = 0.1
 
 _MAX_PICKLED_ERROR = 1 << 20
+
+# What every exception and every class has, whatever the user's have under the same names.
+_TRACEBACK, _MRO = BaseException.__dict__["__traceback__"], type.__dict__["__mro__"]
 
 T = TypeVar("T")
 
@@ -370,15 +374,24 @@ def _guarded(phase: str, function: Callable[..., T], *args: Any) -> T:
 
 
 def describe(error: BaseException, phase: str) -> RemoteError:
-    """An exception as data: it crosses even if its class can't be pickled, or its ``str()`` raises."""
+    """An exception as data: it crosses whatever its class does when it is asked for its text, its traceback or anything."""
+    try:
+        return _described(error, phase)
+    except BaseException:  # it is the user's class that answers, or there is no memory for more
+        name = class_name(type(error))
+        return RemoteError(phase, name, (name,), "<an exception that can't be described>", "<no traceback>\n", None)
+
+
+def _described(error: BaseException, phase: str) -> RemoteError:
     text = text_of(error)
-    # The first frame is _guarded's, which tells the user nothing.
-    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    # Not what the class may have in the place of it. The first frame is _guarded's, which tells the user nothing.
+    raised_at: TracebackType | None = _TRACEBACK.__get__(error)
+    below = raised_at.tb_next if raised_at is not None else None
     try:
         formatted = "".join(traceback.format_exception(type(error), error, below))
     except BaseException:  # it is the user's code that formats it
         formatted = "".join(traceback.format_tb(below))
-    bases = tuple(class_name(cls) for cls in type(error).__mro__)
+    bases = tuple(map(class_name, _MRO.__get__(type(error))))
     return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error))
 
 

@@ -45,6 +45,45 @@ class ExitsWhenPrintedError(Exception):
         raise SystemExit(5)
 
 
+class InterruptsWhenPrintedError(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class PrintedAsALocalStringError(Exception):
+    def __str__(self) -> str:
+        class LocalString(str):
+            pass
+
+        return LocalString("text")
+
+
+class ExitsWhenAskedForItsTracebackError(Exception):
+    @property
+    def __traceback__(self) -> Any:
+        raise SystemExit(6)
+
+
+class ExitsWhenAskedForAnythingError(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(7)
+
+
+class _NamelessClass(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in {"__module__", "__qualname__", "__name__", "__mro__"}:
+            raise SystemExit(8)
+        return super().__getattribute__(name)
+
+
+class OfANamelessClassError(Exception, metaclass=_NamelessClass):
+    pass
+
+
+class OfNoModuleError(Exception):
+    __module__ = None  # type: ignore[assignment]
+
+
 class BecomesAnotherError(Exception):
     def __reduce__(self) -> Any:
         return StopAsyncIteration, ()
@@ -80,6 +119,12 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "cancels when made again": lambda: CancelsWhenMadeAgainError("text"),
     "exits when pickled": lambda: ExitsWhenPickledError("text"),
     "exits when printed": lambda: ExitsWhenPrintedError("text"),
+    "interrupts when printed": lambda: InterruptsWhenPrintedError("text"),
+    "printed as a local string": lambda: PrintedAsALocalStringError("text"),
+    "exits when asked for its traceback": lambda: ExitsWhenAskedForItsTracebackError("text"),
+    "exits when asked for anything": lambda: ExitsWhenAskedForAnythingError("text"),
+    "of a nameless class": lambda: OfANamelessClassError("text"),
+    "of no module": lambda: OfNoModuleError("text"),
     "becomes another": lambda: BecomesAnotherError("text"),
     "not an error": lambda: NotAnError("text"),
     "holding a lock": _holding,
