@@ -23,14 +23,22 @@ _BY_NUMBER = {
 
 def advice(error: BaseException) -> str:
     """What to say behind ``error``; nothing, where there is nothing to do about it."""
-    if isinstance(error, MemoryError):
-        text = _MEMORY
-    elif isinstance(error, OSError):
-        text = _BY_NUMBER.get(error.errno or 0, "")
-    else:
-        # Python has no class of its own for it.
-        text = _THREADS if isinstance(error, RuntimeError) and "can't start new thread" in str(error) else ""
+    try:
+        text = _advice(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # of the user's class, which may raise at whatever it is asked
+        text = ""
     return f" ({text})" if text else ""
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return _MEMORY
+    if isinstance(error, OSError):
+        return _BY_NUMBER.get(error.errno or 0, "")
+    # Python has no class of its own for it.
+    return _THREADS if isinstance(error, RuntimeError) and "can't start new thread" in str(error) else ""
 
 
 def memory_advice() -> str:

@@ -35,7 +35,7 @@ NOTHING = object()
 class _Unreadable:
     """In place of an item that can't be made from its payload."""
 
-    error: Exception
+    error: BaseException
 
 
 class Delivery:
@@ -228,5 +228,7 @@ class Delivery:
 def _open(entry: Ready) -> Any:
     try:
         return entry.payload.open()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # CancelledError, SystemExit and the like mean something else to who awaits the item
         return _Unreadable(error)

@@ -35,16 +35,17 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
     return failure
 
 
-def unreadable_error(error: Exception, shard: int, position: int) -> ProducerError:
+def unreadable_error(error: BaseException, shard: int, position: int) -> ProducerError:
     """The error for an item that came over but can't be made again here."""
+    name, text = class_name(type(error)), text_of(error)
     failure = ProducerError(
-        f"shard {shard}, position {position} (unpickle): {type(error).__name__}: {text_of(error)}{advice(error)}",
+        f"shard {shard}, position {position} (unpickle): {name}: {text}{advice(error)}",
         shard=shard,
         position=position,
         phase="unpickle",
-        type_name=class_name(type(error)),
-        text=text_of(error),
-        original=error.with_traceback(None),
+        type_name=name,
+        text=text,
+        original=BaseException.with_traceback(error, None),
     )
     failure.__cause__ = failure.original
     return failure

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from asyncprefetch import _items, checkpoint
 from asyncprefetch._entries import Ready
-from asyncprefetch._messages import ShardStart, text_of
+from asyncprefetch._messages import ShardStart, class_name, text_of
 from asyncprefetch._options import Options, pickle_for_worker
 from asyncprefetch._payloads import Saved
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
@@ -119,7 +119,7 @@ class StateData(BaseModel):
             shards=tuple(
                 ShardState(
                     shard_id=shard.shard,
-                    state=_items.encode_state(pickle.loads(shard.start.state), leaves),
+                    state=_items.encode_state(_state_of(shard), leaves),
                     state_position=shard.start.state_position,
                     skip=shard.start.skip,
                     delivered=shard.delivered,
@@ -235,10 +235,22 @@ class StateData(BaseModel):
         return state
 
 
+def _opened(open_it: Callable[[], Any], name: str) -> Any:
+    try:
+        return open_it()
+    except KeyboardInterrupt:
+        raise
+    except (
+        BaseException
+    ) as error:  # CancelledError, SystemExit and the like mean something else to who asked for a state
+        text = f"{name} can't be unpickled here: {class_name(type(error))}: {text_of(error)}"
+        raise CheckpointError(text) from error
+
+
+def _state_of(shard: ShardSnapshot) -> Any:
+    return _opened(lambda: pickle.loads(shard.start.state), f"the state of shard {shard.shard}")
+
+
 def _encoded(ready: Ready, leaves: list[bytes]) -> JsonValue:
     name = f"a buffered batch of shard {ready.shard}"
-    try:
-        item = ready.payload.open()
-    except Exception as error:
-        raise CheckpointError(f"{name} can't be unpickled here: {type(error).__name__}: {text_of(error)}") from error
-    return _items.encode(item, leaves, name=name)
+    return _items.encode(_opened(ready.payload.open, name), leaves, name=name)

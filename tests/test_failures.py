@@ -138,8 +138,8 @@ async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_positio
 async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_factory):
     async with AsyncPrefetcher(pipelines.interrupted, executor_factory=executor_factory) as loader:
         assert await anext(loader) == 0
-        pipelines.interrupts.append(asyncio.CancelledError())
-        with pytest.raises(asyncio.CancelledError):
+        pipelines.interrupts.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
             await anext(loader)
         assert [item async for item in loader] == ["opened", 2]
 

@@ -154,6 +154,11 @@ class RaisingState(IteratorState, kind="tests.faults.raising"):
             raise ERRORS[self.error]()
         return Raising(self.error, self.phase, self.at, self.position)
 
+    def __reduce__(self) -> Any:
+        if self.phase == "state made again" and self.position >= self.at:
+            return _fail_to_open, (self.error,)
+        return super().__reduce__()
+
 
 class Raising(StatefulIterator[int]):
     """Counts, and raises at one position of ``next``, or in another of its calls."""
@@ -177,6 +182,24 @@ class Raising(StatefulIterator[int]):
             yield self.position - 1
         if self.phase == "next":
             raise ERRORS[self.error]()
+        if self.phase == "unpickle":
+            yield Unopenable(self.error)  # type: ignore[misc]
+        if self.phase == "unpickle in a thread":
+            yield [Unopenable(self.error), bytes(2 << 20)]  # type: ignore[misc]
+
+
+class Unopenable:
+    """Can be pickled; made again, it raises."""
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _fail_to_open, (self.error,)
+
+
+def _fail_to_open(error: str) -> None:
+    raise ERRORS[error]()
 
 
 class Steps:

@@ -7,7 +7,15 @@ import threading
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, PrefetcherBusyError, PrefetcherClosedError, ProducerError
+from asyncprefetch import (
+    AsyncPrefetcher,
+    CheckpointError,
+    PrefetcherBusyError,
+    PrefetcherClosedError,
+    ProducerError,
+)
+from asyncprefetch._messages import class_name
+from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.faults.raising import ERRORS, PHASES, Raising
 from tests.pipelines import Count, Gate, GateKeeper
@@ -16,6 +24,9 @@ CARRIERS = pytest.mark.parametrize("carrier", ["process", "pull"])
 
 # What an iterator raises by StopIteration out of __next__ is the end by the rules of the language.
 IS_THE_END = {("StopIteration", "__next__")}
+
+# Ctrl-C is no failure of an item: while one is opened, or its error is asked for its text, the program itself runs.
+INTERRUPTS = {"KeyboardInterrupt", "interrupts when printed"}
 
 # Seconds for one error to come, in a machine that is busy.
 BOUND = 10
@@ -63,6 +74,61 @@ async def test_the_same_from_another_process(carrier, phase):
     for error in ERRORS:
         async with asyncio.timeout(BOUND):
             await meets(EXECUTORS[carrier], error, phase)
+
+
+@CARRIERS
+@pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
+@pytest.mark.parametrize("error", sorted(ERRORS.keys() - INTERRUPTS))
+async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_again(carrier, phase, error):
+    pipeline = Raising(error, phase, 1)
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+        assert await anext(loader) == 0
+        for _ in range(3):
+            with pytest.raises(ProducerError) as raised:
+                await anext(loader)
+            assert (raised.value.phase, raised.value.shard, raised.value.position) == ("unpickle", 0, 1)
+            assert raised.value.type_name == class_name(type(ERRORS[error]()))
+            assert raised.value.original is raised.value.__cause__ is not None
+        with pytest.raises(CheckpointError, match="can't be unpickled here"):
+            await loader.get_state()
+
+
+@CARRIERS
+async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(carrier):
+    for error in sorted(ERRORS.keys() - INTERRUPTS):
+        pipeline = Raising(error, "state made again", 1)
+        async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+            assert await anext(loader) == 0
+            with pytest.raises(CheckpointError, match="the state of shard 0 can't be unpickled here"):
+                await loader.get_state()
+
+
+@CARRIERS
+async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(carrier, monkeypatch):
+    opening, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
+    async with (
+        asyncio.timeout(BOUND),
+        AsyncPrefetcher(pipelines.telling, executor_factory=EXECUTORS[carrier]) as loader,
+    ):
+        waiting = asyncio.create_task(anext(loader))
+        await asyncio.to_thread(opening.wait, BOUND)
+        waiting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert [item["x"][0] async for item in loader] == [0, 1, 2, 3]
+
+
+@CARRIERS
+@pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
+async def test_an_interrupt_while_an_item_is_opened_stays_one(carrier, phase):
+    pipeline = Raising("KeyboardInterrupt", phase, 1)
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+        assert await anext(loader) == 0
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                await anext(loader)
 
 
 @CARRIERS
