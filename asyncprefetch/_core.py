@@ -96,11 +96,15 @@ class Core:
         """
         if self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             raise PrefetcherClosedError("the loader was closed; build another one from its last state")
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+        if self._is_of_another_loop:
             raise PrefetcherBusyError(
                 "the loader was started on another event loop and can be used on that one only; build one from its "
                 "state for each loop"
             )
+
+    @property
+    def _is_of_another_loop(self) -> bool:
+        return self._loop is not None and self._loop is not asyncio.get_running_loop()
 
     def _open_carrier(self, worker: int, sink: Sink) -> Carrier:
         options = self.options
@@ -274,9 +278,16 @@ class Core:
         """End every worker and wait until it is gone; who waits for a batch or a snapshot gets an error. Idempotent.
 
         A cancellation is held back until everything is gone, which takes a few seconds at most.
+
+        Raises:
+            PrefetcherBusyError: the loader belongs to another loop, which is not closed. Nothing was changed.
         """
         if self.state is LoaderState.CLOSED:
             return
+        if self._is_of_another_loop and self._loop is not None and not self._loop.is_closed():
+            raise PrefetcherBusyError(
+                "the loader was started on another event loop and can be closed on that one only, as long as it is open"
+            )
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
         cancelled: asyncio.CancelledError | None = None

@@ -204,6 +204,10 @@ class AsyncPrefetcher(Generic[T_co]):
         """Close the iterators, end the workers, and wait until they are gone; one that is busy is killed after a second.
 
         Idempotent. Whoever waits for a batch or a state gets ``PrefetcherClosedError``.
+
+        Raises:
+            PrefetcherBusyError: the loader belongs to another event loop, which is not closed: nothing was changed. Where
+                that loop is closed, any other will do.
         """
         with anyio.CancelScope(shield=True):
             await self._core.aclose()

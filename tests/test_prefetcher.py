@@ -496,12 +496,26 @@ def test_a_loader_belongs_to_one_event_loop():
                 await anext(loader)
             with pytest.raises(PrefetcherBusyError, match="another event loop"):
                 await loader.get_state()
+            with pytest.raises(PrefetcherBusyError, match="another event loop"):
+                await loader.aclose()
 
         asyncio.run(elsewhere())
         assert first.run_until_complete(anext(loader)) == 1
         first.run_until_complete(loader.aclose())
+        asyncio.run(loader.aclose())
     finally:
         first.close()
+
+
+def test_a_loader_whose_event_loop_is_closed_can_be_closed_on_another():
+    loader = AsyncPrefetcher(Count(50), executor_factory=inline)
+    first = asyncio.new_event_loop()
+    try:
+        assert first.run_until_complete(anext(loader)) == 0
+    finally:
+        first.close()
+    asyncio.run(loader.aclose())
+    assert loader.statistics().state == "closed"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 
 import pytest
@@ -167,18 +168,19 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(carrier)
     refused = []
 
     async def elsewhere(loader):
-        for call in (loader.__anext__, loader.get_state, loader.__aenter__):
+        leave = functools.partial(loader.__aexit__, None, None, None)
+        for call in (loader.__anext__, loader.get_state, loader.__aenter__, loader.aclose, leave):
             try:
                 await call()
             except PrefetcherBusyError:
-                refused.append(call.__name__)
+                refused.append(call)
 
     async with asyncio.timeout(BOUND), AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[carrier]) as loader:
         assert await anext(loader) == 0
         thread = threading.Thread(target=lambda: asyncio.run(elsewhere(loader)))
         thread.start()
         await asyncio.to_thread(thread.join)
-        assert refused == ["__anext__", "get_state", "__aenter__"]
+        assert len(refused) == 5
         assert [item async for item in loader] == [1, 2, 3, 4]
 
 
