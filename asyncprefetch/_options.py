@@ -12,6 +12,10 @@ from typing import Any, TypedDict
 
 from asyncprefetch._messages import class_name
 
+# Far more than any memory holds batches for, and little enough that the credit for all of it is dealt out in seconds: a
+# checkpoint names the number too.
+MOST_BATCHES_TO_PREFETCH = 1_000_000
+
 
 class Resources(TypedDict, total=False):
     """The keywords that may differ between the loader that saved a state and the one that is built from it."""
@@ -45,6 +49,11 @@ class Options:
 
     def __post_init__(self) -> None:
         _check_int("n_batches_to_prefetch", self.n_batches_to_prefetch, 1)
+        if self.n_batches_to_prefetch > MOST_BATCHES_TO_PREFETCH:
+            raise ValueError(
+                f"n_batches_to_prefetch must be at most {MOST_BATCHES_TO_PREFETCH}, not {self.n_batches_to_prefetch}: "
+                "so many batches may lie in memory at a time"
+            )
         _check_int("max_restarts", self.max_restarts, 0)
         if self.num_workers is not None:
             _check_int("num_workers", self.num_workers, 1)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from asyncprefetch import _items, checkpoint
 from asyncprefetch._entries import Ready
 from asyncprefetch._messages import ShardStart, class_name, text_of
-from asyncprefetch._options import Options, pickle_for_worker
+from asyncprefetch._options import MOST_BATCHES_TO_PREFETCH, Options, pickle_for_worker
 from asyncprefetch._payloads import Saved
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch.base import IteratorState
@@ -71,7 +71,7 @@ class StateData(BaseModel):
     shards: tuple[ShardState, ...] = Field(min_length=1, strict=False)
     buffer: tuple[BufferedBatch, ...] = Field(strict=False)
     leaves: tuple[bytes, ...] = Field(strict=False, repr=False)
-    n_batches_to_prefetch: int = Field(ge=1, le=_MOST_ITEMS)
+    n_batches_to_prefetch: int = Field(ge=1, le=MOST_BATCHES_TO_PREFETCH)
     num_workers: int | None = Field(ge=1)
 
     @model_validator(mode="after")

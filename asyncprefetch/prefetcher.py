@@ -49,7 +49,7 @@ class AsyncPrefetcher(Generic[T_co]):
     Args:
         base_iterator: one stateful iterator, or a sequence of them: the shards. Only its state is used; it is asked for
             here, and the iterator itself is left alone.
-        n_batches_to_prefetch: bound on the batches made and not delivered, over all shards.
+        n_batches_to_prefetch: bound on the batches made and not delivered, over all shards; up to 1,000,000.
         num_workers: processes to host the shards; by default as many as there are shards and usable CPUs.
         in_order: whether the shards take strict turns.
         max_restarts: how often in a row, without a batch in between, a dead worker is started again.

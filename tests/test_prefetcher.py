@@ -525,6 +525,11 @@ def test_a_loader_whose_event_loop_is_closed_can_be_closed_on_another():
         ({"base_iterator": iter([1])}, TypeError, "see asyncprefetch.iterators.from_iterable"),
         ({"base_iterator": []}, ValueError, "at least one shard"),
         ({"n_batches_to_prefetch": 0}, ValueError, "n_batches_to_prefetch must be at least 1, not 0"),
+        (
+            {"n_batches_to_prefetch": 1_000_001},
+            ValueError,
+            "n_batches_to_prefetch must be at most 1000000, not 1000001",
+        ),
         ({"n_batches_to_prefetch": 1.5}, TypeError, "n_batches_to_prefetch must be an int, not 1.5"),
         ({"num_workers": 2}, ValueError, "num_workers=2 with 1 shard"),
         ({"num_workers": 0}, ValueError, "num_workers must be at least 1"),

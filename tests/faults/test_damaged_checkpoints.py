@@ -259,6 +259,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "an iterator state that is a list": (document_of([]), r"\[\] is not the state of an iterator"),
     "no workers": (document_of(num_workers=0), "num_workers"),
     "no prefetch": (document_of(n_batches_to_prefetch=0), "n_batches_to_prefetch"),
+    "prefetch beyond all memory": (document_of(n_batches_to_prefetch=10**9), "n_batches_to_prefetch"),
     "prefetch beyond all messages": (document_of(n_batches_to_prefetch=2**64), "n_batches_to_prefetch"),
     "shards beyond all messages": (document_of(num_shards=2**40), "num_shards"),
     "a hundred thousand wrong batches": (document_of(buffer=[1] * 100_000), "malformed state: 100000 errors"),
