@@ -57,9 +57,18 @@ class HuggingFaceTokenizer:
         Raises:
             ImportError: the library is not installed.
             TokenizerFileError: the file is missing, broken, or has another digest.
+            ValueError: the text can't be encoded: it holds a lone surrogate, or what the file has no token for.
         """
         tokenizer, size = _load_hugging_face(self.path, self.digest)
-        ids = tokenizer.encode(text, add_special_tokens=self.special_tokens).ids
+        try:
+            ids = tokenizer.encode(text, add_special_tokens=self.special_tokens).ids
+        except Exception as error:
+            # The library has no errors of its own: bare ones are its models', about the text. For a lone surrogate it
+            # says that the text is no string.
+            if type(error) is not Exception and not _has_lone_surrogate(text):
+                raise
+            reason = "it holds a lone surrogate" if _has_lone_surrogate(text) else error
+            raise ValueError(f"{self.path!r} can't encode the text: {reason}") from error
         return _framed(ids, self.bos_id, self.eos_id, size)
 
     def decode(self, tokens: npt.ArrayLike) -> str:
@@ -121,6 +130,10 @@ class TiktokenTokenizer:
         encoding = _load_tiktoken(self.path, self.pattern, self.digest)
         ids = np.asarray(tokens).reshape(-1).tolist()
         return str(encoding.decode([id_ for id_ in ids if id_ not in (self.bos_id, self.eos_id)]))
+
+
+def _has_lone_surrogate(text: object) -> bool:
+    return isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _freeze_file(tokenizer: HuggingFaceTokenizer | TiktokenTokenizer) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncprefetch import IteratorState
+from asyncprefetch import IteratorState, _tallies
 from asyncprefetch.iterators import (
+    Document,
+    DocumentError,
     HuggingFaceTokenizer,
     PreprocessIterator,
     SpacePatcher,
@@ -217,6 +219,33 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     broken.write_bytes(b"YQ== 0\n\n")
     with pytest.raises(TokenizerFileError, match="no rank for 255 of the 256 bytes, the first is 0"):
         TiktokenTokenizer(str(broken)).encode("")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("zzz", r"Missing \[?UNK\]? token"), ("a\ud800", "it holds a lone surrogate")]
+)
+def test_text_that_a_hugging_face_file_can_not_encode_is_an_error_of_the_document(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    pytest.importorskip("tokenizers")
+    model = {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "hello": 3}, "unk_token": "none such"}
+    tokenizer = HuggingFaceTokenizer(write_hugging_face(tmp_path / "t.json", model=model))
+    documents = [Document("d", text, file="x.jsonl", row=7), Document("e", "hello")]
+    with pytest.raises(DocumentError, match=rf"document 'd' .*t.json' can't encode the text: .*{why}") as caught:
+        drain(PreprocessIterator(ListIterator(documents), tokenizer))
+    assert (caught.value.file, caught.value.row) == ("x.jsonl", 7)
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__cause__ is not None
+    _tallies.drain()
+    [kept] = drain(PreprocessIterator(ListIterator(documents), tokenizer, on_error="skip"))
+    assert kept.tolist() == [1, 3, 2]  # type: ignore[union-attr]
+    assert _tallies.drain() == {"documents skipped": 1}
+
+
+def test_what_a_hugging_face_tokenizer_is_wrongly_asked_for_is_no_error_of_the_text(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    with pytest.raises(TypeError, match="must be str"):
+        HuggingFaceTokenizer(write_hugging_face(tmp_path / "t.json")).encode(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", [{"bos_id": -1}, {"eos_id": 1 << 32}])
