@@ -23,7 +23,7 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 
 class TokenizerFileError(ValueError):
-    """The file of a tokenizer is missing, broken, or another one than that of the checkpoint."""
+    """The file of a tokenizer is missing, broken, or another one than that of the checkpoint; or its pattern is broken."""
 
 
 @_registry.register("asyncprefetch.HuggingFaceTokenizer")
@@ -116,7 +116,8 @@ class TiktokenTokenizer:
 
         Raises:
             ImportError: the library is not installed.
-            TokenizerFileError: the file is missing, broken, or has another digest; or nothing has that name.
+            TokenizerFileError: the file is missing, broken, or has another digest; nothing has that name; or the pattern
+                is none.
         """
         encoding = _load_tiktoken(self.path, self.pattern, self.digest)
         return _framed(encoding.encode_ordinary(text), self.bos_id, self.eos_id, encoding.n_vocab)
@@ -191,12 +192,11 @@ def _load_tiktoken(path: str, pattern: str, digest: str) -> Any:
             return library.get_encoding(path)
         except ValueError as error:
             raise TokenizerFileError(f"{path!r} is no file, and no name that tiktoken knows: {error}") from error
-    return library.Encoding(
-        Path(path).name,
-        pat_str=pattern,
-        mergeable_ranks=_ranks(_read_checked(path, digest), path),
-        special_tokens={},
-    )
+    ranks = _ranks(_read_checked(path, digest), path)
+    try:
+        return library.Encoding(Path(path).name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    except Exception as error:  # whatever the library makes of a broken pattern
+        raise TokenizerFileError(f"no encoding can be made of {path!r} and the pattern {pattern!r}: {error}") from error
 
 
 def _ranks(data: bytes, path: str) -> Mapping[bytes, int]:
@@ -204,10 +204,14 @@ def _ranks(data: bytes, path: str) -> Mapping[bytes, int]:
     for number, line in enumerate(data.splitlines()):
         if line:
             try:
-                token, rank = line.split()
-                ranks[base64.b64decode(token, validate=True)] = int(rank)
+                token, digits = line.split()
+                rank = ranks[base64.b64decode(token, validate=True)] = int(digits)
             except (ValueError, binascii.Error) as error:
                 raise TokenizerFileError(f"{path!r}, line {number + 1}: not a token in base64 and its rank") from error
+            if not 0 <= rank < 1 << 32:
+                raise TokenizerFileError(
+                    f"{path!r}, line {number + 1}: the rank must be from 0 to 4,294,967,295, not {rank}"
+                )
     if len(set(ranks.values())) < len(ranks):
         raise TokenizerFileError(f"{path!r} gives one rank to two tokens")
     if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:

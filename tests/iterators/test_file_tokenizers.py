@@ -221,6 +221,27 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         TiktokenTokenizer(str(broken)).encode("")
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize(
+    ("pattern", "line", "why"),
+    [
+        ("(", b"", r"small.tiktoken' and the pattern '\(': .*parenthesis"),
+        (".", b"YWE= -5\n", "small.tiktoken', line 261: the rank must be from 0 to 4,294,967,295, not -5"),
+        (".", b"YWE= 4294967296\n", "small.tiktoken', line 261: the rank must be"),
+    ],
+)
+def test_a_broken_pattern_or_rank_is_no_error_of_a_document(
+    tmp_path: Path, pattern: str, line: bytes, why: str, on_error: Any
+) -> None:
+    pytest.importorskip("tiktoken")
+    path = write_tiktoken(tmp_path / "small.tiktoken")
+    with open(path, "ab") as opened:
+        opened.write(line)
+    tokenizer = TiktokenTokenizer(path, pattern)
+    with pytest.raises(TokenizerFileError, match=why):
+        drain(PreprocessIterator(ListIterator(TEXTS), tokenizer, on_error=on_error))
+
+
 @pytest.mark.parametrize(
     ("text", "why"), [("zzz", r"Missing \[?UNK\]? token"), ("a\ud800", "it holds a lone surrogate")]
 )
