@@ -118,7 +118,8 @@ class SpacePatcher:
 class EntropyPatcher:
     """A patch begins at each token that was hard to tell from those before it: whose entropy is above a threshold.
 
-    The entropies come with the document, one a token. The first token begins a patch in any case.
+    The entropies come with the document, one a token. Of whatever dtype they are, they are compared as float64. The first
+    token begins a patch in any case.
 
     Attributes:
         threshold: in the unit of the entropies.
@@ -157,8 +158,10 @@ class EntropyPatcher:
             raise ValueError(f"entropy {int(np.isnan(entropies).argmax())} is not a number")
         if not tokens.size:
             return np.zeros(0, np.int64)
+        with np.errstate(over="ignore"):  # of a wider dtype
+            entropies = entropies.astype(np.float64, copy=False)
         if self.of_next:
-            entropies = np.concatenate((np.full(1, -np.inf, entropies.dtype), entropies[:-1]))
+            entropies = np.concatenate((np.full(1, -np.inf), entropies[:-1]))
         begins = np.empty(tokens.size + 1, np.bool_)
         begins[-1] = True  # where one more patch would
         if self.monotonicity:

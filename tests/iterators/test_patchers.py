@@ -159,3 +159,19 @@ def test_refuses_a_threshold_that_is_no_number(threshold: float) -> None:
 def test_what_counts_is_an_integer(make: Any) -> None:
     with pytest.raises(TypeError, match="integer"):
         make()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 1e300, -1e300])
+@pytest.mark.parametrize("monotonicity", [False, True])
+def test_entropies_of_every_dtype_are_compared_as_float64(dtype: Any, threshold: float, monotonicity: bool) -> None:
+    entropies = np.array([0.0, 0.1, 0.1, 0.3, 0.4, 0.9, 60_000.0, -60_000.0], dtype)
+    tokens, patcher = np.zeros(entropies.size, np.uint16), EntropyPatcher(threshold, monotonicity)
+    expected = entropy_model(entropies.astype(np.float64).tolist(), threshold, monotonicity, False)
+    assert patcher.patch_lengths(tokens, entropies).tolist() == expected
+
+
+def test_a_threshold_is_not_rounded_to_the_dtype_of_the_entropies() -> None:
+    entropies = np.array([0.0, 0.1, 0.1], np.float32)  # of which 0.1 is a bit more than 0.1
+    assert EntropyPatcher(0.1).patch_lengths(np.zeros(3, np.uint16), entropies).tolist() == [1, 1, 1]
