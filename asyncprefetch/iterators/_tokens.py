@@ -77,13 +77,16 @@ def check(item: object, taker: str) -> Checked:
 
     Raises:
         TypeError: it is neither, or its tokens are no 1-D array of integers.
-        ValueError: its patch lengths are no lengths of its tokens' patches.
+        ValueError: a token is 2**63 or more, or its patch lengths are no lengths of its tokens' patches.
     """
     tokens, lengths, origin = item, None, _UNKNOWN
     if isinstance(item, TokenSequence):
         tokens, lengths, origin = item.tokens, item.patch_lengths, Origin(item.file, item.row)
     if not is_tokens(tokens):
         raise TypeError(f"{taker} takes 1-D arrays of integers, not {describe(tokens)}")
+    # Batches are int64. Only uint64 holds tokens that would become negative there.
+    if tokens.dtype.kind == "u" and tokens.dtype.itemsize == 8 and tokens.size and (largest := tokens.max()) >= 1 << 63:
+        raise ValueError(f"{taker} takes tokens below 2**63, and token {int(tokens.argmax())} is {largest}")
     return Checked(tokens, None if lengths is None else check_patch_lengths(lengths, tokens.size), origin)
 
 
@@ -95,9 +98,11 @@ def check_patch_lengths(lengths: object, n: int) -> npt.NDArray[np.int64]:
     """
     if not is_tokens(lengths):
         raise ValueError(f"patch lengths must be a 1-D array of integers, not {describe(lengths)}")
+    if lengths.size and lengths.min() < 1:
+        raise ValueError(f"patch lengths must be at least 1, and patch {int(lengths.argmin())} has {lengths.min()}")
+    if lengths.size and lengths.max() > n:  # several such could wrap around to the right sum
+        raise ValueError(f"patch {int(lengths.argmax())} has {lengths.max()} tokens, and there are {n}")
     checked: npt.NDArray[np.int64] = lengths.astype(np.int64, copy=False)
-    if checked.size and checked.min() < 1:
-        raise ValueError(f"patch lengths must be at least 1, and patch {int(checked.argmin())} has {checked.min()}")
     if (total := int(checked.sum())) != n:
         raise ValueError(f"the patch lengths sum to {total}, and there are {n} tokens")
     return checked

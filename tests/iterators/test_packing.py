@@ -145,6 +145,11 @@ def test_refuses_items_that_are_no_1d_arrays_of_integers(item: Any) -> None:
         drain(PackingIterator(ListIterator([item]), batch_size=1, sequence_length=2))
 
 
+def test_refuses_tokens_that_would_become_negative() -> None:
+    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, and token 1 is 18446744073709551615"):
+        drain(PackingIterator(ListIterator([np.array([1, 2**64 - 1], np.uint64)]), batch_size=1, sequence_length=2))
+
+
 @pytest.mark.parametrize(("batch_size", "sequence_length"), [(0, 1), (1, 0), (-1, 1)])
 def test_refuses_sizes_below_one(batch_size: int, sequence_length: int) -> None:
     with pytest.raises(ValueError, match=r"batch_size|sequence_length"):

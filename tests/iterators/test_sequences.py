@@ -209,12 +209,23 @@ def test_refuses_items_that_hold_no_tokens(item: Any) -> None:
         drain(SequenceIterator(ListIterator([item]), sequence_length=2))
 
 
+@pytest.mark.parametrize("dtype", [np.uint64, np.ulonglong, ">u8"])
+def test_refuses_tokens_that_no_batch_can_hold(dtype: Any) -> None:
+    largest = np.array([7, (1 << 63) - 1, 8], dtype)
+    [kept] = drain(SequenceIterator(ListIterator([largest]), sequence_length=4))
+    assert kept.tokens.tolist() == [7, (1 << 63) - 1, 8]
+    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, and token 1 is 9223372036854775808"):
+        drain(SequenceIterator(ListIterator([largest + np.array([0, 1, 0], dtype)]), sequence_length=4))
+
+
 @pytest.mark.parametrize(
     ("lengths", "why"),
     [
         (np.array([1, 1]), "sum to 2, and there are 3 tokens"),
         (np.array([4, -1]), "patch 1 has -1"),
         (np.array([3, 0]), "patch 1 has 0"),
+        (np.array([1 << 62] * 4 + [3]), "patch 0 has 4611686018427387904 tokens, and there are 3"),
+        (np.array([1, (1 << 64) - 1, 3], np.uint64), "patch 1 has 18446744073709551615 tokens, and there are 3"),
         (np.array([1.5, 1.5]), "integers, not float64"),
         ([3], "integers, not"),
         (np.array([[3]]), r"shape \(1, 1\)"),
