@@ -13,6 +13,7 @@ import pytest
 
 from asyncprefetch import IteratorState, _tallies
 from asyncprefetch.iterators import DocumentError, DocumentFileIterator
+from asyncprefetch.iterators._formats import columnar
 from asyncprefetch.iterators._formats.columnar import Columns
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import TABLES, after, start_of_batch, write, write_table
@@ -146,15 +147,51 @@ def test_want_of_memory_and_a_stop_are_no_damage(
     write(tmp_path / f"x{suffix}", [{"text": text} for text in ROWS], group=4)
     with monkeypatch.context() as patch:
         failing(patch, "row 5", error("not now"))
-        with pytest.raises(error, match="not now"):
+        with pytest.raises(error, match="not now") as caught:
             texts(tmp_path, on_error="skip")
+    if issubclass(error, MemoryError):
+        assert caught.value.__notes__ == [f"while reading {tmp_path / f'x{suffix}'}, row 5"]
 
     def fail(*args: Any) -> None:
         raise error("not now")
 
     monkeypatch.setattr(Columns, "check", fail)
-    with pytest.raises(error, match="not now"):
+    with pytest.raises(error, match="not now") as caught:
         texts(tmp_path, on_error="skip")
+    if issubclass(error, MemoryError):
+        assert caught.value.__notes__ == [f"while reading {tmp_path / f'x{suffix}'}, row 0"]
+
+
+def with_length(path: Path, length: int) -> Path:
+    """Say of the first compressed buffer of the second batch that it has this length."""
+    content, start = path.read_bytes(), start_of_batch(path, 1)
+    place = content.index(b"\x04\x22\x4d\x18", start) - 8  # a frame of lz4, behind its length
+    path.write_bytes(content[:place] + struct.pack("<q", length) + content[place + 8 :])
+    return path
+
+
+@pytest.mark.parametrize("suffix", ARROW)
+@pytest.mark.parametrize("length", [1 << 55, 1 << 62, (1 << 63) - 1, -5])
+def test_a_length_that_no_memory_holds_is_damage(tmp_path: Path, beside: list[str], suffix: str, length: int) -> None:
+    table = pa.table({"text": [text * 200 for text in ROWS]})
+    path = with_length(write_table(tmp_path / f"x{suffix}", table, group=3, compression="lz4"), length)
+    with pytest.raises(DocumentError, match=rf"x{suffix}, row 3: .*damaged") as caught:
+        texts(path)
+    assert (caught.value.file, caught.value.row) == (path.name, 3)
+    kept = ROWS[:3] if "stream" in suffix else ROWS[:3] + ROWS[6:]
+    assert_passed_over(tmp_path, [text * 200 for text in kept] + beside)
+
+
+@pytest.mark.parametrize("suffix", ARROW)
+def test_want_of_memory_that_the_machine_may_have_is_no_damage(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"text": [text * 200 for text in ROWS]})
+    path = with_length(write_table(tmp_path / f"x{suffix}", table, group=3, compression="lz4"), 1 << 55)
+    monkeypatch.setattr(columnar, "_physical_memory", lambda: 1 << 55)
+    with pytest.raises(MemoryError) as caught:
+        texts(path, on_error="skip")
+    assert caught.value.__notes__ == [f"while reading {path}, row 3"]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, text: str, error: Exception) -> None:

@@ -52,7 +52,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                         if document is not None:
                             yield place, document
             except Exception as error:
-                columns.raise_unless_damage(error)
+                columns.raise_unless_damage(error, place.row)
                 yield place, refuse(file, place.row, f"no arrow file, or damaged from here on: {error}")
     yield Place(place.document, begin.file + 1), None
 
@@ -78,7 +78,7 @@ def _rows(
             number = batch.num_rows
             columns.check(batch)  # by every shard, whether or not it has rows of it: all must agree on what is damaged
         except Exception as error:
-            columns.raise_unless_damage(error)
+            columns.raise_unless_damage(error, first)
             wrong = refuse(file, first, f"the record batch that begins here is damaged: {error}")
         else:
             rows = range(skip + (index - before - skip) % count, number, count)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from asyncprefetch._extras import load
 from asyncprefetch.iterators._document import Document, Wanted, make_document
-from asyncprefetch.iterators._files import DocumentError, SourceFile, check_size, failure_of, not_utf8, refuse
+from asyncprefetch.iterators._files import (
+    DocumentError,
+    SourceFile,
+    check_size,
+    failure_of,
+    name_place,
+    not_utf8,
+    refuse,
+)
 
 
 class Columns:
@@ -42,15 +51,24 @@ class Columns:
         if self._opened is not None:
             check_size(self._opened, self._file)
 
-    def raise_unless_damage(self, error: Exception) -> None:
+    def raise_unless_damage(self, error: Exception, row: int) -> None:
         """Raise an error again, unless it means that the file holds what it must not.
 
-        What kept us from getting at the file, or from keeping it, is no damage: another time it would not be there.
+        What kept us from getting at the file, or from keeping it, is no damage: another time it would not be there. Want
+        of memory is, if more was asked for than the machine has.
+
+        Args:
+            error: what was raised.
+            row: where in the file that was, for a note on want of memory.
         """
         # pyarrow makes errors of its own of what the file raised.
         failure = failure_of(self._opened)
         if failure is not None:
             raise failure
+        if isinstance(error, self.pyarrow.ArrowMemoryError) and _is_absurd(str(error)):
+            return
+        if isinstance(error, MemoryError) and not getattr(error, "__notes__", None):
+            error.add_note(f"while reading {name_place(self._file.shown, row)}")
         # Of pyarrow's own making are its exceptions, an OSError that is of no subclass and has no number, and what
         # Python says of names that are no UTF-8 and of indices to columns that are not there.
         own = (self.pyarrow.ArrowException, UnicodeDecodeError, IndexError)
@@ -101,8 +119,9 @@ class Columns:
                     scalar = column[row]
                     fields[name] = convert(scalar) if scalar.is_valid else None
                 yield make_document(fields, self._wanted, self._file, first + row)
-            except (MemoryError, self.pyarrow.ArrowCancelled):
-                raise
+            except (MemoryError, self.pyarrow.ArrowCancelled) as error:
+                self.raise_unless_damage(error, first + row)
+                yield refuse(self._file, first + row, f"the column {name!r} can't be read: {error}")
             except DocumentError as error:
                 yield error
             except UnicodeDecodeError as error:
@@ -158,3 +177,18 @@ def _is_binary(types: Any, type_: Any) -> bool:
 
 def _is_list(types: Any, type_: Any) -> bool:
     return bool(types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_))
+
+
+def _is_absurd(failure: str) -> bool:
+    """Whether pyarrow's message is about more memory than the machine has: only a damaged length asks for that."""
+    if failure == "capacity too large":  # above 2**63, once it is rounded up
+        return True
+    asked = re.search(r"of size (\d+) failed", failure)
+    return asked is not None and int(asked[1]) > _physical_memory()
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this platform
+        return 1 << 48  # which no machine has, yet

@@ -28,7 +28,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                     raise columns.pyarrow.ArrowInvalid(f"it has {rows} rows, and its row groups {sum(groups)}")
                 names = table.schema_arrow.names
             except Exception as error:
-                columns.raise_unless_damage(error)
+                columns.raise_unless_damage(error, begin.row)
                 yield end, refuse(file, None, f"no parquet file: {error}")
                 yield end, None
                 return
@@ -83,5 +83,5 @@ def _rows(
             if row < stop or first > begin:
                 raise columns.pyarrow.ArrowInvalid(f"it has not the {rows} rows that the file says")
         except Exception as error:
-            columns.raise_unless_damage(error)
+            columns.raise_unless_damage(error, row)
             yield stop, refuse(file, row, f"the rest of row group {group} is damaged: {error}")
