@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from asyncprefetch.base import StatefulIterator
 from asyncprefetch.iterators._functions import called, named
@@ -21,7 +21,7 @@ class BatchState(StageState, kind="asyncprefetch.batch", frozen=True):
     No items are held: between two batches none was drawn that was not yielded.
     """
 
-    batch_size: PositiveInt
+    batch_size: int = Field(ge=1, lt=1 << 63)
     drop_last: bool
     collate: Callable[..., Any] | None
 
@@ -36,7 +36,7 @@ class BatchIterator(Stage[BatchState, Any]):
     Args:
         inner: what to draw items from; it must not use the memory of an item again after the yield. The object itself
             is only asked for its state.
-        batch_size: items a batch, from 1.
+        batch_size: items a batch, from 1, below 2**63.
         drop_last: whether a last batch of fewer items is left out.
         collate: takes the list, and returns the batch; made known to checkpoints by ``@register("your.tag")``, or a
             ``functools.partial`` of such a function, as for :class:`MapIterator`.
@@ -44,7 +44,7 @@ class BatchIterator(Stage[BatchState, Any]):
     Raises:
         TypeError: ``inner`` is no stateful iterator, or a checkpoint can't name ``collate``, or it can't be called with
             one argument.
-        ValueError: ``batch_size`` is below 1.
+        ValueError: ``batch_size`` is out of range.
     """
 
     def __init__(

@@ -40,6 +40,7 @@ class HuggingFaceTokenizer:
 
     Raises:
         TokenizerFileError: the file can't be read.
+        ValueError: ``bos_id`` or ``eos_id`` is no integer from 0 to 4,294,967,295.
     """
 
     path: str
@@ -96,6 +97,7 @@ class TiktokenTokenizer:
 
     Raises:
         TokenizerFileError: ``path`` looks like a file, and can't be read.
+        ValueError: ``bos_id`` or ``eos_id`` is no integer from 0 to 4,294,967,295.
     """
 
     path: str
@@ -142,8 +144,8 @@ def _freeze_file(tokenizer: HuggingFaceTokenizer | TiktokenTokenizer) -> None:
     object.__setattr__(tokenizer, "path", os.fspath(tokenizer.path))
     for name in ("bos_id", "eos_id"):
         id_ = getattr(tokenizer, name)
-        if id_ is not None and not 0 <= id_ < 1 << 32:
-            raise ValueError(f"{name} must be from 0 to 4,294,967,295, not {id_!r}")
+        if id_ is not None and not (isinstance(id_, int | np.integer) and 0 <= id_ < 1 << 32):
+            raise ValueError(f"{name} must be an integer from 0 to 4,294,967,295, not {id_!r}")
     if not tokenizer.digest:
         object.__setattr__(tokenizer, "digest", _digest(_read(tokenizer.path)))
 

@@ -26,20 +26,20 @@ def ngram_ids(
 
     Args:
         x: tokens, from 0, of shape ``(batch_size, sequence_length)``.
-        sizes: tokens an n-gram, each from 1.
-        table_size: from 1 to 2**63.
+        sizes: tokens an n-gram, each an integer from 1.
+        table_size: an integer from 1 to 2**63.
         out: what is filled, of the shape and dtype of the result; ``None``: a new array.
 
     Returns:
         int64 of shape ``(len(sizes), batch_size, sequence_length)``.
 
     Raises:
-        ValueError: a size or ``table_size`` is out of its range.
+        ValueError: a size or ``table_size`` is no integer, or out of its range.
     """
-    if any(n < 1 for n in sizes):
-        raise ValueError(f"n-grams must be of at least 1 token, not {sizes!r}")
-    if not 1 <= table_size <= 1 << 63:
-        raise ValueError(f"table_size must be from 1 to 2**63, not {table_size}")
+    if not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
+        raise ValueError(f"sizes: n-grams must be of at least 1 token, an integer, not {sizes!r}")
+    if not (isinstance(table_size, int | np.integer) and 1 <= table_size <= 1 << 63):
+        raise ValueError(f"table_size must be an integer from 1 to 2**63, not {table_size!r}")
     ids = np.empty((len(sizes), *x.shape), np.int64) if out is None else out
     words = ids.view(np.uint64)
     for number, row in enumerate(x):  # a row at a time, for what is reckoned with then stays in the cache

@@ -48,7 +48,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
     sequences: Position[bool] = False
     batch_size: PositiveInt
     sequence_length: PositiveInt
-    pad_id: int
+    pad_id: int = Field(ge=-(1 << 63), lt=1 << 63)
     max_length: PositiveInt | None = None
     pad_to_max_length: bool = False
     on_too_long: OnTooLong = "truncate"

@@ -51,11 +51,11 @@ class StaticPatcher:
     """Patches of ``length`` tokens each; the last one of a document may be shorter.
 
     Attributes:
-        length: tokens a patch, from 1.
+        length: tokens a patch, from 1, below 2**63.
 
     Raises:
         TypeError: ``length`` is no integer.
-        ValueError: ``length`` is below 1.
+        ValueError: ``length`` is out of range.
     """
 
     length: int
@@ -64,6 +64,8 @@ class StaticPatcher:
         operator.index(self.length)
         if self.length < 1:
             raise ValueError(f"length must be at least 1, not {self.length}")
+        if self.length >= 1 << 63:
+            raise ValueError(f"length must be below 2**63, not {self.length}")
 
     def patch_lengths(self, tokens: npt.NDArray[Any], entropies: npt.NDArray[Any] | None = None) -> Lengths:
         """``length`` over and over, and then the rest: int64 of shape ``(ceil(n / length),)``."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._random import Seed, permutation
@@ -30,7 +30,7 @@ class ShuffleState(IteratorState, kind="asyncprefetch.shuffle", frozen=True):
     """
 
     inner: IteratorState
-    buffer_size: PositiveInt
+    buffer_size: int = Field(ge=1, lt=1 << 63)
     seed: Seed
     block: Position[NonNegativeInt] = 0
     emitted: Position[NonNegativeInt] = 0
@@ -52,12 +52,12 @@ class ShuffleIterator(StatefulIterator[T]):
     Args:
         inner: what to draw items from; it must not use the memory of an item again after the yield. The object itself
             is only asked for its state.
-        buffer_size: items a block, from 1, which is no shuffle.
+        buffer_size: items a block, from 1, which is no shuffle, below 2**63.
         seed: from 0, below 2**64. The order is a function of the seed and of the number of items, on every platform.
 
     Raises:
         TypeError: ``inner`` is no stateful iterator.
-        ValueError: ``buffer_size`` is below 1, or ``seed`` is out of range.
+        ValueError: ``buffer_size`` or ``seed`` is out of range.
     """
 
     def __init__(self, inner: StatefulIterator[T], *, buffer_size: int, seed: int = 0) -> None:

@@ -51,8 +51,8 @@ def test_a_batch_is_the_consumers_own_list() -> None:
     assert next(batches) == [2]
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, None])
-def test_refuses_a_size_below_one(size: Any) -> None:
+@pytest.mark.parametrize("size", [0, -1, 1.5, None, 1 << 63])
+def test_refuses_a_size_out_of_its_range(size: Any) -> None:
     with pytest.raises(ValueError, match="batch_size"):
         BatchIterator(ListIterator([1]), size)
 

@@ -269,11 +269,11 @@ def test_what_a_hugging_face_tokenizer_is_wrongly_asked_for_is_no_error_of_the_t
         HuggingFaceTokenizer(write_hugging_face(tmp_path / "t.json")).encode(7)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", [{"bos_id": -1}, {"eos_id": 1 << 32}])
-def test_refuses_ids_that_no_token_can_have(tmp_path: Path, option: dict[str, int]) -> None:
+@pytest.mark.parametrize("option", [{"bos_id": -1}, {"eos_id": 1 << 32}, {"bos_id": 1.5}, {"eos_id": "1"}])
+def test_refuses_ids_that_no_token_can_have(tmp_path: Path, option: dict[str, Any]) -> None:
     path = write_tiktoken(tmp_path / "small.tiktoken")
     for cls in (HuggingFaceTokenizer, TiktokenTokenizer):
-        with pytest.raises(ValueError, match=next(iter(option))):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} must be an integer from 0 to 4,294,967,295"):
             cls(path, **option)
 
 

@@ -55,9 +55,11 @@ def test_takes_integers_of_every_dtype_and_fills_what_it_is_given(dtype: Any) ->
     assert x.tolist() == [[1, 2, 3]]
 
 
-@pytest.mark.parametrize(("sizes", "table_size"), [((0,), 5), ((2, -1), 5), ((2,), 0), ((2,), (1 << 63) + 1)])
-def test_refuses_sizes_out_of_their_range(sizes: tuple[int, ...], table_size: int) -> None:
-    with pytest.raises(ValueError, match=r"at least 1 token|table_size must be"):
+@pytest.mark.parametrize(
+    ("sizes", "table_size"), [((0,), 5), ((2, -1), 5), ((2.5,), 5), ((2,), 0), ((2,), (1 << 63) + 1), ((2,), 7.5)]
+)
+def test_refuses_sizes_out_of_their_range(sizes: Any, table_size: Any) -> None:
+    with pytest.raises(ValueError, match=r"^sizes: .*at least 1 token|^table_size must be"):
         ngram_ids(np.zeros((1, 2), int), sizes, table_size)
 
 

@@ -156,6 +156,12 @@ def test_refuses_sizes_below_one(batch_size: int, sequence_length: int) -> None:
         pack([1], batch_size, sequence_length)
 
 
+@pytest.mark.parametrize("pad_id", [1 << 63, -(1 << 63) - 1])
+def test_refuses_padding_that_no_batch_can_hold(pad_id: int) -> None:
+    with pytest.raises(ValueError, match="pad_id"):
+        pack([1], 1, 1, pad_id)
+
+
 def test_refuses_to_resume_when_the_tokens_became_fewer() -> None:
     iterator = pack([9], 1, 3)
     batches = iterator.create_iter()

@@ -80,6 +80,9 @@ def test_static_patches() -> None:
         assert StaticPatcher(3).patch_lengths(np.zeros(n, np.uint16)).tolist() == expected
     with pytest.raises(ValueError, match="at least 1, not 0"):
         StaticPatcher(0)
+    with pytest.raises(ValueError, match=r"length must be below 2\*\*63, not 9223372036854775808"):
+        StaticPatcher(1 << 63)
+    assert StaticPatcher((1 << 63) - 1).patch_lengths(np.zeros(2, np.uint16)).tolist() == [2]
 
 
 def test_byte_patches() -> None:
