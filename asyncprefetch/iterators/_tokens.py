@@ -85,7 +85,7 @@ def check(item: object, taker: str) -> Checked:
     if not is_tokens(tokens):
         raise TypeError(f"{taker} takes 1-D arrays of integers, not {describe(tokens)}")
     # Batches are int64. Only uint64 holds tokens that would become negative there.
-    if tokens.dtype.kind == "u" and tokens.dtype.itemsize == 8 and tokens.size and (largest := tokens.max()) >= 1 << 63:
+    if tokens.dtype.itemsize == 8 and tokens.dtype.kind == "u" and tokens.size and (largest := tokens.max()) >= 1 << 63:
         raise ValueError(f"{taker} takes tokens below 2**63, and token {int(tokens.argmax())} is {largest}")
     return Checked(tokens, None if lengths is None else check_patch_lengths(lengths, tokens.size), origin)
 
@@ -100,11 +100,10 @@ def check_patch_lengths(lengths: object, n: int) -> npt.NDArray[np.int64]:
         raise ValueError(f"patch lengths must be a 1-D array of integers, not {describe(lengths)}")
     if lengths.size and lengths.min() < 1:
         raise ValueError(f"patch lengths must be at least 1, and patch {int(lengths.argmin())} has {lengths.min()}")
-    if lengths.size and lengths.max() > n:  # several such could wrap around to the right sum
-        raise ValueError(f"patch {int(lengths.argmax())} has {lengths.max()} tokens, and there are {n}")
+    # A sum of floats doesn't wrap around. Of numbers from 1 it is exact below 2**53, more than any n.
+    if lengths.sum(dtype=np.float64) != n:
+        raise ValueError(f"the patch lengths sum to {sum(lengths.tolist())}, and there are {n} tokens")
     checked: npt.NDArray[np.int64] = lengths.astype(np.int64, copy=False)
-    if (total := int(checked.sum())) != n:
-        raise ValueError(f"the patch lengths sum to {total}, and there are {n} tokens")
     return checked
 
 
