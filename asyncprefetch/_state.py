@@ -240,9 +240,7 @@ def _opened(open_it: Callable[[], Any], name: str) -> Any:
         return open_it()
     except KeyboardInterrupt:
         raise
-    except (
-        BaseException
-    ) as error:  # CancelledError, SystemExit and the like mean something else to who asked for a state
+    except BaseException as error:  # CancelledError and the like mean something else to who asked for a state
         text = f"{name} can't be unpickled here: {class_name(type(error))}: {text_of(error)}"
         raise CheckpointError(text) from error
 
