@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from asyncprefetch import _items, _registry
@@ -172,7 +173,9 @@ class StatefulIterator(ABC, Generic[T_co]):
     """A synchronous iterator, run inside a worker, that can say at any item where it is.
 
     ``get_state()`` is called before the first item, while the iterator is suspended after a yield, and after the end.
-    It describes exactly what comes after the item last yielded, and must not change when the iterator goes on.
+    It describes exactly what comes after the item last yielded, and must not change when the iterator goes on. At the
+    same item its positions are the same, however often the iterator was resumed on the way: iterators around it, which
+    draw from it again when they are resumed, compare them to find out whether it still gives what it gave.
     """
 
     @abstractmethod
@@ -184,6 +187,11 @@ class StatefulIterator(ABC, Generic[T_co]):
         """The items that are still to come. A second call goes on from where the first stopped."""
 
 
+def is_position(field: FieldInfo) -> bool:
+    """Whether a field of a state is marked as its position."""
+    return any(isinstance(mark, _PositionMark) for mark in field.metadata)
+
+
 def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
     """One line for each field, outside of positions, in which two states (or nests that hold states) differ."""
     if isinstance(saved, IteratorState) and isinstance(given, IteratorState):
@@ -192,7 +200,7 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
             return [
                 line
                 for name, field in type(saved).model_fields.items()
-                if not any(isinstance(mark, _PositionMark) for mark in field.metadata)
+                if not is_position(field)
                 for line in compare_configuration(getattr(saved, name), getattr(given, name), f"{path}.{name}")
             ]
     elif type(saved) is type(given):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from asyncprefetch.base import IteratorState
+from asyncprefetch.base import IteratorState, StatefulIterator
 from asyncprefetch.iterators._tokens import (
     ANCHOR_EVERY,
     Array,
@@ -20,6 +21,7 @@ from asyncprefetch.iterators._tokens import (
     join,
     split_first,
 )
+from asyncprefetch.iterators._witness import confirm
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,7 @@ class Block:
         origins: of these documents.
         anchor: the state from which to draw the next block; ``None``: what is left of the stream is all in this one.
         offset: how many units behind the anchor the next one begins.
+        source: what the documents are drawn from: behind the last one of the block, until the next block is drawn.
     """
 
     tokens: Array
@@ -45,6 +48,7 @@ class Block:
     origins: list[Origin]
     anchor: IteratorState | None
     offset: int
+    source: StatefulIterator[Any]
 
     @property
     def count(self) -> int:
@@ -73,13 +77,22 @@ def ended() -> ValueError:
 
 
 def draw_blocks(
-    inner: IteratorState, *, offset: int, number: int, sequence_length: int, buffer_size: int, drop_last: bool
+    inner: IteratorState,
+    *,
+    offset: int,
+    number: int,
+    witness: str,
+    sequence_length: int,
+    buffer_size: int,
+    drop_last: bool,
 ) -> Iterator[Block]:
     """The blocks from ``number`` on, which begins ``offset`` units behind the anchor ``inner``.
 
-    A unit is a patch or, without patches, a token. A block begins at the unit whose last token is its context.
+    A unit is a patch or, without patches, a token. A block begins at the unit whose last token is its context. A
+    ``witness``, if there is one, is of where ``inner`` stands behind the document with that unit.
 
     Raises:
+        DocumentError: it stands elsewhere.
         TypeError: an item holds no tokens.
         ValueError: patch lengths do not fit, or come with some items only; or the stream ends before the place.
     """
@@ -111,6 +124,8 @@ def draw_blocks(
         n = document.tokens.size if document.lengths is None else document.lengths.size
         unit = 0
         if filling is None and begin < drawn + n:
+            if witness:
+                confirm(source.get_state(), witness)
             unit = begin - drawn + 1
             filling = _Filling(size, document, unit)
         if filling is not None and n:
@@ -118,7 +133,7 @@ def draw_blocks(
                 unit = filling.take(document, unit, n)
                 if not filling.missing:
                     begin += size
-                    yield filling.block(size, units, anchor, begin - place)
+                    yield filling.block(size, units, anchor, begin - place, source)
             filling.leave(document)
         drawn += n
         if fresh >= ANCHOR_EVERY:
@@ -131,7 +146,7 @@ def draw_blocks(
     if drop_last:
         left -= left % units
     if left:
-        yield filling.block(left, units, None, 0)
+        yield filling.block(left, units, None, 0, source)
 
 
 class _Filling:
@@ -172,14 +187,16 @@ class _Filling:
             self._parts.append(document.tokens[-1:])
         self._first = 0
 
-    def block(self, size: int, units: int, anchor: IteratorState | None, offset: int) -> Block:
+    def block(
+        self, size: int, units: int, anchor: IteratorState | None, offset: int, source: StatefulIterator[Any]
+    ) -> Block:
         """The block of the first ``size`` units. The next one begins behind what was taken."""
         tokens, borders = join(self._parts), [*range(0, size, units), size]
         lengths = None
         if self._lengths:
             lengths = join(self._lengths)[:size]
             borders = [0, *np.add.reduceat(lengths, borders[:-1]).cumsum().tolist()]
-        block = Block(tokens, lengths, borders, units, self._starts, self._origins, anchor, offset)
+        block = Block(tokens, lengths, borders, units, self._starts, self._origins, anchor, offset, source)
         self.missing, self._parts, self._lengths, self._starts, self._origins = self._size, [], [], [], []
         self._first -= 1
         return block

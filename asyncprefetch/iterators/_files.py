@@ -151,13 +151,18 @@ def check_size(opened: io.BufferedReader, file: SourceFile) -> None:
         raise _other_size(file)
 
 
+def hash_head(data: bytes) -> str:
+    """The hash of the first of the bytes with which a file begins."""
+    return blake2b(memoryview(data)[:HEAD], digest_size=16).hexdigest()
+
+
 def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str:
     """The hash of the beginning of a file just opened.
 
     Raises:
         DocumentError: it is not that of the file in which ``begin`` is a place.
     """
-    head = blake2b(opened.read(HEAD), digest_size=16).hexdigest()
+    head = hash_head(opened.read(HEAD))
     opened.seek(0)
     if begin.size and begin.size != file.size:
         raise refuse(file, None, f"its size is not the {begin.size} bytes that it had at the checkpoint")

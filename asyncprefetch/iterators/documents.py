@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Literal, Self
 
 from pydantic import NonNegativeInt, model_validator
@@ -42,6 +43,8 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
         head: hash of its first 65,536 bytes, against which it is checked; empty: none of it has been read.
         batch: number of the record batch in progress, of an ``.arrow`` file of the file kind. States that have its first
             byte as ``offset`` instead are understood, too.
+        trail: digest of the heads of all files that were read before the one in progress, in which documents of ours
+            were. It is checked by iterators that draw documents again; to go on from here, none of them is read.
     """
 
     paths: tuple[str, ...]
@@ -62,6 +65,7 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
     size: Position[NonNegativeInt] = 0
     head: Position[str] = ""
     batch: Position[NonNegativeInt] = 0
+    trail: Position[str] = ""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -165,11 +169,12 @@ class DocumentFileIterator(StatefulIterator[Document]):
     def _resume(self, state: DocumentFileState, files: list[SourceFile] | None) -> None:
         self._state = state  # for all but the place
         self._place = Place(*(getattr(state, name) for name in Place._fields))
+        self._trail = state.trail
         self._files = files
 
     def get_state(self) -> DocumentFileState:
         """The place behind the document last yielded, or behind the last file once they have ended."""
-        return self._state.model_copy(update=self._place._asdict())
+        return self._state.model_copy(update={**self._place._asdict(), "trail": self._trail})
 
     def create_iter(self) -> Iterator[Document]:
         """The documents that are still to come.
@@ -181,7 +186,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
         """
         if self._files is None:
             self._files = self._list_again()
-        files, place = self._files, self._place
+        files, place, trail = self._files, self._place, self._trail
         if place.file > len(files):
             raise DocumentError(
                 f"the place is in file {place.file} of {len(files)}: the checkpoint is not of these files"
@@ -192,16 +197,21 @@ class DocumentFileIterator(StatefulIterator[Document]):
         )
         while place.file < len(files):
             begin, file, errors = place, files[place.file], 0
-            for place, document in reader_of(file.name)(file, begin, wanted):
+            head = begin.head
+            for behind, document in reader_of(file.name)(file, begin, wanted):
+                place, head = behind, behind.head or head
+                if place.file > begin.file:
+                    # Of a text file the place behind it tells what was its head.
+                    place, trail, head = behind._replace(head=""), _extended(trail, head), ""
                 if isinstance(document, Document):
-                    self._place = place
+                    self._place, self._trail = place, trail
                     yield document
                 elif document is not None:
                     pass_over(document, state.on_error, errors)
                     errors += 1
             if place.document == begin.document and begin.row == 0 and not errors:
                 pass_over(refuse(file, None, "the file is empty: it holds no row"), state.on_error, 0)
-        self._place = place
+        self._place, self._trail = place, trail
 
     def _list_again(self) -> list[SourceFile]:
         state = self._state
@@ -212,3 +222,8 @@ class DocumentFileIterator(StatefulIterator[Document]):
                 f"there are {summarize(files)}. Bring them back as they were, or start anew without the checkpoint"
             )
         return files
+
+
+def _extended(trail: str, head: str) -> str:
+    """The digest of the files read so far, by one more; by none if nothing of it was looked at."""
+    return blake2b(f"{trail} {head}".encode(), digest_size=8).hexdigest() if head else trail

@@ -17,6 +17,7 @@ from asyncprefetch.batch import Batch
 from asyncprefetch.iterators._rows import OnTooLong, RowTooLongError, Shape, fit, patch_batch, stream_batch, token_batch
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import ANCHOR_EVERY, Checked, PatchedTokens, TokenSequence, check
+from asyncprefetch.iterators._witness import confirm, witness_of
 
 __all__ = ["PackingIterator", "PackingState", "RowTooLongError"]
 
@@ -31,6 +32,9 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
         inner: of sequences, the state behind the last row. Of arrays, the anchor: the state of the token iterator
             before the document in progress, or before an earlier one.
         offset: the number of tokens, counted from the anchor, that come before the first of the next row.
+        witness: of arrays, digest of where the token iterator stands behind the document with the last token of the
+            batch last yielded, against which that is checked when it is drawn again; empty: nothing is, or nothing is
+            known.
         sequences: whether sequences have come.
         batch_size: rows a batch.
         sequence_length: targets a row, or patches, where there are any.
@@ -45,6 +49,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
 
     inner: IteratorState
     offset: Position[NonNegativeInt] = 0
+    witness: Position[str] = ""
     sequences: Position[bool] = False
     batch_size: PositiveInt
     sequence_length: PositiveInt
@@ -150,6 +155,9 @@ class PackingIterator(StatefulIterator[Batch]):
         self._state = state
         # Of arrays, the place, where it is not that in the state: a new state a batch costs as much as a small batch.
         self._place: tuple[IteratorState, int] | None = None
+        self._witness = state.witness
+        # Stands where the witness is to be of, as long as nobody asked for that.
+        self._source: StatefulIterator[Any] | None = None
         # Of sequences, what they are drawn from, and what was drawn for a batch that is not complete.
         self._sequences: StatefulIterator[Any] | None = None
         self._rows: list[Checked] = []
@@ -165,14 +173,17 @@ class PackingIterator(StatefulIterator[Batch]):
         if self._sequences is not None:
             return self._state.model_copy(update={"inner": self._sequences.get_state()})
         if self._place is None:
-            return self._state
+            return self._state.model_copy(update={"witness": self._witness})
+        if self._source is not None:
+            self._witness, self._source = witness_of(self._source.get_state()), None
         inner, offset = self._place
-        return self._state.model_copy(update={"inner": inner, "offset": offset})
+        return self._state.model_copy(update={"inner": inner, "offset": offset, "witness": self._witness})
 
     def create_iter(self) -> Iterator[Batch]:
         """The batches that are still to come.
 
         Raises:
+            DocumentError: the arrays that are drawn again are not what they were.
             RowTooLongError: a sequence has more targets or patches than ``sequence_length``, or, with
                 ``on_too_long="raise"``, more than ``max_length`` inputs. The message names file and row of the document
                 that it begins with. Not with ``on_too_long="skip"``.
@@ -206,7 +217,7 @@ class PackingIterator(StatefulIterator[Batch]):
         # not at each document: asking a long chain for its state costs more than packing a short document does.
         anchors = deque([(0, state.inner)])
         drawn, begin, skip = 0, state.offset, state.offset
-        shape = _shape(state)
+        witness, shape = state.witness, _shape(state)
         # Of the tokens' own dtype, which is quicker to copy than the batch's; int64 if there are several.
         window: npt.NDArray[Any] = np.empty(0)
         fresh = 0  # tokens and documents since the last anchor: empty documents, too, take time to draw again
@@ -220,6 +231,9 @@ class PackingIterator(StatefulIterator[Batch]):
             fresh += tokens.size + 1
             rest = tokens[skip:]
             skip -= tokens.size - rest.size
+            if witness and rest.size:
+                confirm(source.get_state(), witness)
+                witness = ""
             if tokens.dtype != window.dtype:
                 window = _as_window(window, tokens.dtype, state.batch_size * state.sequence_length + 1)
             while rest.size:
@@ -228,13 +242,17 @@ class PackingIterator(StatefulIterator[Batch]):
                 filled += part.size
                 if filled == window.size:
                     begin += filled - 1
+                    batch = stream_batch(window, shape)
                     self._go_to(begin, anchors)
-                    yield stream_batch(window, shape)
+                    self._witness, self._source = "", source
+                    yield batch
+                    self._source = None  # goes on
                     window[0], filled = window[-1], 1
             if fresh >= ANCHOR_EVERY:
                 anchors.append((drawn, source.get_state()))
                 fresh = 0
         _check_reached(skip)
+        self._witness = ""  # nothing is to come of what would be drawn again
         if filled > 1 and not state.drop_last:
             self._go_to(begin + filled - 1, anchors)
             yield stream_batch(window[:filled], shape)

@@ -13,6 +13,7 @@ from asyncprefetch.iterators._blocks import draw_blocks, ended
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import TokenSequence
+from asyncprefetch.iterators._witness import confirm, witness_of
 
 __all__ = ["SequenceIterator", "SequenceState", "TokenSequence"]
 
@@ -27,6 +28,8 @@ class SequenceState(IteratorState, kind="asyncprefetch.sequences", frozen=True):
         offset: the number of units between the anchor and the one whose last token is the block's first context.
         block: number of the block.
         emitted: how many sequences of the block have been yielded.
+        witness: digest of where the tokens stand behind the last document that was drawn for what has been yielded,
+            against which that is checked when it is drawn again; empty: nothing is, or nothing is known.
         sequence_length: patches or targets a sequence.
         buffer_size: sequences a block.
         seed: of the permutations.
@@ -37,6 +40,7 @@ class SequenceState(IteratorState, kind="asyncprefetch.sequences", frozen=True):
     offset: Position[NonNegativeInt] = 0
     block: Position[NonNegativeInt] = 0
     emitted: Position[NonNegativeInt] = 0
+    witness: Position[str] = ""
     sequence_length: PositiveInt
     buffer_size: PositiveInt
     seed: Seed
@@ -105,33 +109,51 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
         self._state = state
         # The place, where it is not that in the state: a new state a sequence would cost more than to cut a small one.
         self._inner, self._offset, self._block, self._emitted = state.inner, state.offset, state.block, state.emitted
+        self._witness = state.witness
+        # Stands where the witness is to be of, as long as nobody asked for that.
+        self._source: StatefulIterator[Any] | None = None
 
     def get_state(self) -> SequenceState:
         """Where the block in progress begins, and how many of its sequences were yielded."""
-        place = {"inner": self._inner, "offset": self._offset, "block": self._block, "emitted": self._emitted}
+        if self._source is not None:
+            self._witness, self._source = witness_of(self._source.get_state()), None
+        place = {
+            "inner": self._inner,
+            "offset": self._offset,
+            "block": self._block,
+            "emitted": self._emitted,
+            "witness": self._witness,
+        }
         return self._state.model_copy(update=place)
 
     def create_iter(self) -> Iterator[TokenSequence]:
         """The sequences that are still to come: the block in progress is drawn again from the anchor.
 
         Raises:
+            DocumentError: what is drawn again is not what it was.
             TypeError: an item is neither a 1-D array of integers nor a ``TokenSequence`` of such.
             ValueError: patch lengths do not fit their tokens, or come with some items only; or the tokens end before the
                 place from which to go on.
         """
-        state, emitted = self._state, self._emitted
+        state = self.get_state()
+        emitted = state.emitted
         for block in draw_blocks(
-            self._inner,
-            offset=self._offset,
-            number=self._block,
+            state.inner,
+            offset=state.offset,
+            number=state.block,
+            witness="" if emitted else state.witness,
             sequence_length=state.sequence_length,
             buffer_size=state.buffer_size,
             drop_last=state.drop_last,
         ):
             count = block.count
+            if emitted:
+                confirm(block.source.get_state(), state.witness)
             if emitted > count:
                 raise ended()
             order = permutation(state.seed, self._block, count).tolist() if count > 1 else [0]
+            if emitted < count:
+                self._witness, self._source = "", block.source
             for place in range(emitted + 1, count + 1):
                 if place == count and block.anchor is not None:
                     # At once, and not when the next is asked for: the state is to be that of the next block's begin.
@@ -141,5 +163,7 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
                     self._emitted = place
                 yield block.cut(order[place - 1])
             emitted = 0
+            self._source = None  # goes on
         if emitted:
             raise ended()
+        self._witness = ""  # nothing is to come of what would be drawn again

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
+from asyncprefetch.iterators._witness import confirm, witness_of
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ class ShuffleState(IteratorState, kind="asyncprefetch.shuffle", frozen=True):
         seed: of all blocks.
         block: the number of the block in progress, from 0.
         emitted: how many of its items were yielded; always fewer than it has.
+        witness: digest of where the inner iterator stands behind the block, against which that is checked when the block
+            is drawn again; empty: nothing is, or nothing is known.
     """
 
     inner: IteratorState
@@ -34,6 +37,7 @@ class ShuffleState(IteratorState, kind="asyncprefetch.shuffle", frozen=True):
     seed: Seed
     block: Position[NonNegativeInt] = 0
     emitted: Position[NonNegativeInt] = 0
+    witness: Position[str] = ""
 
     def build(self) -> ShuffleIterator[Any]:
         """The iterator, in the midst of its block."""
@@ -69,18 +73,22 @@ class ShuffleIterator(StatefulIterator[T]):
         self._anchor, self._number, self._emitted = state.inner, state.block, state.emitted
         self._block: list[T] = []
         self._following = state.inner  # where the next block begins
+        self._witness = state.witness  # of that place, once it was asked for
         # Stands behind the block in progress; ``None`` as long as that one is still to be drawn.
         self._inner: StatefulIterator[T] | None = None
 
     def get_state(self) -> ShuffleState:
         """The beginning of the block in progress, and the place in it."""
-        place = {"inner": self._anchor, "block": self._number, "emitted": self._emitted}
+        if self._emitted and self._inner is not None and not self._witness:
+            self._witness = witness_of(self._following)
+        place = {"inner": self._anchor, "block": self._number, "emitted": self._emitted, "witness": self._witness}
         return self._state.model_copy(update=place)
 
     def create_iter(self) -> Iterator[T]:
         """The rest of the block in progress, then the blocks after it.
 
         Raises:
+            DocumentError: the block in progress, drawn again, is not what it was.
             ValueError: the inner iterator ended before the place from which to go on.
         """
         inner = self._anchor.build() if self._inner is None else self._inner
@@ -89,17 +97,19 @@ class ShuffleIterator(StatefulIterator[T]):
             if not self._block:
                 # What is drawn for a block that is never completed is drawn again, from the anchor.
                 self._inner = None
-                self._block = self._draw(items)
-                if not self._block:
+                block = self._draw(items)
+                if not block:
                     return
-                self._inner, self._following = inner, inner.get_state()
+                following = inner.get_state()
+                confirm(following, self._witness)
+                self._block, self._inner, self._following = block, inner, following
             block = self._block
             while len(block) > 1:
                 # Counted before the yield: at the yield the state is that after this item.
                 self._emitted += 1
                 yield block.pop()
             # At the last item the state is that of the next block already; else this one would be drawn again for nothing.
-            self._anchor, self._number, self._emitted = self._following, self._number + 1, 0
+            self._anchor, self._number, self._emitted, self._witness = self._following, self._number + 1, 0, ""
             yield block.pop()
 
     def _draw(self, items: Iterator[T]) -> list[T]:

@@ -71,7 +71,7 @@ def test_the_state_is_of_one_size_however_many_files_there_are(tmp_path: Path) -
     for i in range(300):
         (tmp_path / f"{i}.txt").write_text("x", "utf-8")
     large = len(after(DocumentFileIterator(tmp_path), 250).model_dump_json())
-    assert large < small + 20
+    assert large < small + 40  # digits, and a digest of what was read
 
 
 def test_files_globs_and_lists_mean_what_they_say(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

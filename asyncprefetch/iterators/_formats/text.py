@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asyncprefetch.iterators._document import Document, Wanted
-from asyncprefetch.iterators._files import DocumentError, Place, SourceFile, not_utf8, open_file, refuse
+from asyncprefetch.iterators._files import DocumentError, Place, SourceFile, hash_head, not_utf8, open_file, refuse
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
-    """See :class:`Read`. The file of another shard is not opened."""
+    """See :class:`Read`. The file of another shard is not opened. The place behind ours has the hash of its head."""
     index, count = wanted.shard
     end = Place(begin.document + 1, begin.file + 1)
     if begin.document % count == index:
@@ -17,13 +17,13 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
             fields = ", ".join(map(repr, wanted.columns))
             yield end, refuse(file, None, f"a text file has no columns, hence no {fields}")
         else:
-            yield end, _document(file, wanted.encoding_errors)
+            with open_file(file) as opened:
+                data = opened.read()
+            yield end._replace(head=hash_head(data)), _document(file, data, wanted.encoding_errors)
     yield end, None
 
 
-def _document(file: SourceFile, errors: str) -> Document | DocumentError:
-    with open_file(file) as opened:
-        data = opened.read()
+def _document(file: SourceFile, data: bytes, errors: str) -> Document | DocumentError:
     if not data:
         return refuse(file, None, "the file is empty: leave it out by exclude=, or use on_error='skip'")
     try:

@@ -142,6 +142,8 @@ def _moved(state: Any, begun: Any, by: int) -> Any:
         place = {"offset": state.offset + by, "row": state.row + 1, "document": state.document}
         return begun.model_copy(update=place)
     update = {"inner": _moved(state.inner, begun.inner, by)}
+    if "witness" in type(state).model_fields:
+        update["witness"] = ""
     if isinstance(state, LoopingState):
         update["start"] = begun.start
     return state.model_copy(update=update)
