@@ -272,14 +272,15 @@ class PackingIterator(StatefulIterator[Batch]):
                     batch = _row_batch(rows, shape)
                     rows.clear()
                     yield batch
-        except Exception:
-            self._failed = True
-            raise
-        if rows and not state.drop_last:
-            batch = _row_batch(rows, shape)
+            if rows and not state.drop_last:
+                batch = _row_batch(rows, shape)
+                rows.clear()
+                yield batch
             rows.clear()
-            yield batch
-        rows.clear()
+        except BaseException as error:
+            # To be closed at a yield, where no row is held, is no failure.
+            self._failed = bool(rows) or not isinstance(error, GeneratorExit)
+            raise
 
     def _add(self, item: Any, shape: Shape) -> None:
         if not isinstance(item, TokenSequence):

@@ -29,7 +29,7 @@ from asyncprefetch.iterators import (
     _blocks,
 )
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.iterators.sources import ListIterator, drain
+from tests.iterators.sources import ListIterator, ListState, drain
 
 PAD = -7
 
@@ -332,6 +332,46 @@ def test_no_state_is_given_of_a_batch_that_failed_when_it_was_half_drawn() -> No
     with pytest.raises(RuntimeError, match="failed in the midst of a batch"):
         iterator.get_state()
     assert state.inner.position == 2  # type: ignore[attr-defined]
+
+
+class InterruptedState(ListState, kind="tests.iterators.interrupted", frozen=True):
+    def build(self) -> ListIterator:
+        return Interrupted(self.items, self.position)
+
+
+class Interrupted(ListIterator):
+    """Raises the errors among its items."""
+
+    def get_state(self) -> InterruptedState:
+        return InterruptedState(items=self.items, position=self.position)
+
+    def create_iter(self) -> Iterator[Any]:
+        for item in super().create_iter():
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_no_state_is_given_of_a_batch_in_which_the_program_was_interrupted(error: BaseException) -> None:
+    rows: list[Any] = sequences([[1, 1]] * 6, True)
+    rows.insert(3, error)  # in place of the fourth sequence
+    iterator = PackingIterator(Interrupted(rows), batch_size=2, sequence_length=4)
+    batches = iterator.create_iter()
+    next(batches)
+    with pytest.raises(type(error)):
+        next(batches)
+    with pytest.raises(RuntimeError, match="failed in the midst of a batch"):
+        iterator.get_state()
+
+
+def test_an_iterator_that_is_closed_between_two_batches_has_not_failed() -> None:
+    iterator = pack([[1, 1]] * 5, True, batch_size=2)
+    batches: Any = iterator.create_iter()
+    next(batches)
+    batches.close()
+    assert iterator.get_state().inner.position == 2  # type: ignore[attr-defined]
+    assert len(drain(iterator)) == 2
 
 
 def test_a_state_of_arrays_does_not_go_on_with_sequences() -> None:
