@@ -321,3 +321,16 @@ def test_want_of_memory_for_a_zstd_file_is_no_damage(tmp_path: Path, monkeypatch
     monkeypatch.setattr(zstandard, "ZstdDecompressor", Without)
     with pytest.raises(MemoryError, match="not enough memory"):
         drain(DocumentFileIterator(tmp_path, on_error="skip"))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_file_that_gets_shorter_while_it_is_read_is_an_error(tmp_path: Path, suffix: str, on_error: Any) -> None:
+    rows = [f'{{"text": "{Random(i).random()} {i:08}"}}\n'.encode() for i in range(50_000)]
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(b"".join(rows) if suffix == ".jsonl" else gzip.compress(b"".join(rows)))
+    documents = DocumentFileIterator(path, on_error=on_error).create_iter()
+    next(documents)
+    os.truncate(path, sum(map(len, rows[:30_000])) if suffix == ".jsonl" else path.stat().st_size * 3 // 5)
+    with pytest.raises(DocumentError, match="its size is not"):
+        list(documents)

@@ -20,6 +20,7 @@ from asyncprefetch.iterators._files import (
     Place,
     SourceFile,
     check_head,
+    check_size,
     failure_of,
     not_utf8,
     open_file,
@@ -55,10 +56,12 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                 if (number - 1) % count == index:
                     place = Place(number, begin.file, offset, 0, row, file.size, head)
                     yield place, _parse(line, wanted, file, row - 1)
+            check_size(opened, file)
         except _DAMAGED as error:
             failure = failure_of(opened)
             if failure is not None:
                 raise failure from None
+            check_size(opened, file)
             place = Place(number, begin.file, offset, 0, row, file.size, head)
             yield place, refuse(file, row, f"the compressed file is damaged from here on: {error}")
     yield Place(number, begin.file + 1), None
