@@ -36,6 +36,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
             batch last yielded, against which that is checked when it is drawn again; empty: nothing is, or nothing is
             known.
         sequences: whether sequences have come.
+        patches: whether those that have come have patches; ``None``: that is not known yet.
         batch_size: rows a batch.
         sequence_length: targets a row, or patches, where there are any.
         pad_id: the token in positions without a real target.
@@ -51,6 +52,7 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
     offset: Position[NonNegativeInt] = 0
     witness: Position[str] = ""
     sequences: Position[bool] = False
+    patches: Position[bool | None] = None
     batch_size: PositiveInt
     sequence_length: PositiveInt
     pad_id: int = Field(ge=-(1 << 63), lt=1 << 63)
@@ -161,6 +163,7 @@ class PackingIterator(StatefulIterator[Batch]):
         # Of sequences, what they are drawn from, and what was drawn for a batch that is not complete.
         self._sequences: StatefulIterator[Any] | None = None
         self._rows: list[Checked] = []
+        self._patches = state.patches
         self._failed = False  # in the midst of a batch
 
     def get_state(self) -> PackingState:
@@ -171,7 +174,7 @@ class PackingIterator(StatefulIterator[Batch]):
         """
         self._check()
         if self._sequences is not None:
-            return self._state.model_copy(update={"inner": self._sequences.get_state()})
+            return self._state.model_copy(update={"inner": self._sequences.get_state(), "patches": self._patches})
         if self._place is None:
             return self._state.model_copy(update={"witness": self._witness})
         if self._source is not None:
@@ -285,12 +288,14 @@ class PackingIterator(StatefulIterator[Batch]):
     def _add(self, item: Any, shape: Shape) -> None:
         if not isinstance(item, TokenSequence):
             raise TypeError(_MIXED)
-        row, rows = check(item, "PackingIterator"), self._rows
-        if rows and (row.lengths is None) != (rows[0].lengths is None):
+        row = check(item, "PackingIterator")
+        if self._patches is None:
+            self._patches = row.lengths is not None
+        elif self._patches != (row.lengths is not None):
             raise ValueError("some sequences have patch lengths and others have none: rows must be of one kind")
         if row.tokens.size > 1:
             try:
-                rows.append(fit(row, shape))
+                self._rows.append(fit(row, shape))
             except RowTooLongError:
                 if shape.on_too_long != "skip":
                     raise

@@ -251,6 +251,20 @@ def test_refuses_sequences_with_patches_among_others() -> None:
         drain(PackingIterator(ListIterator(both), batch_size=2, sequence_length=4))
 
 
+@pytest.mark.parametrize("patched", [True, False])
+@pytest.mark.parametrize("first", [[1, 1], [1]])  # also if the first of them is too short to be a row
+def test_refuses_sequences_with_patches_behind_batches_of_others(patched: bool, first: list[int]) -> None:
+    rows = [*sequences([first, [1, 1]], patched), *sequences([[1, 1]], not patched)]
+    iterator = PackingIterator(ListIterator(rows), batch_size=1, sequence_length=4)
+    batches = iterator.create_iter()
+    for _ in range(len(first)):
+        next(batches)
+    text = iterator.get_state().model_dump_json()
+    for rest in (batches, IteratorState.model_validate_json(text).build().create_iter()):
+        with pytest.raises(ValueError, match="must be of one kind"):
+            next(rest)
+
+
 def test_refuses_patch_lengths_that_do_not_fit() -> None:
     wrong = TokenSequence(np.arange(3), np.array([1, 1]))
     with pytest.raises(ValueError, match="sum to 2, and there are 3 tokens"):
