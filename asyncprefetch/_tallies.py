@@ -8,11 +8,36 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Self
 
 
 class _Counted(threading.local):
     def __init__(self) -> None:
         self.by_name: Counter[str] = Counter()
+        self.pauses = 0
+
+
+class Pause:
+    """Nothing is counted in this thread from now on: what is drawn again was counted when it was drawn first.
+
+    Args:
+        wanted: whether it is one at all.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self._lasts = wanted
+        _counted.pauses += wanted
+
+    def end(self) -> None:
+        """Count again. Idempotent."""
+        _counted.pauses -= self._lasts
+        self._lasts = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
 
 _counted = _Counted()
@@ -20,7 +45,8 @@ _counted = _Counted()
 
 def add(name: str, count: int = 1) -> None:
     """Count so many of what ``name`` says."""
-    _counted.by_name[name] += count
+    if not _counted.pauses:
+        _counted.by_name[name] += count
 
 
 def pending() -> bool:

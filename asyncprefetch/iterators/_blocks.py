@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from asyncprefetch.iterators._tokens import (
     join,
     split_first,
 )
-from asyncprefetch.iterators._witness import confirm
 
 
 @dataclass(slots=True, eq=False)
@@ -81,18 +80,17 @@ def draw_blocks(
     *,
     offset: int,
     number: int,
-    witness: str,
+    at_place: Callable[[StatefulIterator[Any]], None],
     sequence_length: int,
     buffer_size: int,
     drop_last: bool,
 ) -> Iterator[Block]:
     """The blocks from ``number`` on, which begins ``offset`` units behind the anchor ``inner``.
 
-    A unit is a patch or, without patches, a token. A block begins at the unit whose last token is its context. A
-    ``witness``, if there is one, is of where ``inner`` stands behind the document with that unit.
+    A unit is a patch or, without patches, a token. A block begins at the unit whose last token is its context.
+    ``at_place`` is called with what is built of ``inner`` when that stands behind the document with that unit.
 
     Raises:
-        DocumentError: it stands elsewhere.
         TypeError: an item holds no tokens.
         ValueError: patch lengths do not fit, or come with some items only; or the stream ends before the place.
     """
@@ -124,8 +122,7 @@ def draw_blocks(
         n = document.tokens.size if document.lengths is None else document.lengths.size
         unit = 0
         if filling is None and begin < drawn + n:
-            if witness:
-                confirm(source.get_state(), witness)
+            at_place(source)
             unit = begin - drawn + 1
             filling = _Filling(size, document, unit)
         if filling is not None and n:

@@ -206,16 +206,20 @@ class PackingIterator(StatefulIterator[Batch]):
             self._sequences = source
             yield from self._pack_sequences(items)
             return
-        for first in items:  # which says of what kind all are
-            if isinstance(first, TokenSequence) and not state.offset:
-                self._state, self._sequences = state.model_copy(update={"sequences": True}), source
-                yield from self._pack_sequences(chain([first], items))
-            else:
-                yield from self._pack_stream(chain([first], items), source, state)
-            return
+        with _tallies.Pause(bool(state.offset or state.witness)) as drawn_again:
+            for first in items:  # which says of what kind all are
+                if isinstance(first, TokenSequence) and not state.offset:
+                    drawn_again.end()
+                    self._state, self._sequences = state.model_copy(update={"sequences": True}), source
+                    yield from self._pack_sequences(chain([first], items))
+                else:
+                    yield from self._pack_stream(chain([first], items), source, state, drawn_again)
+                return
         _check_reached(state.offset)
 
-    def _pack_stream(self, items: Iterable[Any], source: StatefulIterator[Any], state: PackingState) -> Iterator[Batch]:
+    def _pack_stream(
+        self, items: Iterable[Any], source: StatefulIterator[Any], state: PackingState, drawn_again: _tallies.Pause
+    ) -> Iterator[Batch]:
         # Places in the stream are counted from where this generator began to draw. An anchor is taken now and then,
         # not at each document: asking a long chain for its state costs more than packing a short document does.
         anchors = deque([(0, state.inner)])
@@ -234,9 +238,11 @@ class PackingIterator(StatefulIterator[Batch]):
             fresh += tokens.size + 1
             rest = tokens[skip:]
             skip -= tokens.size - rest.size
-            if witness and rest.size:
-                confirm(source.get_state(), witness)
-                witness = ""
+            if rest.size:
+                drawn_again.end()
+                if witness:
+                    confirm(source.get_state(), witness)
+                    witness = ""
             if tokens.dtype != window.dtype:
                 window = _as_window(window, tokens.dtype, state.batch_size * state.sequence_length + 1)
             while rest.size:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy.typing as npt
 from pydantic import NonNegativeInt, PositiveInt
 
+from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
-from asyncprefetch.iterators._blocks import draw_blocks, ended
+from asyncprefetch.iterators._blocks import Block, draw_blocks, ended
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import TokenSequence
@@ -137,33 +138,49 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
         """
         state = self.get_state()
         emitted = state.emitted
-        for block in draw_blocks(
-            state.inner,
-            offset=state.offset,
-            number=state.block,
-            witness="" if emitted else state.witness,
-            sequence_length=state.sequence_length,
-            buffer_size=state.buffer_size,
-            drop_last=state.drop_last,
-        ):
-            count = block.count
-            if emitted:
-                confirm(block.source.get_state(), state.witness)
-            if emitted > count:
-                raise ended()
-            order = permutation(state.seed, self._block, count).tolist() if count > 1 else [0]
-            if emitted < count:
-                self._witness, self._source = "", block.source
-            for place in range(emitted + 1, count + 1):
-                if place == count and block.anchor is not None:
-                    # At once, and not when the next is asked for: the state is to be that of the next block's begin.
-                    self._inner, self._offset = block.anchor, block.offset
-                    self._block, self._emitted = self._block + 1, 0
-                else:
-                    self._emitted = place
-                yield block.cut(order[place - 1])
-            emitted = 0
-            self._source = None  # goes on
+        with _tallies.Pause(bool(state.block or emitted)) as drawn_again:
+
+            def at_place(source: StatefulIterator[Any]) -> None:
+                if not emitted:  # else all of the block was drawn before
+                    self._has_been_drawn(source, state, drawn_again)
+
+            for block in draw_blocks(
+                state.inner,
+                offset=state.offset,
+                number=state.block,
+                at_place=at_place,
+                sequence_length=state.sequence_length,
+                buffer_size=state.buffer_size,
+                drop_last=state.drop_last,
+            ):
+                if emitted:
+                    self._has_been_drawn(block.source, state, drawn_again)
+                yield from self._emit(block, emitted)
+                emitted = 0
         if emitted:
             raise ended()
         self._witness = ""  # nothing is to come of what would be drawn again
+
+    def _has_been_drawn(self, source: StatefulIterator[Any], state: SequenceState, drawn_again: _tallies.Pause) -> None:
+        """All that was drawn before the state was taken is drawn again."""
+        if state.witness:
+            confirm(source.get_state(), state.witness)
+        drawn_again.end()
+
+    def _emit(self, block: Block, emitted: int) -> Iterator[TokenSequence]:
+        """The sequences of a block behind the first ``emitted``."""
+        count = block.count
+        if emitted > count:
+            raise ended()
+        order = permutation(self._state.seed, self._block, count).tolist() if count > 1 else [0]
+        if emitted < count:
+            self._witness, self._source = "", block.source
+        for place in range(emitted + 1, count + 1):
+            if place == count and block.anchor is not None:
+                # At once, and not when the next is asked for: the state is to be that of the next block's begin.
+                self._inner, self._offset = block.anchor, block.offset
+                self._block, self._emitted = self._block + 1, 0
+            else:
+                self._emitted = place
+            yield block.cut(order[place - 1])
+        self._source = None  # goes on

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, NonNegativeInt
 
+from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
@@ -97,7 +98,8 @@ class ShuffleIterator(StatefulIterator[T]):
             if not self._block:
                 # What is drawn for a block that is never completed is drawn again, from the anchor.
                 self._inner = None
-                block = self._draw(items)
+                with _tallies.Pause(self._emitted > 0):
+                    block = self._draw(items)
                 if not block:
                     return
                 following = inner.get_state()
