@@ -23,7 +23,10 @@ from asyncprefetch.iterators import (
     SequenceIterator,
     ShuffleIterator,
     SpacePatcher,
+    _blocks,
+    packing,
 )
+from asyncprefetch.iterators._tokens import ANCHOR_EVERY
 from asyncprefetch.iterators._witness import witness_of
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.iterators.sources import ListIterator, ListState, drain
@@ -170,9 +173,12 @@ def test_states_are_the_same_whoever_gets_there(folder: Path, make: Callable[[Pa
 
 
 @pytest.mark.parametrize("make", [packed, sequenced, in_patches, shuffled, twice_shuffled, of_sequences])
+@pytest.mark.parametrize("anchor_every", [0, 100, ANCHOR_EVERY])
 def test_states_of_text_files_are_the_same_whoever_gets_there(
-    texts: Path, make: Callable[[Path], StatefulIterator[Any]]
+    texts: Path, make: Callable[[Path], StatefulIterator[Any]], anchor_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (packing, _blocks):
+        monkeypatch.setattr(module, "ANCHOR_EVERY", anchor_every)
     assert_resumes_exactly(lambda: make(texts))
 
 
