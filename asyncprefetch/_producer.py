@@ -10,13 +10,12 @@ import logging
 import os
 import pickle
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from types import TracebackType
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from asyncprefetch import _pickling, _tallies, _worker_logs
+from asyncprefetch._descriptions import describe
 from asyncprefetch._layouts import Flat, flatten
 from asyncprefetch._messages import (
     Credit,
@@ -37,8 +36,6 @@ from asyncprefetch._messages import (
     Stop,
     Tally,
     ToWorker,
-    class_name,
-    text_of,
 )
 from asyncprefetch._payloads import Framed
 from asyncprefetch._recovery import fingerprint
@@ -54,11 +51,6 @@ _STATE_SHARE = 0.01
 # A replay is made in pieces of so many seconds, and tells after each that it goes on: so it is no stall however long it
 # takes, and a stop need not wait for all of it.
 _REPLAY_PIECE = 0.1
-
-_MAX_PICKLED_ERROR = 1 << 20
-
-# What every exception and every class has, whatever the user's have under the same names.
-_TRACEBACK, _MRO = BaseException.__dict__["__traceback__"], type.__dict__["__mro__"]
 
 T = TypeVar("T")
 
@@ -371,34 +363,3 @@ def _guarded(phase: str, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
     except BaseException as error:  # SystemExit, CancelledError and the like mean something else on the other side
         raise _RaisedError(describe(error, phase)) from error
-
-
-def describe(error: BaseException, phase: str) -> RemoteError:
-    """An exception as data: it crosses whatever its class does when it is asked for its text, its traceback or anything."""
-    try:
-        return _described(error, phase)
-    except BaseException:  # it is the user's class that answers, or there is no memory for more
-        name = class_name(type(error))
-        return RemoteError(phase, name, (name,), "<an exception that can't be described>", "<no traceback>\n", None)
-
-
-def _described(error: BaseException, phase: str) -> RemoteError:
-    text = text_of(error)
-    # Not what the class may have in the place of it. The first frame is _guarded's, which tells the user nothing.
-    raised_at: TracebackType | None = _TRACEBACK.__get__(error)
-    below = raised_at.tb_next if raised_at is not None else None
-    try:
-        formatted = "".join(traceback.format_exception(type(error), error, below))
-    except BaseException:  # it is the user's code that formats it
-        formatted = "".join(traceback.format_tb(below))
-    bases = tuple(map(class_name, _MRO.__get__(type(error))))
-    return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error))
-
-
-def _pickled_error(error: BaseException) -> bytes | None:
-    """The exception itself, for whoever can use it on the other side: many classes can't be pickled."""
-    try:
-        pickled = pickle.dumps(error)
-    except BaseException:  # and here it is the user's too
-        return None
-    return pickled if len(pickled) <= _MAX_PICKLED_ERROR else None
