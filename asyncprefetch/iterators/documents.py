@@ -95,8 +95,9 @@ class DocumentFileIterator(StatefulIterator[Document]):
 
     Resuming opens the file in progress and seeks: to the byte of a line, to the row group of a ``.parquet`` file,
     to the record batch of an ``.arrow`` file. At most that group or batch is read again. A compressed ``.jsonl`` can't
-    seek: it is decompressed from its start, without being parsed, and the log (level INFO) says so. A set of files whose
-    names or sizes have changed is refused, and so is a file in progress whose first 65,536 bytes have.
+    seek: it is decompressed from its start, without being parsed, and the log (level INFO) says so. Nor can an arrow stream
+    with a column of dictionaries: the batches before the place are passed over. A set of files whose names or sizes have
+    changed is refused, and so is a file in progress whose first 65,536 bytes have.
 
     Args:
         paths: a file, a folder (searched through), a glob (``**`` included), a URL of fsspec (``s3://bucket/*.parquet``,

@@ -58,7 +58,8 @@ class ShuffleIterator(StatefulIterator[T]):
         inner: what to draw items from; it must not use the memory of an item again after the yield. The object itself
             is only asked for its state.
         buffer_size: items a block, from 1, which is no shuffle, below 2**63.
-        seed: from 0, below 2**64. The order is a function of the seed and of the number of items, on every platform.
+        seed: from 0, below 2**64. The order is a function of the seed and of the number of items, on every platform. Two
+            shuffles one around the other need two seeds: with one, both permute a block alike.
 
     Raises:
         TypeError: ``inner`` is no stateful iterator.
