@@ -225,7 +225,10 @@ async def main():
     await asyncio.to_thread(lambda: open(folder + "/gate", "wb").close())
     await closing
     print(type((await asyncio.gather(waiting, return_exceptions=True))[0]).__name__)
-    print(multiprocessing.active_children(), [t.name for t in threading.enumerate() if "worker-" in t.name])
+    watching = [thread for thread in threading.enumerate() if "worker-watch" in thread.name]
+    for thread in watching:
+        thread.join(10)  # it has said that all is over, and may not have ended yet
+    print(multiprocessing.active_children(), [thread.name for thread in watching if thread.is_alive()])
 
 asyncio.run(main())
 """
