@@ -230,10 +230,7 @@ class ProcessExecutor(Executor):
         except Exception as error:
             failure = error
         finally:
-            with self._lock:
-                self._closed = True
-                pool, self._pool = self._pool, None
-            self._fail_waiting(failure)
+            pool = self._refuse_calls(failure)
             if failure is not None:
                 self.kill()  # before its pipes are taken from it
             self._context.hang_up()
@@ -255,16 +252,20 @@ class ProcessExecutor(Executor):
                 self.oom_kills = (_oom.kills() or 0) - oom_kills
             self._finish(exit_code)
 
-    def _fail_waiting(self, failure: BaseException | None) -> None:
-        """No call is taken any more, and those that wait are answered by what went wrong."""
+    def _refuse_calls(self, failure: BaseException | None) -> ProcessPoolExecutor | None:
+        """No call is taken any more, those that wait are answered by what went wrong, and the pool is only the caller's."""
         broken = _broken(failure or BrokenExecutor("the worker process could not be started"))
+        # All at once: a call that comes now waits and is answered, or is refused and told why.
         with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
             waiting, self._waiting = self._waiting, None
             if failure is not None:
                 self._why = str(broken)
         for future, *_ in waiting or ():
             if future.set_running_or_notify_cancel():
                 future.set_exception(broken)
+        return pool
 
     def _shut_down(self, pool: ProcessPoolExecutor, cancel_futures: bool) -> None:
         """Wait for the end of the pool and of its process."""

@@ -1,7 +1,7 @@
 import os
 import signal
 import threading
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 
 import pytest
 
@@ -65,6 +65,33 @@ def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
     with pytest.raises(BrokenExecutor, match=r"BlockingIOError: .* no more processes"):
         executor.submit(os.getpid).result(30)
     assert executor.exited.result(30) is None
+
+
+def test_a_call_that_comes_just_as_the_start_fails_is_told_why(monkeypatch):
+    executor = ProcessExecutor()
+    told = []
+
+    class RefusedError(OSError):
+        def __str__(self):  # asked for while the failure is being worked up
+            if not told:
+                told.append("")
+                try:
+                    told.append(executor.submit(os.getpid))
+                except BrokenExecutor as error:
+                    told.append(error)
+            return "no more processes"
+
+    def refuse(*args, **kwargs):
+        raise RefusedError
+
+    monkeypatch.setattr(executor._context, "Process", refuse)
+    first = executor.submit(os.getpid)
+    executor.exited.result(30)
+    [_, second] = told
+    if isinstance(second, Future):
+        second = second.exception(0)
+    assert "no more processes" in str(second)
+    assert str(second) == str(first.exception(0))
 
 
 def test_a_fork_server_is_preferred_where_there_is_one():
