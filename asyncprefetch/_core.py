@@ -96,15 +96,16 @@ class Core:
         """
         if self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             raise PrefetcherClosedError("the loader was closed; build another one from its last state")
-        if self._is_of_another_loop:
+        if self._other_loop is not None:
             raise PrefetcherBusyError(
                 "the loader was started on another event loop and can be used on that one only; build one from its "
                 "state for each loop"
             )
 
     @property
-    def _is_of_another_loop(self) -> bool:
-        return self._loop is not None and self._loop is not asyncio.get_running_loop()
+    def _other_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop on which it was started, if that is not the running one."""
+        return self._loop if self._loop is not asyncio.get_running_loop() else None
 
     def _open_carrier(self, worker: int, sink: Sink) -> Carrier:
         options = self.options
@@ -284,7 +285,7 @@ class Core:
         """
         if self.state is LoaderState.CLOSED:
             return
-        if self._is_of_another_loop and self._loop is not None and not self._loop.is_closed():
+        if (owner := self._other_loop) is not None and not owner.is_closed():
             raise PrefetcherBusyError(
                 "the loader was started on another event loop and can be closed on that one only, as long as it is open"
             )

@@ -15,10 +15,6 @@ T = TypeVar("T")
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call it in a thread; or here, holding up the loop, where there can be no more threads."""
-    try:
-        _limits.check_threads()
-    except RuntimeError:
-        return function(*args, **kwargs)
     begun = False
 
     def call() -> T:
@@ -27,6 +23,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         return function(*args, **kwargs)
 
     try:
+        _limits.check_threads()
         return await anyio.to_thread.run_sync(call)
     except RuntimeError:
         if begun:

@@ -66,9 +66,10 @@ class HuggingFaceTokenizer:
         except Exception as error:
             # The library has no errors of its own: bare ones are its models', about the text. For a lone surrogate it
             # says that the text is no string.
-            if type(error) is not Exception and not _has_lone_surrogate(text):
+            has_lone_surrogate = _has_lone_surrogate(text)
+            if type(error) is not Exception and not has_lone_surrogate:
                 raise
-            reason = "it holds a lone surrogate" if _has_lone_surrogate(text) else error
+            reason = "it holds a lone surrogate" if has_lone_surrogate else error
             raise ValueError(f"{self.path!r} can't encode the text: {reason}") from error
         return _framed(ids, self.bos_id, self.eos_id, size)
 
