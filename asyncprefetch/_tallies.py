@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Self
 
 
 class _Counted(threading.local):
@@ -32,12 +31,6 @@ class Pause:
         """Count again. Idempotent."""
         _counted.pauses -= self._lasts
         self._lasts = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.end()
 
 
 _counted = _Counted()

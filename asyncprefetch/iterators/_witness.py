@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
-from asyncprefetch import _items
+from asyncprefetch import _items, _tallies
 from asyncprefetch.base import IteratorState, is_position
 from asyncprefetch.errors import CheckpointError
 from asyncprefetch.iterators._files import DocumentError
@@ -23,18 +24,72 @@ def witness_of(state: IteratorState) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def confirm(state: IteratorState, witness: str) -> None:
-    """Compare where an iterator is with where it was at the same item, if that is known.
+class Witness:
+    """The witness of an iterator's place, made when it is asked for: most places are in no state.
 
-    Raises:
-        DocumentError: it is elsewhere, or reads something else.
+    Args:
+        digest: that of the place so far; empty: nothing is known of it.
     """
-    if witness and witness_of(state) != witness:
-        raise DocumentError(
-            "what is read again, to go on from the checkpoint, is not what it was then: a file has changed since. Bring it "
-            "back as it was, or start anew without the checkpoint. (If no file has, then an iterator in this pipeline has "
-            "different states at the same item; asyncprefetch.testing.assert_resumes_exactly finds it.)"
-        )
+
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
+        self._inner_state: Callable[[], IteratorState] | None = None  # as long as it was not asked for
+
+    def is_of(self, inner_state: Callable[[], IteratorState]) -> None:
+        """It is of the state that ``inner_state`` gives, until the inner iterator goes on."""
+        self._digest, self._inner_state = "", inner_state
+
+    def goes_on(self) -> None:
+        """The inner iterator goes on, and its state is not that of the place any more."""
+        self._inner_state = None
+
+    def forget(self) -> None:
+        """Of the place nothing is known, or nothing is to be checked."""
+        self._digest, self._inner_state = "", None
+
+    def digest(self) -> str:
+        """What a state is to hold."""
+        if self._inner_state is not None:
+            self._digest, self._inner_state = witness_of(self._inner_state()), None
+        return self._digest
+
+
+class DrawnAgain:
+    """What a resume draws again to get to its place: it is not counted, and compared with the witness when it is over.
+
+    Args:
+        any_of_it: whether anything is drawn again at all.
+        witness: of the inner iterator where it is over; empty: nothing is known.
+    """
+
+    def __init__(self, any_of_it: bool, witness: str) -> None:
+        self._pause = _tallies.Pause(any_of_it)
+        self._witness = witness
+
+    def over(self, inner_state: Callable[[], IteratorState]) -> None:
+        """Count again, and compare. Idempotent.
+
+        Raises:
+            DocumentError: the inner iterator is elsewhere, or reads something else.
+        """
+        self.end()
+        witness, self._witness = self._witness, ""
+        if witness and witness_of(inner_state()) != witness:
+            raise DocumentError(
+                "what is read again, to go on from the checkpoint, is not what it was then: a file has changed since. Bring "
+                "it back as it was, or start anew without the checkpoint. (If no file has, then an iterator in this "
+                "pipeline has different states at the same item; asyncprefetch.testing.assert_resumes_exactly finds it.)"
+            )
+
+    def end(self) -> None:
+        """Count again, and compare nothing yet. Idempotent."""
+        self._pause.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
 
 def _place(value: Any) -> Any:

@@ -17,7 +17,7 @@ from asyncprefetch.batch import Batch
 from asyncprefetch.iterators._rows import OnTooLong, RowTooLongError, Shape, fit, patch_batch, stream_batch, token_batch
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import ANCHOR_EVERY, Checked, PatchedTokens, TokenSequence, check
-from asyncprefetch.iterators._witness import confirm, witness_of
+from asyncprefetch.iterators._witness import DrawnAgain, Witness
 
 __all__ = ["PackingIterator", "PackingState", "RowTooLongError"]
 
@@ -157,9 +157,7 @@ class PackingIterator(StatefulIterator[Batch]):
         self._state = state
         # Of arrays, the place, where it is not that in the state: a new state a batch costs as much as a small batch.
         self._place: tuple[IteratorState, int] | None = None
-        self._witness = state.witness
-        # Stands where the witness is to be of, as long as nobody asked for that.
-        self._source: StatefulIterator[Any] | None = None
+        self._witness = Witness(state.witness)
         # Of sequences, what they are drawn from, and what was drawn for a batch that is not complete.
         self._sequences: StatefulIterator[Any] | None = None
         self._rows: list[Checked] = []
@@ -176,11 +174,9 @@ class PackingIterator(StatefulIterator[Batch]):
         if self._sequences is not None:
             return self._state.model_copy(update={"inner": self._sequences.get_state(), "patches": self._patches})
         if self._place is None:
-            return self._state.model_copy(update={"witness": self._witness})
-        if self._source is not None:
-            self._witness, self._source = witness_of(self._source.get_state()), None
+            return self._state.model_copy(update={"witness": self._witness.digest()})
         inner, offset = self._place
-        return self._state.model_copy(update={"inner": inner, "offset": offset, "witness": self._witness})
+        return self._state.model_copy(update={"inner": inner, "offset": offset, "witness": self._witness.digest()})
 
     def create_iter(self) -> Iterator[Batch]:
         """The batches that are still to come.
@@ -206,10 +202,10 @@ class PackingIterator(StatefulIterator[Batch]):
             self._sequences = source
             yield from self._pack_sequences(items)
             return
-        with _tallies.Pause(bool(state.offset or state.witness)) as drawn_again:
+        within_stream = bool(state.offset or state.witness)
+        with DrawnAgain(within_stream, state.witness) as drawn_again:
             for first in items:  # which says of what kind all are
-                if isinstance(first, TokenSequence) and not state.offset:
-                    drawn_again.end()
+                if isinstance(first, TokenSequence) and not within_stream:
                     self._state, self._sequences = state.model_copy(update={"sequences": True}), source
                     yield from self._pack_sequences(chain([first], items))
                 else:
@@ -218,13 +214,13 @@ class PackingIterator(StatefulIterator[Batch]):
         _check_reached(state.offset)
 
     def _pack_stream(
-        self, items: Iterable[Any], source: StatefulIterator[Any], state: PackingState, drawn_again: _tallies.Pause
+        self, items: Iterable[Any], source: StatefulIterator[Any], state: PackingState, drawn_again: DrawnAgain
     ) -> Iterator[Batch]:
         # Places in the stream are counted from where this generator began to draw. An anchor is taken now and then,
         # not at each document: asking a long chain for its state costs more than packing a short document does.
         anchors = deque([(0, state.inner)])
         drawn, begin, skip = 0, state.offset, state.offset
-        witness, shape = state.witness, _shape(state)
+        shape = _shape(state)
         # Of the tokens' own dtype, which is quicker to copy than the batch's; int64 if there are several.
         window: npt.NDArray[Any] = np.empty(0)
         fresh = 0  # tokens and documents since the last anchor: empty documents, too, take time to draw again
@@ -239,10 +235,7 @@ class PackingIterator(StatefulIterator[Batch]):
             rest = tokens[skip:]
             skip -= tokens.size - rest.size
             if rest.size:
-                drawn_again.end()
-                if witness:
-                    confirm(source.get_state(), witness)
-                    witness = ""
+                drawn_again.over(source.get_state)
             if tokens.dtype != window.dtype:
                 window = _as_window(window, tokens.dtype, state.batch_size * state.sequence_length + 1)
             while rest.size:
@@ -253,15 +246,15 @@ class PackingIterator(StatefulIterator[Batch]):
                     begin += filled - 1
                     batch = stream_batch(window, shape)
                     self._go_to(begin, anchors)
-                    self._witness, self._source = "", source
+                    self._witness.is_of(source.get_state)
                     yield batch
-                    self._source = None  # goes on
+                    self._witness.goes_on()
                     window[0], filled = window[-1], 1
             if fresh >= ANCHOR_EVERY:
                 anchors.append((drawn, source.get_state()))
                 fresh = 0
         _check_reached(skip)
-        self._witness = ""  # nothing is to come of what would be drawn again
+        self._witness.forget()  # nothing is to come of what would be drawn again
         if filled > 1 and not state.drop_last:
             self._go_to(begin + filled - 1, anchors)
             yield stream_batch(window[:filled], shape)

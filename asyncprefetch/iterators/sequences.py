@@ -8,13 +8,12 @@ from typing import Any
 import numpy.typing as npt
 from pydantic import NonNegativeInt, PositiveInt
 
-from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._blocks import Block, draw_blocks, ended
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators._tokens import TokenSequence
-from asyncprefetch.iterators._witness import confirm, witness_of
+from asyncprefetch.iterators._witness import DrawnAgain, Witness
 
 __all__ = ["SequenceIterator", "SequenceState", "TokenSequence"]
 
@@ -110,20 +109,16 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
         self._state = state
         # The place, where it is not that in the state: a new state a sequence would cost more than to cut a small one.
         self._inner, self._offset, self._block, self._emitted = state.inner, state.offset, state.block, state.emitted
-        self._witness = state.witness
-        # Stands where the witness is to be of, as long as nobody asked for that.
-        self._source: StatefulIterator[Any] | None = None
+        self._witness = Witness(state.witness)
 
     def get_state(self) -> SequenceState:
         """Where the block in progress begins, and how many of its sequences were yielded."""
-        if self._source is not None:
-            self._witness, self._source = witness_of(self._source.get_state()), None
         place = {
             "inner": self._inner,
             "offset": self._offset,
             "block": self._block,
             "emitted": self._emitted,
-            "witness": self._witness,
+            "witness": self._witness.digest(),
         }
         return self._state.model_copy(update=place)
 
@@ -138,11 +133,11 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
         """
         state = self.get_state()
         emitted = state.emitted
-        with _tallies.Pause(bool(state.block or emitted)) as drawn_again:
+        with DrawnAgain(bool(state.block or emitted), state.witness) as drawn_again:
 
             def at_place(source: StatefulIterator[Any]) -> None:
                 if not emitted:  # else all of the block was drawn before
-                    self._has_been_drawn(source, state, drawn_again)
+                    drawn_again.over(source.get_state)
 
             for block in draw_blocks(
                 state.inner,
@@ -153,19 +148,12 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
                 buffer_size=state.buffer_size,
                 drop_last=state.drop_last,
             ):
-                if emitted:
-                    self._has_been_drawn(block.source, state, drawn_again)
+                drawn_again.over(block.source.get_state)
                 yield from self._emit(block, emitted)
                 emitted = 0
         if emitted:
             raise ended()
-        self._witness = ""  # nothing is to come of what would be drawn again
-
-    def _has_been_drawn(self, source: StatefulIterator[Any], state: SequenceState, drawn_again: _tallies.Pause) -> None:
-        """All that was drawn before the state was taken is drawn again."""
-        if state.witness:
-            confirm(source.get_state(), state.witness)
-        drawn_again.end()
+        self._witness.forget()  # nothing is to come of what would be drawn again
 
     def _emit(self, block: Block, emitted: int) -> Iterator[TokenSequence]:
         """The sequences of a block behind the first ``emitted``."""
@@ -174,7 +162,7 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
             raise ended()
         order = permutation(self._state.seed, self._block, count).tolist() if count > 1 else [0]
         if emitted < count:
-            self._witness, self._source = "", block.source
+            self._witness.is_of(block.source.get_state)
         for place in range(emitted + 1, count + 1):
             if place == count and block.anchor is not None:
                 # At once, and not when the next is asked for: the state is to be that of the next block's begin.
@@ -183,4 +171,4 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
             else:
                 self._emitted = place
             yield block.cut(order[place - 1])
-        self._source = None  # goes on
+        self._witness.goes_on()

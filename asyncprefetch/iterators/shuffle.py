@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import Field, NonNegativeInt
 
-from asyncprefetch import _tallies
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
-from asyncprefetch.iterators._witness import confirm, witness_of
+from asyncprefetch.iterators._witness import DrawnAgain, Witness
 
 T = TypeVar("T")
 
@@ -75,16 +74,14 @@ class ShuffleIterator(StatefulIterator[T]):
         self._anchor, self._number, self._emitted = state.inner, state.block, state.emitted
         self._block: list[T] = []
         self._following = state.inner  # where the next block begins
-        self._witness = state.witness  # of that place, once it was asked for
+        self._witness = Witness(state.witness)  # of that place
         # Stands behind the block in progress; ``None`` as long as that one is still to be drawn.
         self._inner: StatefulIterator[T] | None = None
 
     def get_state(self) -> ShuffleState:
         """The beginning of the block in progress, and the place in it."""
-        if self._emitted and self._inner is not None and not self._witness:
-            self._witness = witness_of(self._following)
-        place = {"inner": self._anchor, "block": self._number, "emitted": self._emitted, "witness": self._witness}
-        return self._state.model_copy(update=place)
+        place = {"inner": self._anchor, "block": self._number, "emitted": self._emitted}
+        return self._state.model_copy(update={**place, "witness": self._witness.digest()})
 
     def create_iter(self) -> Iterator[T]:
         """The rest of the block in progress, then the blocks after it.
@@ -99,20 +96,21 @@ class ShuffleIterator(StatefulIterator[T]):
             if not self._block:
                 # What is drawn for a block that is never completed is drawn again, from the anchor.
                 self._inner = None
-                with _tallies.Pause(self._emitted > 0):
+                with DrawnAgain(self._emitted > 0, self._witness.digest()) as drawn_again:
                     block = self._draw(items)
-                if not block:
-                    return
-                following = inner.get_state()
-                confirm(following, self._witness)
-                self._block, self._inner, self._following = block, inner, following
+                    if not block:
+                        return
+                    drawn_again.over(inner.get_state)
+                self._block, self._inner, self._following = block, inner, inner.get_state()
+                self._witness.is_of(lambda: self._following)
             block = self._block
             while len(block) > 1:
                 # Counted before the yield: at the yield the state is that after this item.
                 self._emitted += 1
                 yield block.pop()
             # At the last item the state is that of the next block already; else this one would be drawn again for nothing.
-            self._anchor, self._number, self._emitted, self._witness = self._following, self._number + 1, 0, ""
+            self._anchor, self._number, self._emitted = self._following, self._number + 1, 0
+            self._witness.forget()
             yield block.pop()
 
     def _draw(self, items: Iterator[T]) -> list[T]:

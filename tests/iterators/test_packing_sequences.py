@@ -27,6 +27,7 @@ from asyncprefetch.iterators import (
     SpacePatcher,
     TokenSequence,
     _blocks,
+    packing,
 )
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.sources import ListIterator, ListState, drain
@@ -243,6 +244,18 @@ def test_refuses_arrays_among_sequences(swapped: bool) -> None:
     both: list[Any] = [np.arange(3), TokenSequence(np.arange(3))]
     with pytest.raises(TypeError, match="some items are arrays of tokens and others are sequences"):
         drain(PackingIterator(ListIterator(both[::-1] if swapped else both), batch_size=2, sequence_length=4))
+
+
+def test_a_stream_that_gives_sequences_when_it_is_resumed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "ANCHOR_EVERY", 4)
+    packed = PackingIterator(ListIterator([np.arange(4), np.arange(4)]), batch_size=1, sequence_length=4)
+    next(packed.create_iter())
+    state = packed.get_state()
+    assert state.witness
+    assert (state.inner.position, state.offset) == (1, 0)  # type: ignore[attr-defined]
+    changed = ListState(items=[np.arange(4), TokenSequence(np.arange(4))], position=1)
+    with pytest.raises(TypeError, match="must be of one kind"):
+        drain(state.model_copy(update={"inner": changed}).build())
 
 
 def test_refuses_sequences_with_patches_among_others() -> None:
