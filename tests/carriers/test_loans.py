@@ -6,7 +6,6 @@ import asyncio
 import mmap
 import os
 import queue
-import resource
 import threading
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from asyncprefetch.carriers.loans import OnSlot
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.carriers.sides import Sides, lies_in_shared_memory
+from tests.limits import memory_left
 from tests.pipelines import Arrays
 from tests.test_prefetcher import rest, take
 
@@ -312,11 +312,8 @@ def scarce(request, monkeypatch):
             monkeypatch.setattr(segments, "_MAX_STRIDE", 1 << 20)
             yield {}
         case "little address space":
-            limits = resource.getrlimit(resource.RLIMIT_AS)
-            in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-            resource.setrlimit(resource.RLIMIT_AS, (in_use + (512 << 20), limits[1]))
-            yield {}
-            resource.setrlimit(resource.RLIMIT_AS, limits)
+            with memory_left(512):
+                yield {}
         case "a worker that can't map it":
             here, real_map = os.getpid(), mmap.mmap
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import mmap
@@ -19,6 +18,7 @@ from asyncprefetch.carriers import segments
 from asyncprefetch.carriers.segments import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
 from tests.carriers.sides import mappings
 from tests.conftest import descriptors
+from tests.limits import memory_left
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
@@ -198,21 +198,9 @@ def test_where_there_is_less_room_slots_are_smaller_and_begin_at_pages(monkeypat
     assert descriptors() == before
 
 
-@contextlib.contextmanager
-def address_space(left):
-    """As many bytes of it as that are left."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    resource.setrlimit(resource.RLIMIT_AS, (in_use + left, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-
-
 def test_where_there_is_far_too_little_address_space_there_is_no_segment():
     before = descriptors()
-    with address_space(64 * MB):
+    with memory_left(64):
         assert Segment.create(100) is None
         small = Segment.create(2)
     assert MB <= small.stride <= 32 * MB
@@ -226,7 +214,7 @@ def test_with_far_too_many_slots_there_is_no_segment():
 
 
 def test_where_address_space_is_limited_most_of_it_is_left_to_others():
-    with address_space(8192 * MB):
+    with memory_left(8192):
         segment = Segment.create(32)
         many = Segment.create(1000)
     assert MB <= segment.stride <= 16 * MB
@@ -239,7 +227,7 @@ def test_where_nobody_tells_how_much_address_space_is_left_it_is_tried(monkeypat
     def refuse(path):
         raise FileNotFoundError(path)
 
-    with address_space(8192 * MB), monkeypatch.context() as patched:
+    with memory_left(8192), monkeypatch.context() as patched:
         patched.setattr(Path, "read_text", refuse)
         segment = Segment.create(32)
     assert segment.stride >= MB

@@ -18,7 +18,7 @@ import numpy as np
 from asyncprefetch import *
 from asyncprefetch.executors import ProcessExecutor
 from tests.pipelines import *
-from tests.faults.limits import leave_little_memory
+from tests.limits import leave_little_memory, leave_memory
 
 multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
 

@@ -36,6 +36,7 @@ from tests.faults.containers import (
     write_corpus,
 )
 from tests.pipelines import Count, in_turns
+from tests.processes import ROOT
 from tests.support import assert_same
 
 SECONDS = 5.0
@@ -347,12 +348,12 @@ def test_a_part_of_the_shards_is_built_with_as_many_workers_as_it_has_shards() -
 # ------------------------------------------------------------------------------------------------------- bounded memory
 
 LIMITED = """
-import resource, sys
+import sys
 import asyncprefetch.iterators
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
+from tests.limits import leave_memory
 small = [open(path, "rb").read() for path in sys.argv[1:4]]
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (128 << 20),) * 2)
+leave_memory(128)
 for read, given in [(lambda path: AsyncPrefetcherState._load(path, None), path) for path in sys.argv[1:]] + [
     (AsyncPrefetcherState.from_bytes, data) for data in small
 ]:
@@ -379,9 +380,8 @@ def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) ->
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     paths = [str(tmp_path / name) for name in files]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *paths], capture_output=True, text=True, timeout=30, check=False
-    )
+    command = [sys.executable, "-c", LIMITED, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
     assert done.stderr == ""
     told = dict(zip([*files, "vast 2", "announced 2", "lists 2"], done.stdout.splitlines(), strict=True))
     assert "an array of no bytes" in told["vast"]

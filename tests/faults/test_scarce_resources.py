@@ -205,14 +205,6 @@ async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_ope
 # ----------------------------------------------------------------------------------------------------------- memory
 
 
-def address_space(megabytes):
-    """More than is in use, and for each worker as much as for the parent."""
-    return (
-        "used = int(open('/proc/self/statm').read().split()[0]) * os.sysconf('SC_PAGESIZE'); "
-        f"resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes << 20},) * 2)"
-    )
-
-
 NO_THREAD = (
     r"WorkerDiedError: worker \d died: .*can't start new thread(: less than \d+ MiB of memory are left)? "
     r"\(raise the limits of processes and memory [^)]*\)[^)]*\)"  # once
@@ -232,7 +224,7 @@ NO_MEMORY = (
 )
 def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes, size, reasons):
     """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
-    outcome = run(tmp_path, carrier, limit=address_space(megabytes), workers=2, size=size)
+    outcome = run(tmp_path, carrier, limit=f"leave_memory({megabytes})", workers=2, size=size)
     assert re.match(reasons, outcome), outcome
 
 
@@ -264,8 +256,7 @@ stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
 for more in [base + step for base in (0, stack) for step in range(0, 400_000, 1 << 13)]:
     if not (child := os.fork()):
         signal.alarm(5)
-        used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (used + more,) * 2)
+        leave_memory(more / (1 << 20))
         globals()[sys.argv[2]]()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, more
@@ -309,14 +300,10 @@ ROOMY = """
 from asyncprefetch import _limits
 from asyncprefetch._threads import in_thread
 
-def limit(which, field, megabytes):
-    used = next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]
-    resource.setrlimit(which, ((int(used) << 10) + (megabytes << 20),) * 2)
-
 async def main():
     threading.stack_size(1 << 18)
     await anyio.to_thread.run_sync(int)  # so that there is an idle thread
-    limit(resource.RLIMIT_AS, "VmSize:", 60)
+    leave_memory(60)
     print("name", await in_thread(lambda: threading.current_thread().name))
     print("stack", threading.stack_size())
 
@@ -332,14 +319,12 @@ def test_with_60_mb_of_address_space_a_thread_is_made_or_used_and_the_size_of_st
 @CARRIERS
 def test_with_100_mb_of_data_the_stream_is_right(tmp_path, carrier):
     """Address space that is only reserved is no data."""
-    used = "next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]"
-    limit = f"resource.setrlimit(resource.RLIMIT_DATA, ((int({used}) << 10) + (100 << 20),) * 2)"
-    assert run(tmp_path, carrier, limit=limit) == "right"
+    assert run(tmp_path, carrier, limit="leave_memory(100, resource.RLIMIT_DATA)") == "right"
 
 
 @CARRIERS
 def test_with_two_gigabytes_of_address_space_the_stream_is_right(tmp_path, carrier):
-    assert run(tmp_path, carrier, limit=address_space(2000), size=100_000) == "right"
+    assert run(tmp_path, carrier, limit="leave_memory(2000)", size=100_000) == "right"
 
 
 @CARRIERS
