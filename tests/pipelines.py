@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, register
+from asyncprefetch.carriers.ending import in_daemon_thread
 from asyncprefetch.iterators import from_iterable
 
 
@@ -340,14 +341,15 @@ class GateKeeper:
 
     async def reached(self, position: int) -> None:
         """Wait until the iterator stands before the gate."""
-        await asyncio.to_thread((self.folder / f"reached-{position}").read_bytes)
+        # In a thread that nobody waits for: should the iterator die before it, the test fails and does not hang.
+        await in_daemon_thread((self.folder / f"reached-{position}").read_bytes, "gate")
 
     @asynccontextmanager
     async def held_once(self, position: int) -> AsyncIterator[None]:
         """The iterator stands in the gate until the block is left or it dies, and whoever comes later finds no gate."""
         await self.reached(position)
         # Opened by both: not before that may the gate go, and before the iterator goes on it must.
-        writer = await asyncio.to_thread(os.open, self.folder / f"gate-{position}", os.O_WRONLY)
+        writer = await self._writer(position)
         try:
             (self.folder / f"gate-{position}").unlink()
             yield
@@ -356,9 +358,12 @@ class GateKeeper:
 
     async def open(self, position: int) -> None:
         """Let it through once it has come, and whoever comes later."""
-        writer = await asyncio.to_thread(os.open, self.folder / f"gate-{position}", os.O_WRONLY)
+        writer = await self._writer(position)
         (self.folder / f"gate-{position}").unlink()
         os.close(writer)
+
+    async def _writer(self, position: int) -> int:
+        return await in_daemon_thread(lambda: os.open(self.folder / f"gate-{position}", os.O_WRONLY), "gate")
 
 
 class LogState(IteratorState, kind="tests.log"):

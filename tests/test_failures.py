@@ -95,7 +95,7 @@ async def test_errors_around_the_iteration_are_errors_too(executor_factory, phas
 
 async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is_exact_all_the_same(executor_factory):
     async with AsyncPrefetcher(
-        Fail.make(9, 1, "KeyError", "get_state"), n_batches_to_prefetch=2, executor_factory=executor_factory
+        Fail.make(9, 2, "KeyError", "get_state"), n_batches_to_prefetch=2, executor_factory=executor_factory
     ) as loader:
         assert await take(loader, 2) == [0, 1]
         state = await loader.get_state()
@@ -383,7 +383,8 @@ async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
     assert [record.getMessage() for record in caplog.records] == ["[worker 0, tests.logging] that is all"]
 
 
-async def test_what_iterators_log_when_they_are_closed_is_heard(caplog):
+async def test_what_iterators_log_when_they_are_closed_is_heard(caplog, monkeypatch):
+    monkeypatch.setattr("asyncprefetch.carriers.ending.CLOSE_GRACE", 30.0)  # for a slow machine
     async with AsyncPrefetcher(pipelines.goodbye) as loader:
         await anext(loader)
     assert "[worker 0, tests.goodbye] closed after an item" in caplog.text

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch import IteratorState, Position, StatefulIterator, _producer, register
+from asyncprefetch.carriers.ending import in_daemon_thread
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 
@@ -97,7 +98,7 @@ class Hangman:
             os.mkfifo(folder / f"worker-{worker}")
 
     async def tell(self, worker: int, how: str) -> None:
-        await asyncio.to_thread((self.folder / f"worker-{worker}").write_text, how)
+        await in_daemon_thread(lambda: (self.folder / f"worker-{worker}").write_text(how), "hangman")
 
 
 def workers_with(pull: bool, **how: Any) -> dict[str, Any]:
@@ -238,6 +239,11 @@ class Heavy(StatefulIterator[int]):
 
     def create_iter(self) -> Iterator[int]:
         yield 1
+
+
+def sends_no_states(worker: int) -> None:
+    """A worker_initializer: however long it takes, states come only when they are asked for."""
+    _producer._MIN_STATE_INTERVAL = 3600
 
 
 def die_at_once(worker: int) -> None:

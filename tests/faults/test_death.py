@@ -68,7 +68,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         async with keeper.held_once(3):
             before = [worker.pid for worker in workers(loader)]
             await hangman.tell(0, how)
-            await until(lambda: loader.statistics().restarts)
+            await until(lambda: loader.statistics().restarts, SOON)
         got += [item async for item in loader]
         after = [worker.pid for worker in workers(loader)]
         assert [worker.restarts for worker in workers(loader)] == [1, 0]
@@ -94,7 +94,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, SOON)
         await hangman.tell(0, how)
-        await until(lambda: loader.statistics().restarts)
+        await until(lambda: loader.statistics().restarts, SOON)
         assert got + [item async for item in loader] == list(range(9))
     assert caplog.text.count("it is started again") == 1
 
@@ -198,7 +198,7 @@ async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path
         try:
             await until(lambda: loader.statistics().buffered == 2, SOON)
             os.kill(workers(loader)[0].pid, signal.SIGKILL)
-            await until(lambda: loader.statistics().restarts)
+            await until(lambda: loader.statistics().restarts, SOON)
             async with asyncio.timeout(SOON):
                 assert got + [item async for item in loader] == list(range(6))
             os.kill(child, 0)  # it lived all the while
@@ -429,12 +429,12 @@ async def test_get_state_during_a_death_is_exact(tmp_path, carrier, max_restarts
         async with keeper.held_once(3):
             if first == "the state is asked for":
                 asked = asyncio.create_task(loader.get_state(grace=grace))
-                await until(lambda: loader._core._snapshot is not None)
+                await until(lambda: loader._core._snapshot is not None or asked.done(), SOON)
             os.kill(workers(loader)[0].pid, signal.SIGKILL)
             if first == "the worker is killed":
                 asked = asyncio.create_task(loader.get_state(grace=grace))
             elif first == "the death is known":
-                await until(lambda: workers(loader)[0].state in {"starting", "failed"})
+                await until(lambda: workers(loader)[0].restarts or workers(loader)[0].state == "failed", SOON)
                 asked = asyncio.create_task(loader.get_state(grace=grace))
             async with asyncio.timeout(SOON):
                 state = await asked
