@@ -79,6 +79,7 @@ class PullCarrier:
         self._calls: deque[tuple[asyncio.Future[list[FromWorker]], ToWorker]] = deque()  # submitted, oldest first
         self._worker = -1
         self._up = False  # whether a call ever came back
+        self._stopped = False  # whether a stop of this run was submitted
         self._dead = False  # no more calls are submitted
         self._last_drawing: tuple[int, int] | None = (
             None  # set with the first call that failed: nothing counts after it
@@ -129,6 +130,7 @@ class PullCarrier:
         """Submit the start."""
         self._granted = {shard: begin.position for shard, begin in start.shards.items()}
         self._positions = dict(self._granted)
+        self._stopped = False
         self._submit(start)
 
     def credit(self, credit: Credit) -> None:
@@ -151,6 +153,7 @@ class PullCarrier:
 
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""
+        self._stopped = True
         self._draws.clear()
         self._submit(stop)
 
@@ -173,7 +176,8 @@ class PullCarrier:
             self._dead = True
             self.kill()
             for future in self._background:
-                future.cancel()
+                if not future.get_loop().is_closed():
+                    future.cancel()
 
     async def _close_iterators(self) -> bool:
         """Whether the worker lives and closed its iterators in time."""
@@ -238,8 +242,9 @@ class PullCarrier:
         for answer in answers:
             if isinstance(answer, Item):
                 self._positions[answer.shard] = answer.position + 1
-            elif isinstance(answer, Replaying) and isinstance(message, Credit):
+            elif isinstance(answer, Replaying) and isinstance(message, Credit) and not self._stopped:
                 # The call was over before it came to its item. Others of the shard may be ahead of it now: they draw it.
+                # Behind a stop there must be none: after the final sentinel the run has no items.
                 self._draws.appendleft(message)
 
     def _gone(self, error: BaseException) -> None:
