@@ -12,6 +12,7 @@ import functools
 import mmap
 import os
 import sys
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,6 +55,7 @@ class Segment:
         self.slots = geometry.slots
         self._descriptor = descriptor
         # Also of a segment that nobody retires, or that can't be mapped.
+        self._to_retire = threading.Lock()
         self._close = weakref.finalize(self, os.close, descriptor)
         self._close.atexit = False
         self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
@@ -139,8 +141,8 @@ class Segment:
 
         It takes as long as freeing the memory does. Nobody may use the segment any more, but what lies on it is safe.
         """
-        if not self._close.alive:
-            return
+        if not self._to_retire.acquire(blocking=False):
+            return  # it is, or another thread is at it: then the descriptor may be another file's any moment
         begin = 0
         for slot in [*(slot for slot in sorted(self._owners) if self.in_use(slot)), self.slots]:
             if slot > begin:

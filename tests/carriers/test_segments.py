@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -104,6 +105,25 @@ def test_a_retired_segment_gives_back_all_but_what_is_in_use(segment):
     assert (kept == 9).all()
     assert segment.mapped == 0
     segment.retire()  # a second time does nothing
+
+
+def test_a_segment_that_is_being_retired_is_not_retired_by_another_thread(segment, monkeypatch):
+    """Which would close the descriptor under the first one: what it frees then may be another file's."""
+    real_fallocate = segments._fallocate
+
+    def fallocate(descriptor, *args):
+        freed.append(args)
+        if len(freed) == 1:
+            other = threading.Thread(target=segment.retire)
+            other.start()
+            other.join()
+            assert "memfd:asyncprefetch" in os.readlink(f"/proc/self/fd/{descriptor}")
+        return real_fallocate(descriptor, *args)
+
+    freed = []
+    monkeypatch.setattr(segments, "_fallocate", fallocate)
+    segment.retire()
+    assert len(freed) == 1
 
 
 @pytest.mark.parametrize("retired", [True, False])
