@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 
 from pydantic import JsonValue
 
+from asyncprefetch._turns import Turn
 from asyncprefetch.errors import CheckpointError
 
 _FORMAT = "asyncprefetch"
@@ -263,37 +264,48 @@ def _spans(tensors: dict[str, Any], size: int) -> list[tuple[int, int]]:
 # ----------------------------------------------------------------------------------------------------- bytes <-> file
 
 
-def write_file(path: str | os.PathLike[str], *parts: bytes) -> None:
+def write_file(path: str | os.PathLike[str], *parts: bytes, turn: Turn | None = None) -> None:
     """Write a file of ``parts``, one after the other, atomically and durably.
 
     Afterwards the old one or the new one is there, whole, whatever happens.
     The file can be read and written by its owner only. A symbolic link at ``path`` is replaced, not followed.
+
+    Args:
+        path: of the file.
+        parts: its bytes.
+        turn: the place of this write among those to the same file; by default taken now. If what is there by the end was
+            asked for later, by this process, it stays.
 
     Raises:
         CheckpointError: naming the path and the reason. The old file is as it was, and nothing else is left behind;
             unless syncing the directory failed, which the message then says: the new file is there, but a power cut
             may bring the old one back.
     """
-    try:
-        target = Path(path)
-        temporary = _beside(target)
-        file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - what did not open is not unlinked
+    with turn or Turn() as taken:
         try:
-            with file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except (OSError, ValueError) as error:  # ValueError: the path has a NUL, or no name
-        raise CheckpointError(f"can't write {os.fspath(path)!r}: {_reason(error)}") from error
-    try:
-        _sync_directory(target.parent)
-    except OSError as error:
-        raise CheckpointError(f"wrote {os.fspath(path)!r}, but can't sync its directory: {_reason(error)}") from error
+            target = Path(path)
+            temporary = _beside(target)
+            taken.at(target)
+            file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - what did not open is not unlinked
+            try:
+                with file:
+                    file.writelines(parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                taken.replace(temporary, target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+        except (OSError, ValueError) as error:  # ValueError: the path has a NUL, or no name
+            raise CheckpointError(f"can't write {os.fspath(path)!r}: {_reason(error)}") from error
+        # Also for a newer file that was left there: who wrote it may not have come to this yet.
+        try:
+            _sync_directory(target.parent)
+        except OSError as error:
+            raise CheckpointError(
+                f"wrote {os.fspath(path)!r}, but can't sync its directory: {_reason(error)}"
+            ) from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -249,7 +249,8 @@ class ProcessExecutor(Executor):
                 exit_code = process.exitcode if failure is None else None
                 process.close()
             if oom_kills is not None:
-                self.oom_kills = (_oom.kills() or 0) - oom_kills
+                # It may not be readable now, or be that of another group that this process was moved to.
+                self.oom_kills = max(0, (_oom.kills() or 0) - oom_kills)
             self._finish(exit_code)
 
     def _refuse_calls(self, failure: BaseException | None) -> ProcessPoolExecutor | None:

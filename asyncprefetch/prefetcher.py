@@ -20,6 +20,7 @@ from asyncprefetch._options import Options, Resources, pickle_for_worker
 from asyncprefetch._snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._state import StateData
 from asyncprefetch._threads import in_thread
+from asyncprefetch._turns import Turn
 from asyncprefetch.base import IteratorState, StatefulIterator, compare_configuration
 from asyncprefetch.errors import CheckpointError, CheckpointWarning, PrefetcherBusyError
 from asyncprefetch.statistics import Statistics, explain
@@ -277,16 +278,19 @@ class AsyncPrefetcherState(StateData):
     async def save(self, path: str | PathLike[str]) -> None:
         """Write what :meth:`to_bytes` gives to ``path``, atomically: the old file or the new one is there, whatever happens.
 
-        The file can be read by its owner only. Runs in a thread; cancelled, it still completes.
+        The file can be read by its owner only. Runs in a thread; cancelled, it still completes once the thread has begun.
+        Of the saves to one path in one process that succeed, the one that was called last stays, whichever ends last.
 
         Raises:
             CheckpointError: it can't be written; the old file is as it was.
         """
-        await in_thread(self._save, path)
+        with Turn() as turn:
+            await in_thread(self._save, path, turn)
 
-    def _save(self, path: str | PathLike[str]) -> None:
-        parts = checkpoint.pack_parts(self._document(), self.leaves, version=self.VERSION)
-        checkpoint.write_file(path, *parts)
+    def _save(self, path: str | PathLike[str], turn: Turn | None = None) -> None:
+        with turn or Turn() as taken:  # cancelled, save() has left it
+            parts = checkpoint.pack_parts(self._document(), self.leaves, version=self.VERSION)
+            checkpoint.write_file(path, *parts, turn=taken)
 
     @staticmethod
     async def check_writable(path: str | PathLike[str]) -> None:

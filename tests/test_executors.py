@@ -5,6 +5,7 @@ from concurrent.futures import BrokenExecutor, Future
 
 import pytest
 
+from asyncprefetch import _oom
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor, default_start_method
 
 
@@ -65,6 +66,21 @@ def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
     with pytest.raises(BrokenExecutor, match=r"BlockingIOError: .* no more processes"):
         executor.submit(os.getpid).result(30)
     assert executor.exited.result(30) is None
+
+
+@pytest.mark.parametrize(("counts", "rose"), [((5, 7), 2), ((5, 5), 0), ((5, None), 0), ((5, 3), 0), ((None, 5), 0)])
+def test_kills_for_want_of_memory_are_none_where_their_count_fell_or_can_not_be_read(monkeypatch, counts, rose):
+    executor, read = ProcessExecutor(), iter(counts)
+
+    def refuse(*args, **kwargs):
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr(executor._context, "Process", refuse)
+    monkeypatch.setattr(_oom, "kills", lambda: next(read))
+    with pytest.raises(BrokenExecutor):
+        executor.submit(os.getpid).result(30)
+    executor.exited.result(30)
+    assert executor.oom_kills == rose
 
 
 def test_a_call_that_comes_just_as_the_start_fails_is_told_why(monkeypatch):
