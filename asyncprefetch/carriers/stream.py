@@ -183,7 +183,9 @@ class StreamCarrier:
         finally:
             self.kill()
             self._end.close()
-            self._worker_socket.close()
+            # Not amid a start: that sends it by its number, which may be another file's then. And where it is none's, the
+            # start breaks off, of which the fork server dies, with all that others start.
+            self._executor.exited.add_done_callback(lambda _: self._worker_socket.close())
             if self._segment is not None:
                 await _finish(self._segment.retire)
 
