@@ -12,13 +12,13 @@ import copy
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 
 from asyncprefetch._delivery import NOTHING, Delivery
+from asyncprefetch._leaving import Leaving
 from asyncprefetch._lifecycle import LOADER, LoaderEvent, LoaderState, RunState, advance
 from asyncprefetch._loop_watch import LoopWatch
 from asyncprefetch._options import Options
@@ -55,7 +55,8 @@ class Core:
         self._snapshot: asyncio.Future[Snapshot] | None = None  # asked for, and not taken yet
         self._opening = False
         self._change: asyncio.Future[None] | None = None  # done when the state of a receiver may have changed
-        self._background: set[asyncio.Task[None]] = set()
+        self._leaving = Leaving()
+        self.let_go = self._leaving.add  # for the receivers: close a carrier
         self._closing: asyncio.Task[None] | None = None
         self._watch: LoopWatch | None = None
         self._started_at = self._ended_at = 0.0
@@ -109,8 +110,9 @@ class Core:
 
     def _open_carrier(self, worker: int, sink: Sink) -> Carrier:
         options = self.options
-        if options.executor_factory is not None:
-            return PullCarrier(_made_by(options.executor_factory, worker), sink)
+        executor = options.executor_for(worker)
+        if executor is not None:
+            return PullCarrier(executor, sink)
         if not stream.is_supported():
             return PullCarrier(ProcessExecutor(start_method=options.start_method, env=options.worker_env), sink)
         return stream.StreamCarrier(
@@ -154,9 +156,9 @@ class Core:
 
     async def _settle(self) -> None:
         """Wait until no worker is left, and give the loop watch back."""
-        while self._background or any(receiver.state in _HOLDING_A_WORKER for receiver in self._receivers):
-            if self._background:
-                await asyncio.wait(self._background)
+        while self._leaving or any(receiver.state in _HOLDING_A_WORKER for receiver in self._receivers):
+            if self._leaving:
+                await self._leaving.wait()
             else:
                 if self._change is None or self._change.done():
                     self._change = asyncio.get_running_loop().create_future()
@@ -214,7 +216,10 @@ class Core:
             return
         pending, self._snapshot = self._snapshot, None
         if not pending.done():
-            pending.set_result(self._look())
+            try:
+                pending.set_result(self._look())
+            except Exception as error:  # no memory for the copies, say: whoever asked gets it, and the loader goes on
+                pending.set_exception(error)
         self._opening = True  # credit is dealt when all can use it, not all to the first
         for receiver in self._receivers:
             if receiver.state is RunState.IDLE:
@@ -260,19 +265,13 @@ class Core:
         self._delivery.put_failure(failure)
         self._fail_snapshot(failure)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a task that the end and ``aclose()`` wait for."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     # ---------------------------------------------------------------------------------------------------------- closing
 
     @property
     def needs_close(self) -> bool:
         """Whether forgetting the loader now would leave a worker behind."""
         return self.state in {LoaderState.ACTIVE, LoaderState.FAILED, LoaderState.ENDED} and (
-            bool(self._background) or any(receiver.state in _HOLDING_A_WORKER for receiver in self._receivers)
+            bool(self._leaving) or any(receiver.state in _HOLDING_A_WORKER for receiver in self._receivers)
         )
 
     async def aclose(self) -> None:
@@ -285,24 +284,32 @@ class Core:
         """
         if self.state is LoaderState.CLOSED:
             return
-        if (owner := self._other_loop) is not None and not owner.is_closed():
-            raise PrefetcherBusyError(
-                "the loader was started on another event loop and can be closed on that one only, as long as it is open"
-            )
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
+        if (owner := self._other_loop) is not None:
+            if not owner.is_closed():
+                raise PrefetcherBusyError(
+                    "the loader was started on another event loop and can be closed on that one only, as long as it is open"
+                )
+            self._outlive_loop()
         cancelled: asyncio.CancelledError | None = None
-        while not self._closing.done():
+        while not (closing := self._begin_close()).done():
             try:
-                await asyncio.shield(self._closing)
+                await asyncio.wait([closing])
             except asyncio.CancelledError as error:
                 cancelled = error
         if cancelled is not None:
             raise cancelled
-        await self._closing
+        closing.result()
+
+    def _outlive_loop(self) -> None:
+        """The loop was closed: whoever waited there is gone, and what was to be done there is done here, or never."""
+        self._loop = asyncio.get_running_loop()
+        self._snapshot = self._change = self._closing = None
+        self._delivery.forget_waiters()
+        self._leaving.outlive_loop()
 
     async def _close(self) -> None:
         self._step(LoaderEvent.CLOSE)
+        cut_off = False
         error = PrefetcherClosedError("the loader was closed")
         self._delivery.close(error)
         self._fail_snapshot(error)
@@ -311,10 +318,13 @@ class Core:
             self._tell_change()
             await closed
             await self._settle()
+        except (asyncio.CancelledError, GeneratorExit):  # the loop ends: whoever waits for this has it done again
+            cut_off = True
+            raise
         finally:
-            # If the loop cancels this very task, at its end, the processes must not outlive it.
-            self.kill()
-            self._step(LoaderEvent.ALL_GONE)
+            self.kill()  # the processes must not outlive the loop
+            if not cut_off:
+                self._step(LoaderEvent.ALL_GONE)
 
     def _fail_snapshot(self, error: Exception) -> None:
         if self._snapshot is not None:
@@ -330,6 +340,7 @@ class Core:
         """End every worker at once, from any thread, with or without a running loop."""
         for receiver in self._receivers:
             receiver.kill()
+        self._leaving.kill()
 
     def abandon(self, loader: str) -> None:
         """The public object is gone, and nobody closed it: kill the workers, and clean up if the loop still runs."""
@@ -337,16 +348,24 @@ class Core:
             return
         self.kill()
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._begin_close)
+            self._loop.call_soon_threadsafe(self._close_forgotten)
         _warn_unclosed(loader)
 
-    def _begin_close(self) -> None:
-        if self.needs_close and self._closing is None:
+    def _begin_close(self) -> asyncio.Task[None]:
+        # Whoever cancels all tasks cancels this one too, before it began, maybe: then it is begun again.
+        if self._closing is None or self._closing.cancelled():
             self._closing = asyncio.get_running_loop().create_task(self._close())
+        return self._closing
+
+    def _close_forgotten(self) -> None:
+        if self.needs_close:
+            self._begin_close()
 
     async def _loop_shuts_down(self) -> None:
-        if self.needs_close:
+        unclosed = self.needs_close
+        if unclosed or self.state is LoaderState.CLOSING:
             await self.aclose()
+        if unclosed:
             _warn_unclosed("an AsyncPrefetcher")
 
     # ------------------------------------------------------------------------------------------------------- statistics
@@ -369,16 +388,6 @@ class Core:
 
     def _step(self, event: LoaderEvent) -> None:
         self.state = advance(LOADER, self.state, event)
-
-
-def _made_by(factory: Callable[[int], Executor], worker: int) -> Executor:
-    try:
-        executor = factory(worker)
-    except Exception as error:
-        raise RuntimeError(f"executor_factory raised {type(error).__name__}: {error}") from error.with_traceback(None)
-    if not isinstance(executor, Executor):
-        raise TypeError(f"executor_factory must return a concurrent.futures.Executor, not {executor!r:.80}")
-    return executor
 
 
 def _warn_unclosed(loader: str) -> None:

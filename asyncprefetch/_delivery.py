@@ -115,6 +115,11 @@ class Delivery:
         for lane in self._each_lane():
             lane.put_nowait(Failure(error))
 
+    def forget_waiters(self) -> None:
+        """Before it is closed on another loop than the one on which somebody waited, which was closed itself."""
+        lanes = {lane: Lane() for lane in self._each_lane()}
+        self._lanes = {shard: lanes[lane] for shard, lane in self._lanes.items()}
+
     def close(self, error: Exception) -> None:
         """Forget all batches; who waits for one gets ``error``."""
         self._closed = True

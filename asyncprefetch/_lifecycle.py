@@ -43,7 +43,8 @@ LOADER: Mapping[LoaderState, Mapping[LoaderEvent, LoaderState]] = {
     },
     LoaderState.ENDED: {LoaderEvent.CLOSE: LoaderState.CLOSING},
     LoaderState.FAILED: {LoaderEvent.CLOSE: LoaderState.CLOSING},
-    LoaderState.CLOSING: {LoaderEvent.ALL_GONE: LoaderState.CLOSED},
+    # To be closed again: its loop was closed in the midst of the first time, and another one takes over.
+    LoaderState.CLOSING: {LoaderEvent.CLOSE: LoaderState.CLOSING, LoaderEvent.ALL_GONE: LoaderState.CLOSED},
     LoaderState.CLOSED: {},
 }
 
@@ -115,7 +116,7 @@ RUN: Mapping[RunState, Mapping[RunEvent, RunState]] = {
     },
     RunState.RETIRED: {RunEvent.CLOSE: RunState.CLOSED},
     RunState.FAILED: {RunEvent.CLOSE: RunState.CLOSED},
-    RunState.CLOSED: {},
+    RunState.CLOSED: {RunEvent.CLOSE: RunState.CLOSED},
 }
 
 S = TypeVar("S", bound=Enum)

@@ -100,6 +100,25 @@ class Options:
             )
         return self.num_workers
 
+    def executor_for(self, worker: int) -> Executor | None:
+        """The executor that ``executor_factory`` gives; ``None`` without one.
+
+        Raises:
+            RuntimeError: the factory raised.
+            TypeError: what it gave is no executor.
+        """
+        if self.executor_factory is None:
+            return None
+        try:
+            executor = self.executor_factory(worker)
+        except Exception as error:
+            raise RuntimeError(f"executor_factory raised {type(error).__name__}: {error}") from error.with_traceback(
+                None
+            )
+        if not isinstance(executor, Executor):
+            raise TypeError(f"executor_factory must return a concurrent.futures.Executor, not {executor!r:.80}")
+        return executor
+
     def pickled_initializer(self) -> bytes | None:
         """The initializer as it is sent to workers.
 

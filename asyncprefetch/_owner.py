@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from asyncprefetch._entries import Entry
+from asyncprefetch.carriers import Carrier
 
 
 class Owner(Protocol):
@@ -27,5 +28,6 @@ class Owner(Protocol):
     def crashed(self, error: Exception) -> None:
         """A fault in this library: raise it to the consumer, so that nobody waits for ever."""
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a task that ``aclose()`` waits for."""
+    @property
+    def let_go(self) -> Callable[[Carrier], None]:
+        """Closes a carrier of which nothing more is needed; the loader's end waits for that."""

@@ -308,7 +308,7 @@ class Receiver:
         if self._carrier is not None:
             carrier, self._carrier = self._carrier, None
             carrier.detach()
-            self._owner.spawn(carrier.aclose())
+            self._owner.let_go(carrier)
 
     def _lose_worker(self) -> tuple[int, int] | None:
         """The worker is gone, or is to go: shard and position of the item that it was making."""

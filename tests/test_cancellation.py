@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import threading
+from multiprocessing import forkserver, reduction
 
 import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
-from tests.conftest import EXECUTORS, inline
+from asyncprefetch.carriers.channel import LoaderEnd
+from asyncprefetch.executors import ProcessExecutor
+from tests.conftest import EXECUTORS, descriptors, inline
 from tests.pipelines import Count, in_turns
 from tests.test_prefetcher import rest, take, through_json
 
@@ -133,3 +139,98 @@ async def test_a_training_task_that_is_cancelled_leaves_nothing(executor_factory
                 await loader.get_state()
 
     assert await cancelled_after(rounds, train()) is None
+
+
+@pytest.mark.parametrize("rounds", range(6))
+def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it(executor_factory, rounds):
+    """As asyncio.run does it at its end: the task that closes the loader may not have begun then."""
+
+    async def consume():
+        nonlocal loader
+        async with AsyncPrefetcher([Count(10**6)] * 2, num_workers=2, executor_factory=executor_factory) as loader:
+            try:
+                await anext(loader)
+            finally:
+                reading.set()
+            await leave.wait()
+
+    async def main():
+        nonlocal reading, leave
+        reading, leave = asyncio.Event(), asyncio.Event()
+        consumer = asyncio.create_task(consume())
+        await reading.wait()
+        leave.set()
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        return consumer
+
+    loader = reading = leave = None
+    before = descriptors()
+    consumer = asyncio.run(main())
+    assert consumer.cancelled() or rounds
+    assert loader.statistics().state == "closed"
+    assert [worker for worker in loader.statistics().workers if worker.state != "closed"] == []
+    assert no_worker_is_left(before)
+    asyncio.run(loader.aclose())
+
+
+async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_is_cancelled(executor_factory):
+    def let_go(carrier):
+        loader._core._leaving.add(carrier)
+        if cancelled:
+            return
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if task.get_coro().__qualname__.endswith("Carrier.aclose"):
+                task.cancel()
+                cancelled.append(task)
+
+    cancelled = []
+    before = descriptors()
+    async with AsyncPrefetcher(Count(3), executor_factory=executor_factory) as loader:
+        loader._core.let_go = let_go
+        assert [item async for item in loader] == [0, 1, 2]
+        assert [task.cancelled() for task in cancelled] == [True]
+        assert no_worker_is_left(before)
+
+
+def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(monkeypatch):
+    """The start sends the worker's socket by its number: it must not be closed before."""
+    with ProcessExecutor() as executor:
+        executor.submit(os.getpid).result(30)
+    server = forkserver._forkserver
+    pid, real_send, real_close = server._forkserver_pid, reduction.sendfds, LoaderEnd.close
+
+    def send(sock, descriptors):
+        starting.set()
+        assert closed.wait(30)
+        return real_send(sock, descriptors)
+
+    def close(end):
+        real_close(end)
+        end._loop.call_soon(closed.set)
+
+    async def run():
+        asyncio.create_task(anext(loader))
+        await asyncio.to_thread(starting.wait)
+        asyncio.create_task(loader.aclose())
+        for _ in range(9):  # rounds of the loop, until the carrier waits for the start
+            await asyncio.sleep(0)
+
+    starting, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr(reduction, "sendfds", send)
+    monkeypatch.setattr(LoaderEnd, "close", close)
+    loader = AsyncPrefetcher(Count(9))
+    asyncio.run(run())
+    monkeypatch.undo()
+    assert loader.statistics().state == "closed"
+    with ProcessExecutor() as executor:
+        executor.submit(os.getpid).result(30)
+    assert server._forkserver_pid == pid
+
+
+def no_worker_is_left(before):
+    """Nor a descriptor, but for those that the fork server, the tracker and a loop take for good."""
+    gc.collect()
+    left = [worker.name for worker in threading.enumerate() if worker.name.startswith("asyncprefetch-worker")]
+    new = {number: name for number, name in descriptors().items() if number not in before}
+    return not left and not [name for name in new.values() if "memfd:asyncprefetch" in name] and len(new) <= 6

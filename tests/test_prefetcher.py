@@ -17,6 +17,7 @@ from asyncprefetch import (
     CheckpointWarning,
     PrefetcherBusyError,
     PrefetcherClosedError,
+    executors,
 )
 from asyncprefetch.iterators import (
     LimitIterator,
@@ -271,8 +272,9 @@ async def test_restored_batches_come_at_once_while_the_worker_starts():
         state = await loader.get_state()
     loader = state.build()
     async with loader:
-        assert await take(loader, 4) == [1, 2, 3, 4]
-        assert loader.statistics().workers[0].state == "starting"
+        with executors._starting:  # so that no worker can be faster
+            assert await take(loader, 4) == [1, 2, 3, 4]
+            assert loader.statistics().workers[0].state == "starting"
         assert await anext(loader) == 5
 
 
@@ -483,6 +485,22 @@ async def test_closing_wakes_whoever_waits(tmp_path):
     for task in (waiting, asked):
         with pytest.raises(PrefetcherClosedError):
             await task
+
+
+async def test_a_state_for_which_there_is_no_memory_is_an_error_and_the_loader_goes_on(executor_factory, monkeypatch):
+    def refuse():
+        monkeypatch.undo()
+        raise MemoryError("no memory for the copy of a batch")
+
+    async with AsyncPrefetcher(Count(9), executor_factory=executor_factory) as loader:
+        got = await take(loader, 2)
+        monkeypatch.setattr(loader._core._delivery, "ready", refuse)
+        with pytest.raises(MemoryError, match="for the copy of a batch"):
+            await loader.get_state()
+        state = await loader.get_state()
+        got += [item async for item in loader]
+    assert got == list(range(9))
+    assert await rest(state.build(executor_factory=executor_factory)) == got[2:]
 
 
 def test_a_loader_belongs_to_one_event_loop():

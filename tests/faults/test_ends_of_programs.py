@@ -150,8 +150,13 @@ async def main():
 
 INTERRUPTED = {
     "waiting for a batch": "await anext(loader); await anext(loader); ready(); await anext(loader); await asyncio.sleep(60)",
-    "waiting for a state": "await anext(loader); ready(); [await loader.get_state() for _ in iter(int, 1)]",
+    "waiting for a state": """
+        await anext(loader)
+        await anext(loader)
+        ready()
+        while True: await loader.get_state()""",
     "computing": """
+        await anext(loader)
         await anext(loader)
         ready()
         while True: pass""",
@@ -197,3 +202,79 @@ async def main():
 """
     ended = end_of(tmp_path, carrier, worker, body)
     assert (ended.code, ended.out, ended.err) == (0, "after\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["stream"], ["pull"], ["pull", "inline"]], ids="-".join)
+def test_a_loader_whose_loop_was_closed_amid_anything_is_closed_on_another(tmp_path, arguments):
+    """The loop of a program that closes it without ending its tasks: whoever waited there waits for ever."""
+    body = """
+import logging, uvloop
+from pathlib import Path
+from asyncprefetch.executors import InlineExecutor
+
+logging.disable()  # asyncio tells of tasks that were destroyed
+
+def told(unraisable):  # of what was destroyed amid an await: that asyncio can't do any more what its closed loop had to
+    if unraisable.exc_type not in (RuntimeError, RuntimeWarning):
+        print(unraisable)
+
+sys.unraisablehook = told
+
+async def read(loader):
+    async for batch in loader: pass
+
+async def retire(loader):
+    while loader.statistics().workers[0].state != "retired":
+        await asyncio.sleep(0)
+
+AMID = {
+    "nothing": lambda loader: asyncio.sleep(0),
+    "a wait for a batch": read,
+    "a wait for a state": lambda loader: loader.get_state(),
+    "a close": lambda loader: loader.aclose(),
+    "the end of a worker": retire,
+}
+
+async def begin(loader, amid, turns):
+    await anext(loader), await anext(loader)
+    if AMID[amid] is retire:
+        await retire(loader)
+    asyncio.create_task(AMID[amid](loader))
+    for _ in range(turns): await asyncio.sleep(0)
+    kept.append(asyncio.all_tasks())
+
+async def close(loader, *what):
+    closings = [asyncio.create_task(loader.aclose()) for _ in range(2)]
+    done, _ = await asyncio.wait(closings, timeout=8)
+    if len(done) < 2:
+        print("hangs", *what, flush=True)
+        os._exit(1)
+    await asyncio.gather(*closings)
+
+def main():
+    global kept
+    kept = []  # what is destroyed might take its worker along
+    factory = (lambda worker: InlineExecutor()) if sys.argv[2:] else FACTORY
+    before = None
+    for new in (asyncio.new_event_loop, uvloop.new_event_loop):
+        for amid in AMID:
+            for turns in (*range(7), 10):
+                loader = AsyncPrefetcher(
+                    Count(3 if AMID[amid] is retire else 10**6), n_batches_to_prefetch=2, executor_factory=factory
+                )
+                loop = new()
+                loop.run_until_complete(begin(loader, amid, turns))
+                loop.close()
+                asyncio.run(close(loader, amid, turns))
+                before = len(descriptors()) if before is None else before
+    asyncio.run(left(loader, before))
+    loop = loader = kept = None
+    gc.collect()
+    sys.stdout.flush()
+    os._exit(0)  # a thread of anyio's that belonged to a task of a closed loop waits for ever
+
+if __name__ == "__main__":
+    main()
+"""
+    ended = programs.run(tmp_path, FOREVER.replace("WORKER", "None") + body, *arguments)
+    assert (ended.code, ended.out) == (0, NOTHING_IS_LEFT + "\n"), ended

@@ -1,0 +1,44 @@
+"""Carriers of which nothing more is needed, until they are closed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asyncprefetch.carriers import Carrier
+
+
+class Leaving:
+    """Closes carriers in tasks, and forgets none before it is closed: whoever cancels all tasks cancels these too."""
+
+    def __init__(self) -> None:
+        self._closings: dict[asyncio.Task[None], Carrier] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._closings)
+
+    def add(self, carrier: Carrier) -> None:
+        """Close it, on the running loop."""
+        closing = asyncio.get_running_loop().create_task(carrier.aclose())
+        self._closings[closing] = carrier
+        closing.add_done_callback(self._done)
+
+    async def wait(self) -> None:
+        """Wait for those that are here, if there are any."""
+        if self._closings:
+            await asyncio.wait(self._closings)
+
+    def outlive_loop(self) -> None:
+        """The loop was closed, and no task of it goes on: close them on the running one."""
+        closings, self._closings = self._closings, {}
+        for carrier in closings.values():
+            self.add(carrier)
+
+    def kill(self) -> None:
+        """End their workers at once, from any thread."""
+        for carrier in list(self._closings.values()):
+            carrier.kill()
+
+    def _done(self, closing: asyncio.Task[None]) -> None:
+        carrier = self._closings.pop(closing, None)
+        if carrier is not None and closing.cancelled():  # before it began, maybe
+            self.add(carrier)
