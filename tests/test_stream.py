@@ -16,8 +16,9 @@ from pickle import PicklingError
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, WorkerDiedError, _delivery
-from asyncprefetch.carriers import segments, wire
+from asyncprefetch.carriers import channel, segments, stream, wire
 from tests import stream_items
+from tests.carriers.sides import alarm_in
 from tests.pipelines import Count, Gate, GateKeeper
 from tests.stream_items import BLOCK, Blocks, Stubborn
 from tests.test_prefetcher import rest, take
@@ -251,19 +252,48 @@ if __name__ == "__main__":
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
-def test_a_record_in_pieces_ends_the_worker():
-    code = """
-import socket
+# The last one: a handler prints to nobody.
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "TimeoutError", "BrokenPipeError(errno.EPIPE, 'Broken pipe')"])
+def test_a_record_in_pieces_ends_the_worker(error):
+    code = f"""
+import errno
 from asyncprefetch.carriers.channel import WorkerEnd
 
 class Interrupted:
     def setblocking(self, flag): pass
     def fileno(self): return 0
-    def sendall(self, data, flags): raise KeyboardInterrupt  # a handler of the user's, in the middle of it
+    def sendall(self, data, flags): raise {error}  # a handler of the user's, in the middle of it
 
 WorkerEnd(Interrupted()).send(b"record")
 """
     assert run(code).returncode == -signal.SIGKILL
+
+
+def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes():
+    ours, workers = socket.socketpair()
+    end = channel.WorkerEnd(workers)
+    ours.close()
+    with workers:
+        end.send(b"record")
+        assert end.receive(wait=True) is None
+
+
+@pytest.mark.parametrize("call", ["recv_into", "send"])
+async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(monkeypatch, caplog, call):
+    sockets = []
+
+    def make_end(sock, *args):
+        sockets.append(sock)
+        return channel.LoaderEnd(sock, *args)
+
+    monkeypatch.setattr(stream, "LoaderEnd", make_end)
+    async with AsyncPrefetcher(Count(60), n_batches_to_prefetch=8) as loader:
+        assert await anext(loader) == 0
+        alarm_in(sockets[0], call)
+        assert [item async for item in loader] == list(range(1, 60))
+        assert loader.statistics().restarts == 1
+    assert len(sockets) == 2
+    assert "TimeoutError" in caplog.text
 
 
 def test_the_package_can_be_imported_where_there_is_no_shared_memory():

@@ -1,8 +1,12 @@
-"""Both sides of one worker's shared memory in one process, each with a mapping of its own, and no socket between them."""
+"""Both sides of one worker's shared memory in one process, each with a mapping of its own, and no socket between them.
+
+And a socket in a call of which a signal handler of the user's raises.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from asyncprefetch import _pickling, arrays
@@ -67,3 +71,41 @@ def lies_in_shared_memory(array):
 def mappings():
     """How many mappings of segments this process has."""
     return Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
+
+
+def alarm_in(sock, call):
+    """From now on, half of the next such call is done when the handler of an alarm raises; those after it are as ever."""
+    sock.__class__ = {"recv_into": _AlarmedReader, "send": _AlarmedWriter, "shutdown": _AlarmedEnder}[call]
+
+
+class _Alarmed(socket.socket):
+    __slots__ = ()
+
+    def _alarm(self):
+        # Not a call more: what the socket itself raises within ours would look like a handler's.
+        self.__class__ = socket.socket
+        raise TimeoutError("an alarm")
+
+
+class _AlarmedReader(_Alarmed):
+    __slots__ = ()
+
+    def recv_into(self, buffer):
+        super().recv_into(buffer)
+        self._alarm()
+
+
+class _AlarmedWriter(_Alarmed):
+    __slots__ = ()
+
+    def send(self, data, flags):
+        super().send(data[: len(data) // 2], flags)
+        self._alarm()
+
+
+class _AlarmedEnder(_Alarmed):
+    __slots__ = ()
+
+    def shutdown(self, how):
+        super().shutdown(how)
+        self._alarm()
