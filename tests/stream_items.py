@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 import asyncprefetch
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
-from asyncprefetch.carriers import segments
+from asyncprefetch.carriers import channel, segments, wire
 from asyncprefetch.iterators import from_iterable
 
 BLOCK = 1 << 17
@@ -125,6 +125,49 @@ class Stubborn(StatefulIterator[Any]):
                     Path(self.folder, "go-on").read_bytes()
                     closing.unlink()  # here, so that the next one that is closed finds it or does not, in order
                 asyncprefetch.zeros(100_000)
+
+
+class AlarmedState(IteratorState, kind="tests.alarmed"):
+    """Of ``Alarmed``."""
+
+    stop: int
+    folder: str
+    position: Position[int] = 0
+
+    def build(self) -> Alarmed:
+        return Alarmed(self.stop, self.folder, self.position)
+
+
+class Alarmed(StatefulIterator[dict[str, Any]]):
+    """At item 3, an alarm's handler raises just after orders were read within ``empty``, and that is caught here."""
+
+    def __init__(self, stop: int, folder: str, position: int = 0) -> None:
+        self.stop, self.folder, self.position = stop, folder, position
+
+    def get_state(self) -> AlarmedState:
+        return AlarmedState(stop=self.stop, folder=self.folder, position=self.position)
+
+    def create_iter(self) -> Iterator[dict[str, Any]]:
+        made = Path(self.folder, "made")
+        while self.position < self.stop:
+            if self.position == 3 and made.exists():
+                # Blocks until the test has asked for the state: the order is there then.
+                made.write_bytes(b"!")
+                Path(self.folder, "asked").read_bytes()
+                made.unlink()
+                channel.unpack_orders = _alarm
+            try:
+                x = asyncprefetch.empty(BLOCK // 8, np.int64)
+            except TimeoutError:
+                channel.unpack_orders = wire.unpack_orders
+                x = np.empty(BLOCK // 8, np.int64)
+            x.fill(self.position)
+            self.position += 1
+            yield {"x": x, "n": self.position - 1}
+
+
+def _alarm(data: bytes) -> NoReturn:
+    raise TimeoutError("an alarm")
 
 
 def refuse_to_punch(worker: int) -> None:

@@ -20,7 +20,7 @@ from asyncprefetch.carriers import channel, segments, stream, wire
 from tests import stream_items
 from tests.carriers.sides import alarm_in
 from tests.pipelines import Count, Gate, GateKeeper
-from tests.stream_items import BLOCK, Blocks, Stubborn
+from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
 from tests.test_prefetcher import rest, take
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -294,6 +294,23 @@ async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(
         assert loader.statistics().restarts == 1
     assert len(sockets) == 2
     assert "TimeoutError" in caplog.text
+
+
+async def test_an_alarm_that_the_iterator_catches_within_empty_loses_no_order(tmp_path):
+    for name in ("made", "asked"):
+        os.mkfifo(tmp_path / name)
+    async with AsyncPrefetcher(Alarmed(9, str(tmp_path)), n_batches_to_prefetch=2) as loader:
+        held = await take(loader, 3)  # so that no slot is free, and orders are looked for
+        await asyncio.to_thread((tmp_path / "made").read_bytes)
+        saving = asyncio.create_task(loader.get_state())
+        await asyncio.sleep(0)  # the task sends the order
+        assert loader.statistics().workers[0].state == "stopping"
+        await asyncio.to_thread((tmp_path / "asked").write_bytes, b"!")
+        async with asyncio.timeout(20):
+            state = await saving
+        assert [batch["n"] for batch in held + await rest(loader)] == list(range(9))
+        assert loader.statistics().restarts == 1
+    assert [batch["n"] for batch in await rest(state.build())] == list(range(3, 9))
 
 
 def test_the_package_can_be_imported_where_there_is_no_shared_memory():

@@ -177,6 +177,11 @@ class LoaderEnd:
             self._loop.remove_writer(self._socket)
 
 
+def die() -> None:
+    """End this worker at once: another one is started at its last state."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class WorkerEnd:
     """Reads orders and sends records, and may wait for either. Each record is sent as soon as it is made."""
 
@@ -216,7 +221,7 @@ class WorkerEnd:
                 return  # and this process ends with the loader: see executors
             # A handler of the user's raised in the middle of it, an alarm's, say, and nobody knows how much was sent.
             # A death can be made good, a record in pieces can't.
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
     def _has_come(self) -> bool:
         return bool(self._poll.poll(0))

@@ -18,7 +18,7 @@ from asyncprefetch._layouts import Flat
 from asyncprefetch._messages import Credit, FromWorker, Setup, Start, Stop
 from asyncprefetch._producer import Producer
 from asyncprefetch.carriers.arena import Arena
-from asyncprefetch.carriers.channel import WorkerEnd
+from asyncprefetch.carriers.channel import WorkerEnd, die
 from asyncprefetch.carriers.segments import Geometry, Segment
 from asyncprefetch.carriers.wire import (
     IN_SLOT,
@@ -112,7 +112,12 @@ class StreamWorker:
 
     def _look(self) -> None:
         """See what has come: before memory is taken, slots that were released can be used."""
-        self._take(wait=False)
+        try:
+            self._take(wait=False)
+        except BaseException:
+            # This is within the user's code, which may catch what a handler of its own raises here, and go on. Orders that
+            # were received and not kept would be lost then, and a death can be made good.
+            die()
 
     def _take(self, *, wait: bool) -> None:
         orders = self._end.receive(wait=wait)
