@@ -61,8 +61,8 @@ class ProcessExecutor(Executor):
     """One worker process behind the interface of ``concurrent.futures``; no call of it blocks.
 
     It is a ``ProcessPoolExecutor`` of one worker whose start, whose death and whose end are waited for in a thread of its
-    own. The worker ignores SIGINT (whoever owns the loader ends it), ends itself when the parent dies, and sends
-    its log records to the parent.
+    own. The worker ignores SIGINT (whoever owns the loader ends it), has none of the parent's handlers of signals, ends
+    itself when the parent dies, and sends its log records to the parent.
 
     Args:
         start_method: by default see :func:`default_start_method`.
@@ -330,6 +330,7 @@ def _bootstrap(
     env: Mapping[str, str], log_level: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _drop_handlers()
     _die_with_parent()
     _be_killed_first()
     # Under forkserver the environment is the server's, frozen when it started.
@@ -339,6 +340,15 @@ def _bootstrap(
     _malloc.raise_thresholds()
     if initializer is not None:
         initializer(*initargs)
+
+
+def _drop_handlers() -> None:
+    """Let signals do here what they do by default: a forked process has the parent's handlers."""
+    # The parent's loop reads this one, and would take a signal to this process for one to its own.
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _die_with_parent() -> None:

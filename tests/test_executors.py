@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import threading
@@ -38,6 +39,35 @@ def test_a_killed_process_breaks_its_calls_and_says_how_it_ended():
         waiting.result(30)
     assert executor.exited.result(30) == -signal.SIGSEGV
     assert executor.pid == pid
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+async def test_a_signal_to_a_worker_is_none_to_the_program_that_handles_it(start_method):
+    handled = []
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, handled.append, "in the loop")
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    executor = ProcessExecutor(start_method=start_method)
+    try:
+        pid = await asyncio.wrap_future(executor.submit(os.getpid))
+        names = await asyncio.wrap_future(executor.submit(_handled_signals))
+        os.kill(pid, signal.SIGTERM)
+        assert await asyncio.wait_for(asyncio.wrap_future(executor.exited), 30) == -signal.SIGTERM
+        await asyncio.sleep(0)  # a turn of the loop, which would have read it from its wakeup descriptor
+        assert handled == []
+        assert names == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not handled:
+            await asyncio.sleep(0)  # the program's own handlers are as they were
+    finally:
+        executor.kill()
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _handled_signals():
+    return [number for number in signal.valid_signals() if callable(signal.getsignal(number))]
 
 
 def test_a_process_can_be_killed_at_any_time():
