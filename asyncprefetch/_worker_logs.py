@@ -13,6 +13,9 @@ _LOGGER = logging.getLogger("asyncprefetch.worker")
 # Bounded: a worker that logs without pause while no message of its own leaves must not fill the memory.
 _collected: deque[bytes] = deque(maxlen=10_000)
 
+# The parent's handlers: kept, because one that is collected may close its file, and some files are ended by that.
+_inherited: list[logging.Handler] = []
+
 
 class _Collector(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
@@ -36,9 +39,18 @@ def _dump(attributes: dict[str, object]) -> bytes:
 
 
 def collect(level: int) -> None:
-    """Send what this process logs at ``level`` or above to the parent, and nowhere else."""
+    """Send what this process logs at ``level`` or above to the parent, and nowhere else.
+
+    A forked process has the parent's loggers, and all their handlers. Each record goes to the parent instead, also that of a
+    logger that keeps its records to itself there.
+    """
     root = logging.getLogger()
-    root.handlers[:] = [_Collector()]
+    for logger in [root, *root.manager.loggerDict.values()]:
+        if isinstance(logger, logging.Logger):  # and no place holder for one
+            _inherited.extend(logger.handlers)
+            logger.handlers.clear()
+            logger.propagate = True
+    root.addHandler(_Collector(level))
     root.setLevel(level)
 
 

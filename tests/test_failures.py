@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import logging
 import pickle
 import weakref
@@ -375,6 +376,43 @@ async def test_log_records_of_workers_reach_the_parent(caplog):
     assert {(record.worker, record.origin) for record in records} == {(1, "tests.logging")}
     assert "ValueError: at the end" in records[-1].exc_text
     assert caplog.text.count("ValueError: at the end") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("propagate", [False, True])
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, caplog, start_method, propagate):
+    logger = logging.getLogger("tests.logging")
+    handler = logging.FileHandler(tmp_path / "log")
+    logger.addHandler(handler)
+    logger.propagate, logger.level = propagate, logging.DEBUG
+    logging.getLogger("tests.logging.of.a.child")  # and place holders between them
+    try:
+        assert await rest(AsyncPrefetcher(pipelines.Logging(), start_method=start_method)) == [0, 1, 2]
+    finally:
+        logger.propagate, logger.level = True, logging.NOTSET
+        logger.removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "log").read_text() == ""
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncprefetch.worker"] == [
+        f"[worker 0, tests.logging] {text}" for text in ("item 0", "item 1", "item 2", "that is all")
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_forked_worker_does_not_end_the_file_of_a_handler_of_the_parent(tmp_path, caplog):
+    logger = logging.getLogger("tests.logging")
+    # Nobody but the logger holds it.
+    logger.addHandler(logging.StreamHandler(gzip.open(tmp_path / "log.gz", "wt")))  # noqa: SIM115 - closed below
+    try:
+        logger.warning("before")
+        assert await rest(AsyncPrefetcher(pipelines.Logging(), start_method="fork")) == [0, 1, 2]
+        logger.warning("after")
+    finally:
+        [handler] = logger.handlers
+        logger.removeHandler(handler)
+        handler.stream.close()
+    assert gzip.decompress((tmp_path / "log.gz").read_bytes()) == b"before\nafter\n"
 
 
 async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
