@@ -100,9 +100,12 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, carrier, what):
 @pytest.mark.parametrize("what", ["idle", "hold_the_lock"])
 def test_no_worker_of_another_start_method_outlives_it_either(tmp_path, start_method, what):
     with program(tmp_path, "process", what, start_method=start_method) as (process, (worker,), prefix):
+        others = session(process.pid)
         process.kill()
         process.wait()
         assert gone(worker)
+        # The tracker of spawn, too, which unlinks what is in /dev/shm.
+        assert all(gone(other) for other in others)
         assert in_shared_memory(prefix) == []
 
 
