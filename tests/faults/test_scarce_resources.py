@@ -211,7 +211,8 @@ NO_THREAD = (
     r"(\. It was started again \d times without progress \(max_restarts\))?$"
 )
 NO_MEMORY = (
-    r"(WorkerDiedError: .* died: (no memory here for what it sent|MemoryError: ?)|ProducerError: .* \((next|unpickle)\): .*MemoryError.*)"
+    r"(WorkerDiedError: .* died: (no memory here for what it sent|MemoryError: ?)"
+    r"|ProducerError: .* \((next|unpickle)\): .*MemoryError.*)"
     r" \(raise the limit of memory .*"
 )
 
