@@ -298,7 +298,8 @@ class Core:
                 cancelled = error
         if cancelled is not None:
             raise cancelled
-        closing.result()
+        if not closing.cancelled():  # in its last step
+            closing.result()
 
     def _outlive_loop(self) -> None:
         """The loop was closed: whoever waited there is gone, and what was to be done there is done here, or never."""
@@ -353,7 +354,7 @@ class Core:
 
     def _begin_close(self) -> asyncio.Task[None]:
         # Whoever cancels all tasks cancels this one too, before it began, maybe: then it is begun again.
-        if self._closing is None or self._closing.cancelled():
+        if self._closing is None or (self._closing.cancelled() and self.state is not LoaderState.CLOSED):
             self._closing = asyncio.get_running_loop().create_task(self._close())
         return self._closing
 

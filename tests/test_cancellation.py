@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
+from asyncprefetch._lifecycle import LoaderEvent
 from asyncprefetch.carriers.channel import LoaderEnd
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
@@ -228,9 +229,30 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
     assert server._forkserver_pid == pid
 
 
+async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):
+    """By a signal handler, say: then the task counts as cancelled, though it did everything."""
+    loader = AsyncPrefetcher(Count(9), executor_factory=inline)
+    await anext(loader)
+    step = loader._core._step
+
+    def step_and_cancel(event):
+        step(event)
+        if event is LoaderEvent.ALL_GONE:
+            loader._core._closing.cancel()
+
+    monkeypatch.setattr(loader._core, "_step", step_and_cancel)
+    await loader.aclose()
+    assert loader._core._closing.cancelled()
+    assert loader.statistics().state == "closed"
+    await loader.aclose()
+
+
 def no_worker_is_left(before):
     """Nor a descriptor, but for those that the fork server, the tracker and a loop take for good."""
     gc.collect()
-    left = [worker.name for worker in threading.enumerate() if worker.name.startswith("asyncprefetch-worker")]
+    watches = [thread for thread in threading.enumerate() if thread.name.startswith("asyncprefetch-worker")]
+    for thread in watches:
+        thread.join(10)  # one that has told the end may be on its last line
+    left = [thread.name for thread in watches if thread.is_alive()]
     new = {number: name for number, name in descriptors().items() if number not in before}
     return not left and not [name for name in new.values() if "memfd:asyncprefetch" in name] and len(new) <= 6

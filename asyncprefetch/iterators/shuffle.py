@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -102,7 +102,7 @@ class ShuffleIterator(StatefulIterator[T]):
                         return
                     drawn_again.over(inner.get_state)
                 self._block, self._inner, self._following = block, inner, inner.get_state()
-                self._witness.is_of(lambda: self._following)
+                self._witness.is_of(_giving(self._following))
             block = self._block
             while len(block) > 1:
                 # Counted before the yield: at the yield the state is that after this item.
@@ -125,3 +125,8 @@ class ShuffleIterator(StatefulIterator[T]):
             return []
         order = permutation(self._state.seed, self._number, len(drawn))[self._emitted :]
         return [drawn[i] for i in order[::-1].tolist()]
+
+
+def _giving(state: IteratorState) -> Callable[[], IteratorState]:
+    # Without the iterator in it: else that would refer to itself, and its block and files would wait for the collector.
+    return lambda: state

@@ -136,6 +136,19 @@ def test_refuses_sizes_and_seeds_out_of_range(buffer_size: Any, seed: Any) -> No
         ShuffleIterator(ListIterator([1]), buffer_size=buffer_size, seed=seed)
 
 
+def test_an_iterator_that_is_dropped_amid_a_block_goes_at_once_with_its_block() -> None:
+    gc.disable()
+    try:
+        iterator = shuffled(9, 4)
+        items = iterator.create_iter()
+        next(items)
+        watched = weakref.ref(iterator)
+        del iterator, items
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
 def test_refuses_what_is_no_stateful_iterator() -> None:
     with pytest.raises(TypeError, match="ShuffleIterator's inner must be a StatefulIterator, not"):
         ShuffleIterator([1], buffer_size=1)  # type: ignore[arg-type]
