@@ -23,9 +23,8 @@ class Leaving:
         closing.add_done_callback(self._done)
 
     async def wait(self) -> None:
-        """Wait for those that are here, if there are any."""
-        if self._closings:
-            await asyncio.wait(self._closings)
+        """Wait for those that are here: there must be one."""
+        await asyncio.wait(self._closings)
 
     def outlive_loop(self) -> None:
         """The loop was closed, and no task of it goes on: close them on the running one."""
