@@ -86,13 +86,16 @@ def test_a_process_can_be_killed_at_any_time():
     assert busy.exited.result(30) == -signal.SIGKILL
 
 
-def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
-    executor = ProcessExecutor()
-
+def refuse_to_start(executor, error, monkeypatch):
     def refuse(*args, **kwargs):
-        raise OSError(11, "no more processes")
+        raise error
 
     monkeypatch.setattr(executor._context, "Process", refuse)
+
+
+def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
+    executor = ProcessExecutor()
+    refuse_to_start(executor, OSError(11, "no more processes"), monkeypatch)
     with pytest.raises(BrokenExecutor, match=r"BlockingIOError: .* no more processes"):
         executor.submit(os.getpid).result(30)
     assert executor.exited.result(30) is None
@@ -101,11 +104,7 @@ def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
 @pytest.mark.parametrize(("counts", "rose"), [((5, 7), 2), ((5, 5), 0), ((5, None), 0), ((5, 3), 0), ((None, 5), 0)])
 def test_kills_for_want_of_memory_are_none_where_their_count_fell_or_can_not_be_read(monkeypatch, counts, rose):
     executor, read = ProcessExecutor(), iter(counts)
-
-    def refuse(*args, **kwargs):
-        raise OSError(11, "no more processes")
-
-    monkeypatch.setattr(executor._context, "Process", refuse)
+    refuse_to_start(executor, OSError(11, "no more processes"), monkeypatch)
     monkeypatch.setattr(_oom, "kills", lambda: next(read))
     with pytest.raises(BrokenExecutor):
         executor.submit(os.getpid).result(30)
@@ -127,10 +126,7 @@ def test_a_call_that_comes_just_as_the_start_fails_is_told_why(monkeypatch):
                     told.append(error)
             return "no more processes"
 
-    def refuse(*args, **kwargs):
-        raise RefusedError
-
-    monkeypatch.setattr(executor._context, "Process", refuse)
+    refuse_to_start(executor, RefusedError(), monkeypatch)
     first = executor.submit(os.getpid)
     executor.exited.result(30)
     [_, second] = told

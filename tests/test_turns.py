@@ -99,14 +99,18 @@ STEPS = {  # of a save, in its thread
 }
 
 
+async def cancelled_at(held, save):
+    task = asyncio.create_task(save)
+    assert await asyncio.to_thread(held.reached.wait, SOON)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_save_that_was_cancelled_does_not_replace_what_a_later_one_wrote(tmp_path, gate, saves_ended, step):
     held = gate(*STEPS[step])
-    older = asyncio.create_task(OLD.save(tmp_path / "state"))
-    assert await asyncio.to_thread(held.reached.wait, SOON)
-    older.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await older
+    await cancelled_at(held, OLD.save(tmp_path / "state"))
     await NEW.save(tmp_path / "state")
     held.open()
     for _ in range(2):
@@ -117,11 +121,7 @@ async def test_a_save_that_was_cancelled_does_not_replace_what_a_later_one_wrote
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "begin"])
 async def test_a_save_that_is_cancelled_still_completes_where_no_later_one_came(tmp_path, gate, saves_ended, step):
     held = gate(*STEPS[step])
-    task = asyncio.create_task(NEW.save(tmp_path / "state"))
-    assert await asyncio.to_thread(held.reached.wait, SOON)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_at(held, NEW.save(tmp_path / "state"))
     held.open()
     assert await asyncio.to_thread(saves_ended.acquire, timeout=SOON)
     assert only(tmp_path) == {"state": NEW.to_bytes()}
