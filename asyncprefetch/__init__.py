@@ -3,13 +3,13 @@
 The way of a batch, which is also the order in which to read the modules:
 
 ``iterators`` (stateful, synchronous; run inside a worker) -> ``_producer`` (draws an item when there is credit for it)
--> ``_pickling`` (pickles it at once) -> ``carriers`` (bring it to the loop: ``stream`` over a socket and shared memory,
+-> ``_pickling`` (pickles it at once) -> ``transports`` (bring it to the loop: ``stream`` over a socket and shared memory,
 ``pull`` over any executor) -> ``_receiver`` (keeps what is known of its shard, and puts it into an asyncio queue)
--> ``_delivery`` (delivers in the order of ``_rotation``) -> ``prefetcher`` (the loader and its state, for users)
+-> ``_delivery`` (delivers in the order of ``_scheduler``) -> ``prefetcher`` (the loader and its state, for users)
 -> ``checkpoint`` (the state as a file). ``_core`` ties them together.
 """
 
-from asyncprefetch._registry import register
+from asyncprefetch._codec.registry import register
 from asyncprefetch.arrays import empty, full, zeros
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch

@@ -36,7 +36,7 @@ _thread = 0  # that which the allocator is for: no allocator is made for two
 
 
 def use(allocator: Allocator | None) -> Allocator | None:
-    """Take the memory from ``allocator`` from now on, in this thread. Gives the one before. For carriers and tests."""
+    """Take the memory from ``allocator`` from now on, in this thread. Gives the one before. For transports and tests."""
     global _allocator, _thread  # noqa: PLW0603 - a process has one loader to make batches for
     before, _allocator = _allocator, allocator
     _thread = get_ident()

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-from asyncprefetch import _items, _registry
+from asyncprefetch import _codec
+from asyncprefetch._codec import registry
 from asyncprefetch.errors import CheckpointError
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ configuration differs from the pipeline's.
 
 def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict) and value.get("$") == "state":
-        value = _items.decode(value, None)
+        value = _codec.decode(value, None)
     if isinstance(value, declared):
         return handler(value)
     if isinstance(value, IteratorState):
@@ -46,13 +47,13 @@ def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any]
             raise ValueError(f"a {type(value).__qualname__} is no {declared.__qualname__}")
         # A file names the generic class; the declaration says which parametrised form it is.
         value = {name: getattr(value, name) for name in type(value).model_fields}
-    elif isinstance(value, dict) and _registry.kind_of(declared) is None:
+    elif isinstance(value, dict) and registry.kind_of(declared) is None:
         raise ValueError(_no_kind(declared))
     return handler(value)
 
 
 def _serialize(state: IteratorState) -> Any:
-    return _items.encode_state(state, None)
+    return _codec.encode_state(state, None)
 
 
 def _no_kind(cls: type[IteratorState]) -> str:
@@ -83,7 +84,7 @@ class IteratorState(BaseModel):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse an abstract class, however the instance is made: by a call, a validator, pickle, or a copy."""
-        if _registry.kind_of(cls) is None:
+        if registry.kind_of(cls) is None:
             raise TypeError(_no_kind(cls))
         return super().__new__(cls)
 
@@ -100,11 +101,11 @@ class IteratorState(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         origin = cls.__pydantic_generic_metadata__["origin"]
         if origin is not None:
-            inherited = _registry.kind_of(origin)
+            inherited = registry.kind_of(origin)
             if inherited is not None:
-                _registry.share_kind(cls, inherited)
+                registry.share_kind(cls, inherited)
         elif kind is not None:
-            _registry.register_kind(cls, kind, version, aliases)
+            registry.register_kind(cls, kind, version, aliases)
 
     def build(self) -> StatefulIterator[Any]:
         """The iterator that goes on from here. Called inside a worker.
@@ -123,7 +124,7 @@ class IteratorState(BaseModel):
         Raises:
             CheckpointError: the class does not say how.
         """
-        kind = _registry.kind_of(cls)
+        kind = registry.kind_of(cls)
         raise CheckpointError(
             f"{cls.__qualname__} can't read version {from_version} of "
             f"{kind.name if kind else 'its state'!r}: define upgrade(data, from_version)"
@@ -196,7 +197,7 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
     """One line for each field, outside of positions, in which two states (or nests that hold states) differ."""
     if isinstance(saved, IteratorState) and isinstance(given, IteratorState):
         # Not by type: read from a file, a parametrised generic may be the class that it comes from.
-        if _registry.kind_of(type(saved)) is _registry.kind_of(type(given)):
+        if registry.kind_of(type(saved)) is registry.kind_of(type(given)):
             return [
                 line
                 for name, field in type(saved).model_fields.items()
@@ -217,14 +218,14 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
 def _same(saved: Any, given: Any) -> bool:
     if isinstance(saved, np.ndarray):  # of whatever memory order
         same_kind = saved.dtype == given.dtype and saved.shape == given.shape
-        return same_kind and _items.raw_bytes(saved) == _items.raw_bytes(given)
+        return same_kind and _codec.raw_bytes(saved) == _codec.raw_bytes(given)
     try:
         # To the bit: == does not tell 1 from 1.0, nor find NaN equal, nor say anything of what holds arrays.
-        texts = (json.dumps(_items.encode(value, None), sort_keys=True) for value in (saved, given))
+        texts = (json.dumps(_codec.encode(value, None), sort_keys=True) for value in (saved, given))
         return next(texts) == next(texts)
     except CheckpointError:
         return bool(saved == given)
 
 
 def _brief(value: Any) -> str:
-    return type(value).__qualname__ if isinstance(value, IteratorState) else _items.brief(value)
+    return type(value).__qualname__ if isinstance(value, IteratorState) else _codec.brief(value)

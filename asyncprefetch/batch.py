@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asyncprefetch import _items
-from asyncprefetch._registry import register
+from asyncprefetch import _codec
+from asyncprefetch._codec.registry import register
 from asyncprefetch.errors import CheckpointError
 
 
@@ -38,7 +38,7 @@ class Batch:
         Raises:
             CheckpointError: an array is of a dtype that has no exact description (objects).
         """
-        return {f.name: _items.encode(getattr(self, f.name), None, name=f.name) for f in fields(self)}
+        return {f.name: _codec.encode(getattr(self, f.name), None, name=f.name) for f in fields(self)}
 
     @classmethod
     def from_python_dict(cls, data: dict[str, Any]) -> Batch:
@@ -52,7 +52,7 @@ class Batch:
         unknown = data.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise CheckpointError(f"a Batch has no {', '.join(sorted(map(repr, unknown)))}")
-        arrays = {name: _items.decode(structure, None) for name, structure in data.items()}
+        arrays = {name: _codec.decode(structure, None) for name, structure in data.items()}
         for name in ("x", "y"):
             if not isinstance(arrays.get(name), np.ndarray):
                 raise CheckpointError(f"a Batch needs an array {name!r}, not {arrays.get(name)!r:.60}")

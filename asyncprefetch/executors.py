@@ -20,9 +20,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateErr
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch import _limits, _malloc, _oom, _worker_logs
-from asyncprefetch._advice import advice
-from asyncprefetch._context import WorkerContext
+from asyncprefetch._process import limits, out_of_memory
+from asyncprefetch._process.advice import advice
+from asyncprefetch._process.context import WorkerContext
+from asyncprefetch._worker import logs, malloc
 
 if sys.platform != "win32":
     import fcntl
@@ -131,7 +132,7 @@ class ProcessExecutor(Executor):
             self._waiting.append((future, fn, args, kwargs))
             if self._thread is None:
                 try:
-                    _limits.check_threads(1 + _POOL_THREADS)
+                    limits.check_threads(1 + _POOL_THREADS)
                     self._thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
                     self._thread.start()
                 except Exception as error:  # no more threads or memory, or the interpreter ends
@@ -162,7 +163,7 @@ class ProcessExecutor(Executor):
                 daemon=True,
             )
             try:
-                _limits.check_threads()
+                limits.check_threads()
                 ending.start()
             except Exception:  # no more threads or memory, or the interpreter ends: then not in order, but at once
                 self.kill()
@@ -199,16 +200,16 @@ class ProcessExecutor(Executor):
     def _run(self) -> None:
         # The whole life of the process, in one thread: start, wait for its end, reap.
         failure: BaseException | None = None
-        oom_kills = _oom.kills()
+        oom_kills = out_of_memory.kills()
         try:
             with _starting:
-                _limits.check_descriptors()
-                _limits.check_threads(_POOL_THREADS)
+                limits.check_descriptors()
+                limits.check_threads(_POOL_THREADS)
                 self._pool = ProcessPoolExecutor(  # type: ignore[call-overload]  # the context is one by what it does
                     1,
                     mp_context=self._context,
                     initializer=_bootstrap,
-                    initargs=(self._env, _worker_logs.level(), self._initializer, self._initargs),
+                    initargs=(self._env, logs.level(), self._initializer, self._initargs),
                 )
                 self._submit(os.getpid).add_done_callback(lambda _: self._context.unlink_names())
             while True:
@@ -250,7 +251,7 @@ class ProcessExecutor(Executor):
                 process.close()
             if oom_kills is not None:
                 # It may not be readable now, or be that of another group that this process was moved to.
-                self.oom_kills = max(0, (_oom.kills() or 0) - oom_kills)
+                self.oom_kills = max(0, (out_of_memory.kills() or 0) - oom_kills)
             self._finish(exit_code)
 
     def _refuse_calls(self, failure: BaseException | None) -> ProcessPoolExecutor | None:
@@ -336,8 +337,8 @@ def _bootstrap(
     # Under forkserver the environment is the server's, frozen when it started.
     os.environ.clear()
     os.environ.update(env)
-    _worker_logs.collect(log_level)
-    _malloc.raise_thresholds()
+    logs.collect(log_level)
+    malloc.raise_thresholds()
     if initializer is not None:
         initializer(*initargs)
 

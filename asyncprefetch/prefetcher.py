@@ -12,15 +12,16 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import anyio
 
-from asyncprefetch import _items, checkpoint
-from asyncprefetch._core import Core
-from asyncprefetch._delivery import NOTHING
-from asyncprefetch._messages import ShardStart
-from asyncprefetch._options import Options, Resources, pickle_for_worker
-from asyncprefetch._snapshot import ShardSnapshot, Snapshot
-from asyncprefetch._state import StateData
-from asyncprefetch._threads import in_thread
-from asyncprefetch._turns import Turn
+from asyncprefetch import _codec
+from asyncprefetch._checkpoint import container
+from asyncprefetch._checkpoint.save_order import Turn
+from asyncprefetch._checkpoint.state import StateData
+from asyncprefetch._loop.core import Core
+from asyncprefetch._loop.delivery import NOTHING
+from asyncprefetch._loop.options import Options, Resources, pickle_for_worker
+from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
+from asyncprefetch._loop.threads import in_thread
+from asyncprefetch._wire.messages import ShardStart
 from asyncprefetch.base import IteratorState, StatefulIterator, compare_configuration
 from asyncprefetch.errors import CheckpointError, CheckpointWarning, PrefetcherBusyError
 from asyncprefetch.statistics import Statistics, explain
@@ -162,7 +163,7 @@ class AsyncPrefetcher(Generic[T_co]):
         if not self._to_check or shard not in self._to_check:
             return
         self._to_check.discard(shard)
-        reason = _items.explain_unsupported(item)
+        reason = _codec.explain_unsupported(item)
         if reason is not None:
             warnings.warn(
                 f"shard {shard}: a checkpoint can't hold its batches, and get_state() will raise: {reason}",
@@ -289,8 +290,8 @@ class AsyncPrefetcherState(StateData):
 
     def _save(self, path: str | PathLike[str], turn: Turn | None = None) -> None:
         with turn or Turn() as taken:  # cancelled, save() has left it
-            parts = checkpoint.pack_parts(self._document(), self.leaves, version=self.VERSION)
-            checkpoint.write_file(path, *parts, turn=taken)
+            parts = container.pack_parts(self._document(), self.leaves, version=self.VERSION)
+            container.write_file(path, *parts, turn=taken)
 
     @staticmethod
     async def check_writable(path: str | PathLike[str]) -> None:
@@ -303,7 +304,7 @@ class AsyncPrefetcherState(StateData):
             CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
                 path is a folder or no path at all; the message says which.
         """
-        await in_thread(checkpoint.check_writable, path)
+        await in_thread(container.check_writable, path)
 
     @classmethod
     async def load(
@@ -327,7 +328,7 @@ class AsyncPrefetcherState(StateData):
 
     @classmethod
     def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:
-        state = cls._of_parts(*checkpoint.unpack_file(path, version=cls.VERSION))
+        state = cls._of_parts(*container.unpack_file(path, version=cls.VERSION))
         if expected is not None:
             state._check_expected(expected)
         return state

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import numpy as np
 from pydantic import BaseModel
 
-from asyncprefetch import _guard
-from asyncprefetch._tensors import as_array, is_tensor
+from asyncprefetch._wire.tensors import as_array, is_tensor
+from asyncprefetch._worker import use_after_yield
 from asyncprefetch.base import IteratorState, StatefulIterator
 
 _MISSING = object()
@@ -57,7 +57,7 @@ def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_ite
         raise ValueError(f"max_items must be at least 1, not {max_items}")
     reference = _Reference(make, max_items)
     if reference.makes_arrays:
-        _guard.check(
+        use_after_yield.check(
             lambda handover: reference.check_rest(make(), 0, handover), len(reference.items), reference.seconds
         )
     for position, text in enumerate(reference.states):
@@ -81,7 +81,7 @@ class _Reference:
     def __init__(self, make: Callable[[], StatefulIterator[Any]], max_items: int) -> None:
         self.items: list[Any] = []
         self.states: list[str] = []
-        began, notice = time.monotonic(), _guard.Notice()
+        began, notice = time.monotonic(), use_after_yield.Notice()
         with notice.on():
             items = iter(make().create_iter())
             while len(self.items) < max_items and (item := next(items, _MISSING)) is not _MISSING:
@@ -96,7 +96,7 @@ class _Reference:
         return "after the end" if position > len(self.items) else f"at position {position}"
 
     def check_rest(
-        self, iterator: StatefulIterator[Any], position: int, handover: _guard.Handover = nullcontext
+        self, iterator: StatefulIterator[Any], position: int, handover: use_after_yield.Handover = nullcontext
     ) -> None:
         """Compare what ``iterator`` yields from ``position`` on, and its states, with the reference."""
         if not isinstance(iterator, StatefulIterator):
@@ -131,7 +131,7 @@ class _Reference:
         iterator: StatefulIterator[Any],
         position: int,
         visit: Callable[[int], None],
-        handover: _guard.Handover = nullcontext,
+        handover: use_after_yield.Handover = nullcontext,
     ) -> None:
         """Compare the items from ``position`` on, and call ``visit`` with each position, from the first to the end."""
         items = iter(iterator.create_iter())

@@ -44,7 +44,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 
 @pytest.fixture(params=["inline", "process", "pull"])
 def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor] | None:
-    """Each way of running a producer: in this process, and in another one by the stream and by the pull carrier."""
+    """Each way of running a producer: in this process, and in another one by the stream and by the pull transport."""
     return EXECUTORS[request.param]
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, register
-from asyncprefetch.carriers.ending import in_daemon_thread
+from asyncprefetch._loop.shutdown import in_daemon_thread
 from asyncprefetch.iterators import from_iterable
 
 

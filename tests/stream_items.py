@@ -1,4 +1,4 @@
-"""Iterators for the tests of the stream carrier. Workers import this module: it imports little."""
+"""Iterators for the tests of the stream transport. Workers import this module: it imports little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 import asyncprefetch
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
-from asyncprefetch.carriers import channel, segments, wire
+from asyncprefetch._loop import loader_socket
+from asyncprefetch._wire import records, shared_memory
 from asyncprefetch.iterators import from_iterable
 
 BLOCK = 1 << 17
@@ -155,11 +156,11 @@ class Alarmed(StatefulIterator[dict[str, Any]]):
                 made.write_bytes(b"!")
                 Path(self.folder, "asked").read_bytes()
                 made.unlink()
-                channel.unpack_orders = _alarm
+                loader_socket.unpack_orders = _alarm
             try:
                 x = asyncprefetch.empty(BLOCK // 8, np.int64)
             except TimeoutError:
-                channel.unpack_orders = wire.unpack_orders
+                loader_socket.unpack_orders = records.unpack_orders
                 x = np.empty(BLOCK // 8, np.int64)
             x.fill(self.position)
             self.position += 1
@@ -172,7 +173,7 @@ def _alarm(data: bytes) -> NoReturn:
 
 def refuse_to_punch(worker: int) -> None:
     """A worker_initializer: as where a sandbox refuses it."""
-    segments._fallocate = _refused  # type: ignore[assignment]
+    shared_memory._fallocate = _refused  # type: ignore[assignment]
 
 
 def _refused(*args: object) -> None:

@@ -12,10 +12,10 @@ import pytest
 from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, arrays, empty, full, zeros
 from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
-from tests.carriers.sides import Sides, lies_in_shared_memory
 from tests.iterators.sources import ListIterator
 from tests.pipelines import WAYS, Arrays
 from tests.test_prefetcher import take
+from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
-from asyncprefetch import Batch, CheckpointError, IteratorState, Position, StatefulIterator, _items
+from asyncprefetch import Batch, CheckpointError, IteratorState, Position, StatefulIterator, _codec
 from asyncprefetch.base import compare_configuration
 from tests.support import Count, Plain, assert_same
 
@@ -49,7 +49,7 @@ def through_json(state):
 
 def through_leaves(state):
     leaves: list[bytes] = []
-    return _items.decode(json.loads(json.dumps(_items.encode_state(state, leaves))), leaves)
+    return _codec.decode(json.loads(json.dumps(_codec.encode_state(state, leaves))), leaves)
 
 
 both_ways = pytest.mark.parametrize("through", [through_json, through_leaves])
@@ -153,7 +153,7 @@ def state(kind, fields, version=1):
 )
 def test_a_nested_state_is_checked_against_the_declared_type_of_its_field(fields):
     with pytest.raises(CheckpointError, match="does not fit"):
-        _items.decode(state("tests.base.tree", fields), None)
+        _codec.decode(state("tests.base.tree", fields), None)
     with pytest.raises((CheckpointError, ValidationError)):
         IteratorState.model_validate_json(json.dumps(state("tests.base.tree", fields)))
 
@@ -192,7 +192,7 @@ def test_the_declared_parameter_is_checked():
     with pytest.raises(ValidationError, match=r"a Box\[str\] is no Box\[int\]"):
         Box[int].model_validate(Box[str](value="1"))
     with pytest.raises(CheckpointError, match="does not fit"):
-        _items.decode(state("tests.base.holder", {"box": json.loads(text)}), None)
+        _codec.decode(state("tests.base.holder", {"box": json.loads(text)}), None)
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -237,7 +237,7 @@ def test_aliases_are_read_and_never_written():
 
 def test_an_earlier_version_is_upgraded_before_unknown_fields_are_refused():
     for kind in ("tests.support.count", "tests.support.counter"):
-        read = _items.decode(state(kind, {"end": {"$": "tuple", "v": [7]}, "position": 3}, 1), None)
+        read = _codec.decode(state(kind, {"end": {"$": "tuple", "v": [7]}, "position": 3}, 1), None)
         assert_same(read, Count(stop=(7,), position=3))
     nested = state("tests.support.count", {"stop": 1, "child": state("tests.support.count", {"end": 2}, 1)}, 2)
     assert IteratorState.model_validate_json(json.dumps(nested)).child.stop == 2
@@ -245,26 +245,26 @@ def test_an_earlier_version_is_upgraded_before_unknown_fields_are_refused():
 
 def test_the_current_version_is_not_upgraded():
     with pytest.raises(CheckpointError, match="does not fit"):
-        _items.decode(state("tests.support.count", {"end": 7}, 2), None)
+        _codec.decode(state("tests.support.count", {"end": 7}, 2), None)
 
 
 def test_a_newer_version_is_refused():
     with pytest.raises(
         CheckpointError, match=r"written as version 3, and .*Count here reads up to 2: use the newer code"
     ):
-        _items.decode(state("tests.support.count", {"stop": 7}, 3), None)
+        _codec.decode(state("tests.support.count", {"stop": 7}, 3), None)
 
 
 def test_a_class_that_does_not_say_how_to_upgrade_is_named():
     with pytest.raises(CheckpointError, match=r"can't read version 1 of 'tests.base.box': define upgrade"):
-        _items.decode(state("tests.base.box", {"value": 1}, 1), None)
+        _codec.decode(state("tests.base.box", {"value": 1}, 1), None)
 
 
 def test_an_upgrade_or_a_validator_that_fails_is_a_checkpoint_error():
     with pytest.raises(
         CheckpointError, match=r"reading version 1 of state 'tests.support.count' by .*Count failed: KeyError"
     ):
-        _items.decode(state("tests.support.count", {}, 1), None)
+        _codec.decode(state("tests.support.count", {}, 1), None)
 
 
 # ------------------------------------------------------------------------------------------------------ exactness
@@ -314,7 +314,7 @@ def test_extra_fields_come_back_where_a_class_takes_them(through):
 
 def test_an_extra_field_whose_name_would_not_come_back_is_refused():
     with pytest.raises(CheckpointError, match=r"state: .*Loose has an extra field of a name"):
-        _items.encode_state(Loose(**{"a": 1, "$": 2}), None)
+        _codec.encode_state(Loose(**{"a": 1, "$": 2}), None)
 
 
 class Loose(IteratorState, kind="tests.base.loose", extra="allow"):

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
-from asyncprefetch._lifecycle import LoaderEvent
-from asyncprefetch.carriers.channel import LoaderEnd
+from asyncprefetch._loop.loader_socket import LoaderEnd
+from asyncprefetch._loop.states import LoaderEvent
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
 from tests.pipelines import Count, in_turns
@@ -176,12 +176,12 @@ def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it
 
 
 async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_is_cancelled(executor_factory):
-    def let_go(carrier):
-        loader._core._leaving.add(carrier)
+    def let_go(transport):
+        loader._core._leaving.add(transport)
         if cancelled:
             return
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            if task.get_coro().__qualname__.endswith("Carrier.aclose"):
+            if task.get_coro().__qualname__.endswith("Transport.aclose"):
                 task.cancel()
                 cancelled.append(task)
 
@@ -214,7 +214,7 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
         asyncio.create_task(anext(loader))
         await asyncio.to_thread(starting.wait)
         asyncio.create_task(loader.aclose())
-        for _ in range(9):  # rounds of the loop, until the carrier waits for the start
+        for _ in range(9):  # rounds of the loop, until the transport waits for the start
             await asyncio.sleep(0)
 
     starting, closed = threading.Event(), threading.Event()

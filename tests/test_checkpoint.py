@@ -15,8 +15,9 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import CheckpointError, checkpoint
-from asyncprefetch.checkpoint import pack, pack_parts, parse_json, unpack, unpack_file, write_file
+from asyncprefetch import CheckpointError
+from asyncprefetch._checkpoint import container
+from asyncprefetch._checkpoint.container import pack, pack_parts, parse_json, unpack, unpack_file, write_file
 from tests import support
 
 DOCUMENT = {"version": 1, "text": 'é "sha256":"' + "0" * 64 + '"', "list": [1, None, True, 0.5]}
@@ -28,7 +29,7 @@ documents = st.dictionaries(st.text(max_size=8), support.json_values(), max_size
 leaf_lists = st.lists(st.binary(max_size=40), max_size=5)
 
 
-def container(metadata, tensors=None, data=b"", *, checksum=True):
+def make_container(metadata, tensors=None, data=b"", *, checksum=True):
     """A container made by hand, with a checksum that is right."""
     if checksum:
         metadata = {"format": "asyncprefetch", "version": "1", "document": "{}", "sha256": "0" * 64} | metadata
@@ -64,7 +65,7 @@ def test_the_container_is_a_safetensors_file_that_others_can_read(tmp_path):
 
 
 def test_leaves_keep_their_order_beyond_a_million_names(monkeypatch):
-    monkeypatch.setattr(checkpoint, "_leaf_name", lambda index: f"leaf.{index}")  # as unsorted as leaf.1000000
+    monkeypatch.setattr(container, "_leaf_name", lambda index: f"leaf.{index}")  # as unsorted as leaf.1000000
     leaves = [bytes([i]) * i for i in range(12)]
     assert unpack(pack({}, leaves, version=1), version=1) == ({}, leaves)
 
@@ -112,7 +113,7 @@ def test_a_document_too_large_for_the_header_is_refused_when_it_is_packed(monkey
         CheckpointError, match=r"takes 100,000,00\d bytes of JSON, and a safetensors file has room for 100,000,000"
     ):
         pack({"a": "x" * 100_000_000}, [], version=1)
-    monkeypatch.setattr(checkpoint, "_MAX_HEADER", 10_000)
+    monkeypatch.setattr(container, "_MAX_HEADER", 10_000)
     with pytest.raises(CheckpointError, match="has room for 10,000"):
         pack({"a": '"' * 4_000}, [], version=1)  # only with its quotes quoted twice is it too large
     assert unpack(pack({"a": "x" * 4_000}, [], version=1), version=1)[0] == {"a": "x" * 4_000}
@@ -202,73 +203,85 @@ REFUSED = {
         seal(b'{"__metadata__":{"format":' + b"[" * 900 + b"]" * 900 + b"}}"),
         "not a checkpoint",
     ),
-    "no checksum": (container({"sha256": None}), "there is no checksum"),
-    "a short checksum": (container({"sha256": "0" * 63}), "there is no checksum"),
-    "two checksums": (container({}, {"x": {"sha256": "0" * 64}}), "there is no checksum where one should be"),
+    "no checksum": (make_container({"sha256": None}), "there is no checksum"),
+    "a short checksum": (make_container({"sha256": "0" * 63}), "there is no checksum"),
+    "two checksums": (make_container({}, {"x": {"sha256": "0" * 64}}), "there is no checksum where one should be"),
     "a newer version": (
-        container({"version": "2"}),
+        make_container({"version": "2"}),
         "has version 2 of the format, and this asyncprefetch reads up to 1",
     ),
-    "no version": (container({"version": None}), "no version"),
-    "a version that is no number": (container({"version": "one"}), "no version"),
-    "a version in other digits": (container({"version": "\u0661"}), "no version"),
-    "a version of many digits": (container({"version": "1" * 5000}), "no version"),
-    "a version that is no text": (container({"version": 1}), "no version"),
-    "no document": (container({"document": None}), "not a JSON object"),
-    "a document that is no text": (container({"document": {}}), "not a JSON object"),
-    "a document that is a list": (container({"document": "[]"}), "not a JSON object"),
-    "a document that is no JSON": (container({"document": "{"}), "malformed JSON"),
-    "a document with NaN": (container({"document": '{"a":NaN}'}), "malformed JSON: NaN"),
-    "a document with infinity": (container({"document": '{"a":-Infinity}'}), "malformed JSON: -Infinity"),
-    "a document with a number that overflows": (container({"document": '{"a":1e999}'}), "malformed JSON: 1e999"),
-    "a document with a key twice": (container({"document": '{"a":{"b":1,"b":2}}'}), "malformed JSON: .*key twice"),
+    "no version": (make_container({"version": None}), "no version"),
+    "a version that is no number": (make_container({"version": "one"}), "no version"),
+    "a version in other digits": (make_container({"version": "\u0661"}), "no version"),
+    "a version of many digits": (make_container({"version": "1" * 5000}), "no version"),
+    "a version that is no text": (make_container({"version": 1}), "no version"),
+    "no document": (make_container({"document": None}), "not a JSON object"),
+    "a document that is no text": (make_container({"document": {}}), "not a JSON object"),
+    "a document that is a list": (make_container({"document": "[]"}), "not a JSON object"),
+    "a document that is no JSON": (make_container({"document": "{"}), "malformed JSON"),
+    "a document with NaN": (make_container({"document": '{"a":NaN}'}), "malformed JSON: NaN"),
+    "a document with infinity": (make_container({"document": '{"a":-Infinity}'}), "malformed JSON: -Infinity"),
+    "a document with a number that overflows": (make_container({"document": '{"a":1e999}'}), "malformed JSON: 1e999"),
+    "a document with a key twice": (make_container({"document": '{"a":{"b":1,"b":2}}'}), "malformed JSON: .*key twice"),
     "a document that nests too deeply": (
-        container({"document": '{"a":' + "[" * 10**5 + "]" * 10**5 + "}"}),
+        make_container({"document": '{"a":' + "[" * 10**5 + "]" * 10**5 + "}"}),
         "nested too deep",
     ),
     "a document with an endless number": (
-        container({"document": '{"a":' + "1" * 10**6 + "}"}),
+        make_container({"document": '{"a":' + "1" * 10**6 + "}"}),
         "malformed JSON: .*digits",
     ),
-    "a missing leaf": (container({}, {"leaf.000001": tensor(0, 1)}, b"a"), "no 'leaf.000000'"),
+    "a missing leaf": (make_container({}, {"leaf.000001": tensor(0, 1)}, b"a"), "no 'leaf.000000'"),
     "a surplus tensor": (
-        container({}, {"leaf.000000": tensor(0, 1), "w": tensor(1, 2)}, b"ab"),
+        make_container({}, {"leaf.000000": tensor(0, 1), "w": tensor(1, 2)}, b"ab"),
         "2 tensors, but no 'leaf.000001'",
     ),
-    "a tensor of floats": (container({}, {"leaf.000000": tensor(0, 4, "F32", [1])}, b"abcd"), "not a row of bytes"),
-    "a tensor of int8": (container({}, {"leaf.000000": tensor(0, 4, "I8")}, b"abcd"), "not a row of bytes"),
-    "a tensor of two dimensions": (
-        container({}, {"leaf.000000": tensor(0, 4, shape=[2, 2])}, b"abcd"),
+    "a tensor of floats": (
+        make_container({}, {"leaf.000000": tensor(0, 4, "F32", [1])}, b"abcd"),
         "not a row of bytes",
     ),
-    "a tensor of no shape": (container({}, {"leaf.000000": tensor(0, 1, shape=[])}, b"a"), "not a row of bytes"),
-    "a tensor that is no object": (container({}, {"leaf.000000": 3}), "not a row of bytes"),
-    "a tensor with more to it": (container({}, {"leaf.000000": tensor(0, 1) | {"x": 1}}, b"a"), "not a row of bytes"),
-    "a tensor at floats": (container({}, {"leaf.000000": tensor(0, 1.0)}, b"a"), "not a row of bytes"),
+    "a tensor of int8": (make_container({}, {"leaf.000000": tensor(0, 4, "I8")}, b"abcd"), "not a row of bytes"),
+    "a tensor of two dimensions": (
+        make_container({}, {"leaf.000000": tensor(0, 4, shape=[2, 2])}, b"abcd"),
+        "not a row of bytes",
+    ),
+    "a tensor of no shape": (make_container({}, {"leaf.000000": tensor(0, 1, shape=[])}, b"a"), "not a row of bytes"),
+    "a tensor that is no object": (make_container({}, {"leaf.000000": 3}), "not a row of bytes"),
+    "a tensor with more to it": (
+        make_container({}, {"leaf.000000": tensor(0, 1) | {"x": 1}}, b"a"),
+        "not a row of bytes",
+    ),
+    "a tensor at floats": (make_container({}, {"leaf.000000": tensor(0, 1.0)}, b"a"), "not a row of bytes"),
     "a tensor of another size": (
-        container({}, {"leaf.000000": tensor(0, 1, shape=[2])}, b"ab"),
+        make_container({}, {"leaf.000000": tensor(0, 1, shape=[2])}, b"ab"),
         "of 2 bytes from 0 to 1",
     ),
-    "a tensor of negative size": (container({}, {"leaf.000000": tensor(0, -1)}), "do not fill"),
-    "a tensor before the data": (container({}, {"leaf.000000": tensor(-1, 1)}, b"a"), "do not fill the data at byte 0"),
+    "a tensor of negative size": (make_container({}, {"leaf.000000": tensor(0, -1)}), "do not fill"),
+    "a tensor before the data": (
+        make_container({}, {"leaf.000000": tensor(-1, 1)}, b"a"),
+        "do not fill the data at byte 0",
+    ),
     "a tensor beyond the data": (
-        container({}, {"leaf.000000": tensor(0, 9)}, b"a"),
+        make_container({}, {"leaf.000000": tensor(0, 9)}, b"a"),
         "1 bytes of data, and tensors of 9",
     ),
     "a hole": (
-        container({}, {"leaf.000000": tensor(0, 1), "leaf.000001": tensor(2, 3)}, b"abc"),
+        make_container({}, {"leaf.000000": tensor(0, 1), "leaf.000001": tensor(2, 3)}, b"abc"),
         "do not fill the data at byte 1",
     ),
-    "an overlap": (container({}, {"leaf.000000": tensor(0, 2), "leaf.000001": tensor(1, 3)}, b"abc"), "do not fill"),
+    "an overlap": (
+        make_container({}, {"leaf.000000": tensor(0, 2), "leaf.000001": tensor(1, 3)}, b"abc"),
+        "do not fill",
+    ),
     "a leaf shared by two": (
-        container({}, {"leaf.000000": tensor(0, 2), "leaf.000001": tensor(0, 2)}, b"ab"),
+        make_container({}, {"leaf.000000": tensor(0, 2), "leaf.000001": tensor(0, 2)}, b"ab"),
         "do not fill",
     ),
     "bytes after the last tensor": (
-        container({}, {"leaf.000000": tensor(0, 1)}, b"ab"),
+        make_container({}, {"leaf.000000": tensor(0, 1)}, b"ab"),
         "2 bytes of data, and tensors of 1",
     ),
-    "bytes and no tensor": (container({}, data=b"a"), "1 bytes of data, and tensors of 0"),
+    "bytes and no tensor": (make_container({}, data=b"a"), "1 bytes of data, and tensors of 0"),
 }
 
 
@@ -281,7 +294,7 @@ def test_what_is_not_a_checkpoint_is_refused_with_the_reason(data, reason):
 def test_the_container_made_by_hand_is_a_good_one():
     """Without this, the cases above could be refused for another reason."""
     tensors = {"leaf.000001": tensor(0, 2), "leaf.000000": tensor(2, 3)}
-    assert unpack(container({"document": '{"a":1}'}, tensors, b"abc"), version=1) == ({"a": 1}, [b"c", b"ab"])
+    assert unpack(make_container({"document": '{"a":1}'}, tensors, b"abc"), version=1) == ({"a": 1}, [b"c", b"ab"])
 
 
 def test_an_older_version_is_read():
@@ -301,8 +314,8 @@ def test_a_refusal_takes_no_more_memory_than_the_data():
     hostile = [
         struct.pack("<Q", 99_999_999) + b"{",
         struct.pack("<Q", 2**63) + b"{}",
-        container({}, {"leaf.000000": tensor(0, 2**50)}, b"a"),
-        container({}, {f"leaf.{i:06}": tensor(0, 1000) for i in range(1000)}, b"a" * 1000),
+        make_container({}, {"leaf.000000": tensor(0, 2**50)}, b"a"),
+        make_container({}, {f"leaf.{i:06}": tensor(0, 1000) for i in range(1000)}, b"a" * 1000),
     ]
     for data in hostile:
         tracemalloc.start()

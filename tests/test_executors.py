@@ -6,7 +6,7 @@ from concurrent.futures import BrokenExecutor, Future
 
 import pytest
 
-from asyncprefetch import _oom
+from asyncprefetch._process import out_of_memory
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor, default_start_method
 
 
@@ -105,7 +105,7 @@ def test_what_can_not_be_started_breaks_the_calls(monkeypatch):
 def test_kills_for_want_of_memory_are_none_where_their_count_fell_or_can_not_be_read(monkeypatch, counts, rose):
     executor, read = ProcessExecutor(), iter(counts)
     refuse_to_start(executor, OSError(11, "no more processes"), monkeypatch)
-    monkeypatch.setattr(_oom, "kills", lambda: next(read))
+    monkeypatch.setattr(out_of_memory, "kills", lambda: next(read))
     with pytest.raises(BrokenExecutor):
         executor.submit(os.getpid).result(30)
     executor.exited.result(30)

@@ -5,8 +5,12 @@ from concurrent.futures import BrokenExecutor
 
 import pytest
 
-from asyncprefetch import _pickling, _producer, _tallies, register
-from asyncprefetch._messages import (
+from asyncprefetch import register
+from asyncprefetch._loop import pull_transport
+from asyncprefetch._loop.pull_transport import PullWorker
+from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire.fingerprint import fingerprint
+from asyncprefetch._wire.messages import (
     Credit,
     EndOfShard,
     Failed,
@@ -21,9 +25,8 @@ from asyncprefetch._messages import (
     Stop,
     Tally,
 )
-from asyncprefetch._recovery import fingerprint
-from asyncprefetch.carriers import pull
-from asyncprefetch.carriers.pull import PullWorker
+from asyncprefetch._worker import counters
+from asyncprefetch._worker import producer as producer_module
 from asyncprefetch.iterators import from_iterable
 from tests.pipelines import Count, Fail
 
@@ -31,13 +34,13 @@ from tests.pipelines import Count, Fail
 @register("tests.producer.counting")
 def counting():
     for n in range(9):
-        _tallies.add("seen")
+        counters.add("seen")
         yield n
 
 
 @pytest.fixture
 def producer(monkeypatch):
-    monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 3600)
+    monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 3600)
     producer = PullWorker("tests")
     assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
     return producer
@@ -49,7 +52,7 @@ def begin(iterator, position=0, skip=()):
 
 def items(answers):
     assert all(isinstance(answer, Item) for answer in answers)
-    return [_pickling.loads(answer.payload.frame) for answer in answers]
+    return [item_pickler.loads(answer.payload.frame) for answer in answers]
 
 
 def test_an_item_is_drawn_only_when_there_is_credit(producer):
@@ -110,7 +113,7 @@ def test_what_was_received_before_is_skipped_and_compared(producer):
 
 
 def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(producer, monkeypatch):
-    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(Count(9), 0, tuple(map(fingerprint, range(3))))}))
     assert producer.handle(Credit(1, 0, 4)) == [Replaying(1, 0)]
     assert producer.handle(Credit(1, 0, 5)) == [Replaying(1, 0)]
@@ -119,7 +122,7 @@ def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(produce
 
 
 def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatch):
-    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(from_iterable(counting), 0, tuple(map(fingerprint, range(3))))}))
     assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
     assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
@@ -127,7 +130,7 @@ def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatc
 
 
 def test_a_stop_in_the_middle_of_a_replay_gives_no_state_and_the_next_run_goes_on_with_it(producer, monkeypatch):
-    monkeypatch.setattr(_producer, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
     start = begin(Count(9), 0, tuple(map(fingerprint, range(3))))
     producer.handle(Start(1, {0: start}))
     producer.handle(Credit(1, 0, 4))
@@ -152,8 +155,8 @@ def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(produce
 
 
 def test_states_come_now_and_then(monkeypatch):
-    monkeypatch.setattr(_producer, "_MIN_STATE_INTERVAL", 0)
-    monkeypatch.setattr(_producer, "_STATE_SHARE", float("inf"))
+    monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 0)
+    monkeypatch.setattr(producer_module, "_STATE_SHARE", float("inf"))
     producer = PullWorker("tests")
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {0: begin(Count(3))}))
@@ -183,7 +186,7 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
                 now[0] += 0.002
                 yield item
 
-    class Sending(_producer.Collecting):
+    class Sending(producer.Collecting):
         def send(self, message):
             if isinstance(message, State):
                 now[0] += 1.0
@@ -194,10 +197,10 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
         def item(self, *item):
             pass
 
-    monkeypatch.setattr(_producer, "_build", lambda state: Timed(state.stop))
-    monkeypatch.setattr(_producer.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(_producer.time, "thread_time", lambda: now[0] - waited[0])
-    producer = _producer.Producer(Sending())
+    monkeypatch.setattr(producer_module, "_build", lambda state: Timed(state.stop))
+    monkeypatch.setattr(producer_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(producer_module.time, "thread_time", lambda: now[0] - waited[0])
+    producer = producer_module.Producer(Sending())
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {shard: begin(Count(10**6)) for shard in range(shards)}))
     for upto in range(1, 80_000 // shards):
@@ -239,4 +242,4 @@ def test_a_pickled_producer_is_the_one_of_its_process():
         assert pickle.loads(pickle.dumps(PullWorker("a key"))) is here
         assert pickle.loads(pickle.dumps(PullWorker("another key"))) is not here
     finally:
-        pull._workers.clear()
+        pull_transport._workers.clear()

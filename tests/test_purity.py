@@ -10,7 +10,7 @@ import pytest
 import asyncprefetch
 
 PACKAGE = Path(asyncprefetch.__file__).parent
-PURE = ["_registry", "_messages", "_lifecycle", "_rotation", "_recovery", "_items"]
+PURE = ["_codec", "_codec.registry", "_wire.messages", "_loop.states", "_loop.scheduler", "_wire.fingerprint"]
 IMPURE = {"asyncio", "multiprocessing", "concurrent", "anyio", "socket", "threading", "selectors", "subprocess", "mmap"}
 
 

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from asyncprefetch import CheckpointError, IteratorState, _items, register
-from asyncprefetch._registry import find_kind, find_tag, kind_of, tag_of
+from asyncprefetch import CheckpointError, IteratorState, _codec, register
+from asyncprefetch._codec.registry import find_kind, find_tag, kind_of, tag_of
 
 
 class First(IteratorState, kind="tests.registry.first", version=3, aliases=("tests.registry.former",)):
@@ -197,7 +197,7 @@ def test_a_file_never_causes_an_import(tempting_module):
         {"$": "registered", "tag": "builtins.eval"},
     ]:
         with pytest.raises(CheckpointError, match=r"unknown (kind|tag)"):
-            _items.decode(structure, None)
+            _codec.decode(structure, None)
     assert set(sys.modules) == before
 
 
@@ -216,7 +216,7 @@ def test_a_file_never_constructs_a_class_that_was_not_registered():
             {"$": "model", "tag": name, "v": {}, "extra": None, "private": None, "set": []},
         ]:
             with pytest.raises(CheckpointError, match=r"unknown (kind|tag)"):
-                _items.decode(structure, None)
+                _codec.decode(structure, None)
     assert made == []
 
 
@@ -227,5 +227,5 @@ def test_a_registered_function_is_named_and_not_called():
     def calling():
         called.append(1)
 
-    assert _items.decode(_items.encode(calling, None), None) is calling
+    assert _codec.decode(_codec.encode(calling, None), None) is calling
     assert called == []

@@ -1,4 +1,4 @@
-"""The stream carrier: records as they are made, memory bounded, a worker that dies in the middle of a record."""
+"""The stream transport: records as they are made, memory bounded, a worker that dies in the middle of a record."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pickle import PicklingError
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, WorkerDiedError, _delivery
-from asyncprefetch.carriers import channel, segments, stream, wire
+from asyncprefetch import AsyncPrefetcher, WorkerDiedError
+from asyncprefetch._loop import delivery, loader_socket, stream_transport
+from asyncprefetch._wire import records, shared_memory
 from tests import stream_items
-from tests.carriers.sides import alarm_in
 from tests.pipelines import Count, Gate, GateKeeper
 from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
 from tests.test_prefetcher import rest, take
+from tests.transports.sides import alarm_in
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
@@ -107,7 +108,7 @@ def _is_dead(pid):
 
 
 async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
-    monkeypatch.setattr(_delivery, "_MAX_SECONDS_UNTOLD", 3600)
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_UNTOLD", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
         await anext(loader)
         while loader.statistics().buffered < 16:
@@ -180,7 +181,7 @@ async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp
 
 async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(monkeypatch, caplog):
     monkeypatch.delattr(os, "memfd_create")
-    expect = wire.RecordReader._expect
+    expect = records.RecordReader._expect
     refused = []
 
     def short_of_memory(self, header, beginning):
@@ -189,7 +190,7 @@ async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(mo
             raise MemoryError
         expect(self, header, beginning)
 
-    monkeypatch.setattr(wire.RecordReader, "_expect", short_of_memory)
+    monkeypatch.setattr(records.RecordReader, "_expect", short_of_memory)
     async with AsyncPrefetcher(stream_items.texts, n_batches_to_prefetch=2) as loader:
         assert [text[0] for text in await rest(loader)] == list("012345")
         assert loader.statistics().restarts == 1
@@ -201,7 +202,7 @@ async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(mo
 async def test_memory_that_can_not_be_given_back_ends_nothing(monkeypatch, where):
     initializer = stream_items.refuse_to_punch if where == "worker" else None
     if where == "loader":
-        monkeypatch.setattr(segments, "_fallocate", stream_items._refused)
+        monkeypatch.setattr(shared_memory, "_fallocate", stream_items._refused)
     async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=2, worker_initializer=initializer) as loader:
         window = await take(loader, 8)
         window.clear()
@@ -257,7 +258,7 @@ if __name__ == "__main__":
 def test_a_record_in_pieces_ends_the_worker(error):
     code = f"""
 import errno
-from asyncprefetch.carriers.channel import WorkerEnd
+from asyncprefetch._loop.loader_socket import WorkerEnd
 
 class Interrupted:
     def setblocking(self, flag): pass
@@ -271,7 +272,7 @@ WorkerEnd(Interrupted()).send(b"record")
 
 def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes():
     ours, workers = socket.socketpair()
-    end = channel.WorkerEnd(workers)
+    end = loader_socket.WorkerEnd(workers)
     ours.close()
     with workers:
         end.send(b"record")
@@ -284,9 +285,9 @@ async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(
 
     def make_end(sock, *args):
         sockets.append(sock)
-        return channel.LoaderEnd(sock, *args)
+        return loader_socket.LoaderEnd(sock, *args)
 
-    monkeypatch.setattr(stream, "LoaderEnd", make_end)
+    monkeypatch.setattr(stream_transport, "LoaderEnd", make_end)
     async with AsyncPrefetcher(Count(60), n_batches_to_prefetch=8) as loader:
         assert await anext(loader) == 0
         alarm_in(sockets[0], call)

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, CheckpointWarning, _pickling
-from asyncprefetch._layouts import flatten
-from asyncprefetch._recovery import fingerprint
+from asyncprefetch import AsyncPrefetcher, CheckpointWarning
+from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire.fingerprint import fingerprint
+from asyncprefetch._wire.item_layout import flatten
 from tests import stream_items
 from tests.test_prefetcher import rest
 
@@ -64,7 +65,7 @@ def test_the_fingerprint_sees_what_a_tensor_holds(torch):
 
 
 def test_tensors_of_a_known_layout_cross_as_ever(torch):
-    pickler, plain = _pickling.ItemPickler(), _pickling.ItemPickler()
+    pickler, plain = item_pickler.ItemPickler(), item_pickler.ItemPickler()
     for n in range(5):
         item = {
             "x": torch.full((2, 3), n),
@@ -78,7 +79,7 @@ def test_tensors_of_a_known_layout_cross_as_ever(torch):
         assert pickler.has_tensors
         assert frame == plain.dumps(item)
         assert fingerprint(item, flat) == fingerprint(item)
-        crossed = _pickling.loads(frame)
+        crossed = item_pickler.loads(frame)
         assert all(same(torch, crossed[name], item[name]) for name in "xyt")
         assert crossed["z"].tolist() == [n] * 4
     gradient = {"x": torch.zeros(3, requires_grad=True)}
@@ -93,13 +94,13 @@ def test_a_gradient_is_kept_though_none_is_taken_now(torch):
     item = {"x": torch.zeros(3, requires_grad=True)}
     with torch.no_grad():
         assert flatten(item) is None
-        assert _pickling.loads(_pickling.ItemPickler().dumps(item))["x"].requires_grad
+        assert item_pickler.loads(item_pickler.ItemPickler().dumps(item))["x"].requires_grad
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_sparse_tensors_of_four_dimensions_cross(torch):
     item = {"x": torch.zeros(2, 2, 2, 2).to_sparse()}
-    crossed = _pickling.loads(_pickling.ItemPickler().dumps(item, flatten(item)))["x"]
+    crossed = item_pickler.loads(item_pickler.ItemPickler().dumps(item, flatten(item)))["x"]
     assert crossed.shape == (2, 2, 2, 2)
     rows = torch.tensor([[[0, 1], [0, 1]], [[0, 1], [0, 1]]])
     columns = torch.zeros((2, 2, 1), dtype=torch.int64)
@@ -108,7 +109,7 @@ def test_sparse_tensors_of_four_dimensions_cross(torch):
 
 
 def test_a_tensor_is_several_times_smaller_than_torch_makes_it(torch):
-    pickler = _pickling.ItemPickler()
+    pickler = item_pickler.ItemPickler()
     assert len(pickler.dumps(torch.zeros(4))) < 200
     assert pickler.has_tensors
     pickler.dumps(1)

@@ -15,7 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 import asyncprefetch
-from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, _guard, arrays
+from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, arrays
+from asyncprefetch._worker import use_after_yield
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.pipelines import Arrays
 from tests.test_arrays import RIGHT
@@ -276,7 +277,7 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_a_pass_that_hangs_ends_and_says_where(monkeypatch: pytest.MonkeyPatch, forks: list[int]) -> None:
-    monkeypatch.setattr(_guard, "_MIN_SECONDS", 0.3)
+    monkeypatch.setattr(use_after_yield, "_MIN_SECONDS", 0.3)
     with pytest.raises(
         AssertionError, match=r"no end after \S+ s, in a forked process .*, of\n(.*\n)*    lock.acquire"
     ):
@@ -303,7 +304,7 @@ def test_an_iterator_that_makes_no_such_arrays_needs_no_pass_of_its_own(forks: l
 
 
 def test_what_arrays_are_made_of_is_as_before_afterwards() -> None:
-    own = _guard.Notice()
+    own = use_after_yield.Notice()
     before = arrays.use(own)
     try:
         assert_resumes_exactly(lambda: Arrays(3, "made in place"))

@@ -14,23 +14,23 @@ that state itself. So one object can be given to several, and whether a pipeline
 nothing.
 """
 
-from asyncprefetch.iterators._files import DocumentError
 from asyncprefetch.iterators.batching import BatchIterator, BatchState
-from asyncprefetch.iterators.documents import Document, DocumentFileIterator, DocumentFileState
-from asyncprefetch.iterators.file_tokenizers import HuggingFaceTokenizer, TiktokenTokenizer, TokenizerFileError
 from asyncprefetch.iterators.filter import FilterIterator, FilterState
 from asyncprefetch.iterators.from_iterable import FromIterable, FromIterableState, from_iterable
 from asyncprefetch.iterators.limit import LimitIterator, LimitState
 from asyncprefetch.iterators.looping import LoopingIterator, LoopingState
 from asyncprefetch.iterators.map import MapIterator, MapState
-from asyncprefetch.iterators.ngrams import ngram_ids
-from asyncprefetch.iterators.packing import PackingIterator, PackingState, RowTooLongError
-from asyncprefetch.iterators.patchers import BytePatcher, EntropyPatcher, Patcher, SpacePatcher, StaticPatcher
-from asyncprefetch.iterators.preprocess import PreprocessIterator, PreprocessState
 from asyncprefetch.iterators.sampling import SamplingIterator, SamplingState
-from asyncprefetch.iterators.sequences import SequenceIterator, SequenceState, TokenSequence
 from asyncprefetch.iterators.shuffle import ShuffleIterator, ShuffleState
-from asyncprefetch.iterators.tokenizers import ByteTokenizer, Tokenizer
+from asyncprefetch.iterators.text._files import DocumentError
+from asyncprefetch.iterators.text.documents import Document, DocumentFileIterator, DocumentFileState
+from asyncprefetch.iterators.text.file_tokenizers import HuggingFaceTokenizer, TiktokenTokenizer, TokenizerFileError
+from asyncprefetch.iterators.text.ngrams import ngram_ids
+from asyncprefetch.iterators.text.packing import PackingIterator, PackingState, RowTooLongError
+from asyncprefetch.iterators.text.patchers import BytePatcher, EntropyPatcher, Patcher, SpacePatcher, StaticPatcher
+from asyncprefetch.iterators.text.preprocess import PreprocessIterator, PreprocessState
+from asyncprefetch.iterators.text.sequences import SequenceIterator, SequenceState, TokenSequence
+from asyncprefetch.iterators.text.tokenizers import ByteTokenizer, Tokenizer
 
 __all__ = [
     "BatchIterator",

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from asyncprefetch import _items
-from asyncprefetch._registry import register, tag_of
+from asyncprefetch import _codec
+from asyncprefetch._codec.registry import register, tag_of
 
 
 @register("asyncprefetch.Partial")
@@ -42,7 +42,7 @@ def named(function: Any, what: str) -> Callable[..., Any]:
     held = function
     if isinstance(function, functools.partial):
         held = Partial(function.func, function.args, function.keywords)
-    reason = _items.explain_unsupported(held)
+    reason = _codec.explain_unsupported(held)
     if reason is not None:
         raise TypeError(f"{what}: {_why(held, reason)}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -64,7 +64,7 @@ def called(held: Callable[..., Any]) -> Callable[..., Any]:
 def _why(held: Any, reason: str) -> str:
     if tag_of(type(held)) is not None and not isinstance(held, Partial):
         return f"a checkpoint can't hold it ({reason})"
-    if isinstance(held, Partial) and _items.explain_unsupported(held.function) is None:
+    if isinstance(held, Partial) and _codec.explain_unsupported(held.function) is None:
         return f"an argument that it binds can't be held by a checkpoint ({reason})"
     function = held.function if isinstance(held, Partial) else held
     name = getattr(function, "__qualname__", type(function).__qualname__)

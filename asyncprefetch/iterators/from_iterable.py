@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import NonNegativeInt
 
-from asyncprefetch import _registry
+from asyncprefetch._codec import registry
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 
 T = TypeVar("T")
@@ -84,13 +84,13 @@ def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:
 
 
 def _name(factory: Callable[[], Any]) -> str:
-    return f"the factory {_registry.tag_of(factory)!r}"
+    return f"the factory {registry.tag_of(factory)!r}"
 
 
 def _check(factory: Any) -> None:
     if not callable(factory):
         raise TypeError(f"from_iterable takes a function that returns an iterable, not {factory!r:.80}")
-    if _registry.tag_of(factory) is None:
+    if registry.tag_of(factory) is None:
         raise TypeError(
             f"{getattr(factory, '__qualname__', repr(factory))} is not registered, so a checkpoint can't name it: "
             "decorate it with @asyncprefetch.register('your.tag')"

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from pydantic import Field, NonNegativeInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
+from asyncprefetch.iterators._position_digest import DrawnAgain, Witness
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
-from asyncprefetch.iterators._witness import DrawnAgain, Witness
 
 T = TypeVar("T")
 

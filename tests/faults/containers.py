@@ -53,7 +53,7 @@ def seal(header: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
     return blank.replace(_BLANK, b'"sha256":"' + hashlib.sha256(blank).hexdigest().encode() + b'"', 1)
 
 
-def container(document: Any, leaves: Sequence[bytes] = (), **metadata: Any) -> bytes:
+def make_container(document: Any, leaves: Sequence[bytes] = (), **metadata: Any) -> bytes:
     """A container as the library writes them, of any document: JSON's text if it is one."""
     text = document if isinstance(document, str) else json.dumps(document)
     header: dict[str, Any] = {

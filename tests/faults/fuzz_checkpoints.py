@@ -26,8 +26,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from asyncprefetch import AsyncPrefetcherState, CheckpointError, _items
-from tests.faults.containers import audited, container, inline, parts, seal, states, write_corpus
+from asyncprefetch import AsyncPrefetcherState, CheckpointError, _codec
+from tests.faults.containers import audited, inline, make_container, parts, seal, states, write_corpus
 
 _SECONDS = 5.0
 _TWICE, _NAN, _DEEP = "\x00twice ", "\x00nan", "\x00deep"
@@ -111,7 +111,7 @@ class Mutator:
             text = self._spoil(text)
         leaf_texts = json.dumps([base64.b64encode(leaf).decode() for leaf in leaves])
         whole = f'{text[:-1]},"leaves":{leaf_texts}}}' if text.startswith('{"') else None
-        return container(text, leaves), whole
+        return make_container(text, leaves), whole
 
     def _change(self, document: Any) -> Any:
         chance = self._chance
@@ -259,10 +259,10 @@ def _outcome(read: Any) -> str:
         once: list[bytes] = []
         again: list[bytes] = []
         try:
-            written = _items.encode(_items.decode(structure, state.leaves), once)
+            written = _codec.encode(_codec.decode(structure, state.leaves), once)
         except CheckpointError:  # of a registered class with something in it that can't be written
             continue
-        assert json.dumps(_items.encode(_items.decode(written, once), again)) == json.dumps(written)
+        assert json.dumps(_codec.encode(_codec.decode(written, once), again)) == json.dumps(written)
         assert once == again
     return "read"
 
@@ -279,7 +279,7 @@ def warm_up(saved: list[AsyncPrefetcherState]) -> None:
     for node in _NODES:
         document = parts(saved[-1].to_bytes())[1]
         document["buffer"][0]["item"] = node
-        data = container(json.dumps(document), saved[-1].leaves)
+        data = make_container(json.dumps(document), saved[-1].leaves)
         with contextlib.suppress(Exception):
             _outcome(lambda data=data: AsyncPrefetcherState.from_bytes(data))
 

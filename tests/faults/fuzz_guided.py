@@ -20,7 +20,7 @@ import atheris
 
 with atheris.instrument_imports(include=["asyncprefetch"]):
     from tests.faults import fuzz_checkpoints
-    from tests.faults.containers import container, parts, states, write_corpus
+    from tests.faults.containers import make_container, parts, states, write_corpus
 
 if TYPE_CHECKING:
     from asyncprefetch import AsyncPrefetcherState
@@ -53,7 +53,7 @@ def damaged(saved: list[AsyncPrefetcherState], chance: Chance) -> tuple[bytes, s
     begin = chance.randrange(len(text))
     end = begin + chance.randrange(20)
     strange = chance.randbytes(chance.randrange(30)).decode("utf-8", "replace")
-    return container(text[:begin] + strange + text[end:], list(state.leaves)), None
+    return make_container(text[:begin] + strange + text[end:], list(state.leaves)), None
 
 
 def main() -> None:

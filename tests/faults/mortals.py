@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from asyncprefetch import IteratorState, Position, StatefulIterator, _producer, register
-from asyncprefetch.carriers.ending import in_daemon_thread
+from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch._loop.shutdown import in_daemon_thread
+from asyncprefetch._worker import producer
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 
@@ -109,8 +110,8 @@ def workers_with(pull: bool, **how: Any) -> dict[str, Any]:
 
 
 def unread(loader: Any, worker: int = 0) -> int:
-    """How many bytes of a worker's wait in the socket of the stream carrier."""
-    sock = loader._core._receivers[worker]._carrier._end._socket
+    """How many bytes of a worker's wait in the socket of the stream transport."""
+    sock = loader._core._workers[worker]._transport._end._socket
     return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
 
 
@@ -243,7 +244,7 @@ class Heavy(StatefulIterator[int]):
 
 def sends_no_states(worker: int) -> None:
     """A worker_initializer: however long it takes, states come only when they are asked for."""
-    _producer._MIN_STATE_INTERVAL = 3600
+    producer._MIN_STATE_INTERVAL = 3600
 
 
 def die_at_once(worker: int) -> None:

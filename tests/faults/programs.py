@@ -29,9 +29,9 @@ FACTORY = {"stream": None, "pull": lambda worker: ProcessExecutor()}[sys.argv[1]
 """
 
 
-def start(tmp_path: Path, body: str, carrier: str, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.Popen:
-    """Start it. Its first argument is the carrier; ``within`` is a command that is to run it."""
-    return launch(tmp_path, HEADER + body, carrier, *arguments, within=within)
+def start(tmp_path: Path, body: str, transport: str, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Start it. Its first argument is the transport; ``within`` is a command that is to run it."""
+    return launch(tmp_path, HEADER + body, transport, *arguments, within=within)
 
 
 @dataclass
@@ -60,7 +60,7 @@ def end(process: subprocess.Popen, timeout: float = 40.0) -> Ended:
     return Ended(process.returncode, out, err, seconds)
 
 
-def run(tmp_path: Path, body: str, carrier: str, *arguments: str, within: tuple[str, ...] = ()) -> Ended:
+def run(tmp_path: Path, body: str, transport: str, *arguments: str, within: tuple[str, ...] = ()) -> Ended:
     """Start it, and wait for its end."""
-    with start(tmp_path, body, carrier, *arguments, within=within) as process:
+    with start(tmp_path, body, transport, *arguments, within=within) as process:
         return end(process)

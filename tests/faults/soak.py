@@ -55,16 +55,16 @@ class Round:
     Args:
         seed: of all that is decided.
         folder: for checkpoints.
-        carrier: one of ``CARRIERS``, or ``None`` for another one at each restore.
+        transport: one of ``CARRIERS``, or ``None`` for another one at each restore.
         in_order: of the loader, or ``None`` to leave it to the seed.
     """
 
-    def __init__(self, seed: int, folder: Path, carrier: str | None = None, in_order: bool | None = None) -> None:
+    def __init__(self, seed: int, folder: Path, transport: str | None = None, in_order: bool | None = None) -> None:
         self.seed = seed
         self.done: collections.Counter[str] = collections.Counter()
         self._random = random.Random(seed)
         self._folder = folder
-        self._carrier = carrier
+        self._transport = transport
         self._in_order = self._random.random() < 0.5
         if in_order is not None:
             self._in_order = in_order
@@ -90,7 +90,7 @@ class Round:
         except (Exception, asyncio.CancelledError) as error:
             figures = self._loader.statistics() if self._loader is not None else None
             raise SoakError(
-                f"seed {self.seed} (carrier {self._carrier}, in_order {self._in_order}): {type(error).__name__}: "
+                f"seed {self.seed} (transport {self._transport}, in_order {self._in_order}): {type(error).__name__}: "
                 f"{error}\nlast of all: {', '.join(self._log)}\ndelivered {self._delivered}\n{figures}"
             ) from error
         finally:
@@ -122,15 +122,15 @@ class Round:
         assert not any(left), f"the end came with {left} items to come"
 
     def _resources(self) -> dict[str, Any]:
-        carrier = self._carrier or self._random.choice(CARRIERS)
+        transport = self._transport or self._random.choice(CARRIERS)
         resources: dict[str, Any] = {
             "num_workers": self._random.randint(1, len(self._pipeline)),
             "n_batches_to_prefetch": self._random.choice([1, 2, 3, 8, 20]),
             "max_restarts": 1000,
         }
-        if carrier == "pull":
+        if transport == "pull":
             resources["executor_factory"] = _process
-        self._log.append(f"{carrier} {resources['num_workers']} x {resources['n_batches_to_prefetch']}")
+        self._log.append(f"{transport} {resources['num_workers']} x {resources['n_batches_to_prefetch']}")
         return resources
 
     async def _leg(self, loader: AsyncPrefetcher[Any]) -> AsyncPrefetcherState | None:

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, _items
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, _codec
 from tests.faults import fuzz_checkpoints
 from tests.faults.containers import (
     audited,
-    container,
     document_of,
     function_pipeline,
+    make_container,
     parts,
     seal,
     state_of,
@@ -128,17 +128,17 @@ FOREIGN = {
     "a pickle": lambda: pickle.dumps(Exploit()),
     "a pickle of protocol 0": lambda: pickle.dumps(Exploit(), 0),
     "a pickle behind a header": lambda: seal(b'{"__metadata__":' + pickle.dumps(Exploit(), 0) + b"}"),
-    "a pickle as the document": lambda: container(pickle.dumps(Exploit(), 0).decode()),
+    "a pickle as the document": lambda: make_container(pickle.dumps(Exploit(), 0).decode()),
     "a zip bomb, as torch.save makes": zip_of_zeros,
     "a gzip bomb": lambda: gzip.compress(bytes(50_000_000)),
     "an npz bomb": npz_of_zeros,
     "the state's JSON": lambda: json.dumps(document_of() | {"leaves": []}).encode(),
-    "a version of next year": lambda: container(document_of(), version="2"),
-    "a version of no number": lambda: container(document_of(), version="1.0"),
-    "a state of a newer version": lambda: container(document_of(version=2)),
-    "a state of version 0": lambda: container(document_of(version=0)),
-    "a state of a version of text": lambda: container(document_of(version="1")),
-    "another program's": lambda: container(document_of(), format="pt"),
+    "a version of next year": lambda: make_container(document_of(), version="2"),
+    "a version of no number": lambda: make_container(document_of(), version="1.0"),
+    "a state of a newer version": lambda: make_container(document_of(version=2)),
+    "a state of version 0": lambda: make_container(document_of(version=0)),
+    "a state of a version of text": lambda: make_container(document_of(version="1")),
+    "another program's": lambda: make_container(document_of(), format="pt"),
 }
 REASONS = {
     "nothing": "is empty",
@@ -288,7 +288,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
 async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(tmp_path: Path, name: str) -> None:
     document, reason = HOSTILE[name]
     path = tmp_path / "state"
-    path.write_bytes(container(document))
+    path.write_bytes(make_container(document))
     assert await refusal(path)  # once without watching, so that what is imported late is there
     tracemalloc.start()
     begun = time.monotonic()
@@ -307,10 +307,10 @@ async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(
 def test_the_documents_are_good_but_for_what_is_wrong_with_them() -> None:
     """Without this, they could be refused for another reason."""
     for text in (text_with("1"), nested(20), text_with('"\\ud83d\\ude00 \\\\ud800"')):
-        read = AsyncPrefetcherState.from_bytes(container(text))
+        read = AsyncPrefetcherState.from_bytes(make_container(text))
         assert AsyncPrefetcherState.model_validate_json(read.model_dump_json()) == read
     for item in (array("<i8", [60_000, 0]), {"$": "dict", "k": [M, 2 * M], "v": [1, 2]}):
-        assert AsyncPrefetcherState.from_bytes(container(document_of(item=item))).build()
+        assert AsyncPrefetcherState.from_bytes(make_container(document_of(item=item))).build()
 
 
 @pytest.mark.parametrize(
@@ -320,13 +320,13 @@ def test_the_documents_are_good_but_for_what_is_wrong_with_them() -> None:
 )
 def test_what_would_not_be_read_is_refused_when_it_is_written(item: Any) -> None:
     with pytest.raises(CheckpointError, match=r"no bytes|of one hash"):
-        _items.encode(item, [])
-    assert _items.explain_unsupported(item)
+        _codec.encode(item, [])
+    assert _codec.explain_unsupported(item)
 
 
 def test_a_number_too_long_for_decimal_digits_is_written_and_read_as_a_key() -> None:
     item = {1 << 20_000: 1}
-    assert _items.decode(_items.encode(item, None), None) == item
+    assert _codec.decode(_codec.encode(item, None), None) == item
 
 
 def test_what_can_not_be_sent_to_a_worker_is_refused_by_build() -> None:
@@ -336,13 +336,13 @@ def test_what_can_not_be_sent_to_a_worker_is_refused_by_build() -> None:
         "tag": "asyncprefetch.Partial",
         "v": {"function": function, "args": [PARTIAL], "keywords": {}},
     }
-    read = AsyncPrefetcherState.from_bytes(container(document_of(state("map", inner=COUNT, function=held))))
+    read = AsyncPrefetcherState.from_bytes(make_container(document_of(state("map", inner=COUNT, function=held))))
     with pytest.raises(CheckpointError, match="the state of shard 0 can't be sent to a worker"):
         read.build()
 
 
 def test_a_part_of_the_shards_is_built_with_as_many_workers_as_it_has_shards() -> None:
-    assert AsyncPrefetcherState.from_bytes(container(document_of(num_shards=9, num_workers=2**70))).build()
+    assert AsyncPrefetcherState.from_bytes(make_container(document_of(num_shards=9, num_workers=2**70))).build()
 
 
 # ------------------------------------------------------------------------------------------------------- bounded memory
@@ -368,13 +368,13 @@ for read, given in [(lambda path: AsyncPrefetcherState._load(path, None), path) 
 def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) -> None:
     """A limit on the address space, which also sees what no Python allocator counts."""
     files = {
-        "vast": container(document_of(state("sampling", **SAMPLING | {"names": array("|V0", [2**40])}))),
+        "vast": make_container(document_of(state("sampling", **SAMPLING | {"names": array("|V0", [2**40])}))),
         "announced": seal(
             {"__metadata__": {"format": "asyncprefetch", "version": "1", "document": "{}", "sha256": "0" * 64}}
             | {"leaf.000000": {"dtype": "U8", "shape": [2**50], "data_offsets": [0, 2**50]}}
         ),
-        "lists": container(text_with("[" + "[]," * 4_000_000 + "[]]")),
-        "bytes": container(document_of(item=array("|u1", [2])), [bytes(80 << 20), bytes(80 << 20)]),
+        "lists": make_container(text_with("[" + "[]," * 4_000_000 + "[]]")),
+        "bytes": make_container(document_of(item=array("|u1", [2])), [bytes(80 << 20), bytes(80 << 20)]),
         "zeros": zip_of_zeros(),
     }
     for name, data in files.items():
@@ -397,7 +397,7 @@ def test_memory_that_runs_out_while_a_state_is_validated_is_a_checkpoint_error(m
     def fail(*args: Any, **keywords: Any) -> Any:
         raise MemoryError
 
-    data = container(document_of())
+    data = make_container(document_of())
     monkeypatch.setattr(AsyncPrefetcherState, "model_validate", fail)
     with pytest.raises(CheckpointError, match="not enough memory"):
         AsyncPrefetcherState.from_bytes(data)
@@ -414,7 +414,7 @@ async def test_a_running_loader_goes_on_while_bad_files_are_loaded(tmp_path: Pat
         before = await loader.get_state()
         await before.save(good)
         whole = good.read_bytes()
-        for data in (b"", whole[:-1], whole[:200] + b"\0" + whole[201:], container(HOSTILE["nested 900 deep"][0])):
+        for data in (b"", whole[:-1], whole[:200] + b"\0" + whole[201:], make_container(HOSTILE["nested 900 deep"][0])):
             path.write_bytes(data)
             reads = [asyncio.ensure_future(AsyncPrefetcherState.load(path)) for _ in range(2)]
             taken.append(await anext(loader))
@@ -460,7 +460,7 @@ async def test_the_states_that_are_fuzzed_hold_batches_and_go_on_exactly(corpus:
 
 
 def test_the_parts_of_a_file_are_what_was_put_in() -> None:
-    header, document, data = parts(container(document_of(), [b"abc"]))
+    header, document, data = parts(make_container(document_of(), [b"abc"]))
     assert document == document_of()
     assert data == b"abc"
-    assert seal(header, data) == container(document_of(), [b"abc"])
+    assert seal(header, data) == make_container(document_of(), [b"abc"])

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, _oom, _reports
-from asyncprefetch._context import WorkerProcess
-from asyncprefetch._messages import Credit, Death, Failed, RemoteError
-from asyncprefetch._retries import Retries
+from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError
+from asyncprefetch._loop import error_reports
+from asyncprefetch._loop.retries import Retries
+from asyncprefetch._process import out_of_memory
+from asyncprefetch._process.context import WorkerProcess
+from asyncprefetch._wire.messages import Credit, Death, Failed, RemoteError
 from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines, stream_items
 from tests.conftest import EXECUTORS
@@ -33,7 +35,7 @@ from tests.processes import launch
 from tests.test_failures import until_error
 from tests.test_prefetcher import rest, take, through_bytes
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull carrier")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 
 
 # A worker is started in tens of milliseconds, but not on a machine that is busy with other things.
@@ -41,8 +43,8 @@ SOON = 10.0
 
 
 @pytest.fixture(params=["process", "pull"])
-def carrier(request):
-    """Both carriers over processes, that can die."""
+def transport(request):
+    """Both transports over processes, that can die."""
     return EXECUTORS[request.param]
 
 
@@ -54,7 +56,9 @@ def workers(loader):
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_their_runs(tmp_path, carrier, how, caplog):
+async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_their_runs(
+    tmp_path, transport, how, caplog
+):
     keeper, hangman = GateKeeper(tmp_path, 3), Hangman(tmp_path, 2)
     pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]
     async with AsyncPrefetcher(
@@ -62,7 +66,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         num_workers=2,
         n_batches_to_prefetch=4,
         worker_initializer=mortals.mortal,
-        **workers_with(pull=carrier is not None, env=hangman.env),
+        **workers_with(pull=transport is not None, env=hangman.env),
     ) as loader:
         got = await take(loader, 6)
         async with keeper.held_once(3):
@@ -83,13 +87,13 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_more(tmp_path, carrier, how, caplog):
+async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_more(tmp_path, transport, how, caplog):
     hangman = Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
         Count(9),
         n_batches_to_prefetch=2,
         worker_initializer=mortals.mortal,
-        **workers_with(pull=carrier is not None, env=hangman.env),
+        **workers_with(pull=transport is not None, env=hangman.env),
     ) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, SOON)
@@ -143,9 +147,9 @@ def assert_texts(got):
 
 
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_death_is_an_error_after_all_that_was_received(carrier, how):
+async def test_a_death_is_an_error_after_all_that_was_received(transport, how):
     code, name = WAYS[how]
-    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0, executor_factory=carrier) as loader:
+    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0, executor_factory=transport) as loader:
         await take(loader, 1)
         pid = workers(loader)[0].pid
         got, raised = await until_error(loader)
@@ -161,10 +165,10 @@ async def test_a_death_is_an_error_after_all_that_was_received(carrier, how):
 
 
 async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_restores_the_whole_stream(
-    tmp_path, carrier
+    tmp_path, transport
 ):
     keeper = GateKeeper(tmp_path, 6)
-    async with AsyncPrefetcher(Gate(12, str(tmp_path)), max_restarts=0, executor_factory=carrier) as loader:
+    async with AsyncPrefetcher(Gate(12, str(tmp_path)), max_restarts=0, executor_factory=transport) as loader:
         assert await take(loader, 6) == [0, 1, 2, 3, 4, 5]
         await keeper.reached(6)
         os.kill(workers(loader)[0].pid, signal.SIGKILL)
@@ -206,7 +210,7 @@ async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path
             os.kill(child, signal.SIGKILL)
 
 
-# Only the pool's own pipes can be held: the socket of the stream carrier is read no further than there is something.
+# Only the pool's own pipes can be held: the socket of the stream transport is read no further than there is something.
 START_METHODS = pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
 
 
@@ -261,11 +265,11 @@ async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_ho
                 await rest(loader)
 
 
-async def test_a_death_before_a_long_call_was_read_is_an_error_soon(carrier):
+async def test_a_death_before_a_long_call_was_read_is_an_error_soon(transport):
     """The pool still writes the start, with a state that no pipe holds, when nobody is left who would read it."""
     heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
     async with asyncio.timeout(SOON):
-        loader = AsyncPrefetcher(heavy, worker_initializer=mortals.die_at_once, executor_factory=carrier)
+        loader = AsyncPrefetcher(heavy, worker_initializer=mortals.die_at_once, executor_factory=transport)
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             await rest(loader)
 
@@ -369,8 +373,8 @@ async def test_a_default_timeout_of_sockets_is_not_for_ours(tmp_path, start_meth
 # --------------------------------------------------------------------------------------------------- deaths and restarts
 
 
-async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(carrier, caplog):
-    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2, executor_factory=carrier) as loader:
+async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(transport, caplog):
+    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2, executor_factory=transport) as loader:
         got, raised = await until_error(loader)
         assert got == [0, 1]
         assert isinstance(raised, WorkerDiedError)
@@ -380,10 +384,10 @@ async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(carrier,
         assert loader.statistics().restarts >= 2
 
 
-async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(carrier, caplog):
+async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(transport, caplog):
     pipeline = [Die.make(9, 2, "SIGKILL"), Count(10**6, 100)]
     async with AsyncPrefetcher(
-        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2, executor_factory=carrier
+        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2, executor_factory=transport
     ) as loader:
         got, raised = await until_error(loader)
         assert (raised.shard, raised.position) == (0, 2)
@@ -391,8 +395,8 @@ async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(carr
         assert [n for n in got if n >= 100] == list(range(100, 100 + len(got) - 2))
 
 
-async def test_a_replay_that_differs_is_an_error(carrier, caplog):
-    async with AsyncPrefetcher(pipelines.NotDeterministic(3), executor_factory=carrier) as loader:
+async def test_a_replay_that_differs_is_an_error(transport, caplog):
+    async with AsyncPrefetcher(pipelines.NotDeterministic(3), executor_factory=transport) as loader:
         got, raised = await until_error(loader)
     assert len(got) <= 3
     assert (raised.phase, raised.shard) == ("replay", 0)
@@ -421,10 +425,12 @@ async def test_retries_back_off_exponentially_and_each_is_a_warning(caplog):
 @pytest.mark.parametrize("max_restarts", [0, 3])
 @pytest.mark.parametrize("first", ["the state is asked for", "the worker is killed", "the death is known"])
 @pytest.mark.parametrize("grace", [None, 0.05, 30.0])
-async def test_get_state_during_a_death_is_exact(tmp_path, carrier, max_restarts, first, grace):
+async def test_get_state_during_a_death_is_exact(tmp_path, transport, max_restarts, first, grace):
     keeper = GateKeeper(tmp_path, 3)
     pipeline = [Gate(7, str(tmp_path)), Count(7, 100)]
-    async with AsyncPrefetcher(pipeline, num_workers=2, max_restarts=max_restarts, executor_factory=carrier) as loader:
+    async with AsyncPrefetcher(
+        pipeline, num_workers=2, max_restarts=max_restarts, executor_factory=transport
+    ) as loader:
         got = await take(loader, 4)
         async with keeper.held_once(3):
             if first == "the state is asked for":
@@ -444,16 +450,16 @@ async def test_get_state_during_a_death_is_exact(tmp_path, carrier, max_restarts
 # ------------------------------------------------------------------------------------------------------ out of memory
 
 
-async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(carrier):
-    async with AsyncPrefetcher(World.make(6, "want_memory", "/nowhere"), executor_factory=carrier) as loader:
+async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(transport):
+    async with AsyncPrefetcher(World.make(6, "want_memory", "/nowhere"), executor_factory=transport) as loader:
         got, raised = await until_error(loader)
     assert got == [0, 1]
     assert isinstance(raised, ProducerError)
     assert (raised.type_name, raised.shard, raised.position) == ("MemoryError", 0, 2)
 
 
-async def test_the_kernel_is_told_to_take_workers_first(carrier):
-    assert await rest(AsyncPrefetcher(mortals.score, executor_factory=carrier)) == [1000]
+async def test_the_kernel_is_told_to_take_workers_first(transport):
+    assert await rest(AsyncPrefetcher(mortals.score, executor_factory=transport)) == [1000]
 
 
 def a_small_group():
@@ -537,7 +543,7 @@ def test_the_count_of_a_control_group_is_found(tmp_path, layout):
     target = tmp_path / "mounted" / file
     target.parent.mkdir(parents=True)
     target.write_text(text)
-    assert _oom.kills(tmp_path / "groups", tmp_path / "mounted") == 4
+    assert out_of_memory.kills(tmp_path / "groups", tmp_path / "mounted") == 4
 
 
 @pytest.mark.parametrize(
@@ -546,15 +552,15 @@ def test_the_count_of_a_control_group_is_found(tmp_path, layout):
 def test_no_count_is_no_error(tmp_path, groups, text):
     (tmp_path / "groups").write_text(groups)
     (tmp_path / "memory.events").write_text(text)
-    assert _oom.kills(tmp_path / "groups", tmp_path) is None
-    assert _oom.kills(tmp_path / "missing", tmp_path) is None
+    assert out_of_memory.kills(tmp_path / "groups", tmp_path) is None
+    assert out_of_memory.kills(tmp_path / "missing", tmp_path) is None
 
 
 @pytest.mark.parametrize(
     ("code", "count", "said"), [(-9, 2, True), (-9, 0, False), (-11, 2, False), (0, 2, False), (None, 2, False)]
 )
 def test_only_a_kill_is_explained_by_the_count(code, count, said):
-    error = _reports.death_error(0, Death("gone", 7, code, count), (0, 3), was_up=True, restarts=0)
+    error = error_reports.death_error(0, Death("gone", 7, code, count), (0, 3), was_up=True, restarts=0)
     assert ("the oom_kill count of its cgroup rose by 2" in str(error)) == said
 
 

@@ -12,7 +12,7 @@ from tests.faults import programs
 # Seconds from the cause to the end of the program. A worker that is busy has one of them to close its iterators.
 WITHIN = 2.0
 
-CARRIERS = pytest.mark.parametrize("carrier", ["stream", "pull"])
+CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
 WORKERS = pytest.mark.parametrize("worker", ["Count(10**6)", "Forever()"])
 
 FOREVER = """
@@ -52,10 +52,10 @@ if __name__ == "__main__":
 """
 
 
-def end_of(tmp_path, carrier, worker, body, *, cause=None, main=MAIN):
+def end_of(tmp_path, transport, worker, body, *, cause=None, main=MAIN):
     """Run it; when it is ready, the cause comes."""
     body = FOREVER.replace("WORKER", worker) + body + main
-    with programs.start(tmp_path, body, carrier) as process:
+    with programs.start(tmp_path, body, transport) as process:
         assert process.stdout.readline() == "ready\n", process.stderr.read()
         if cause is not None:
             os.killpg(process.pid, cause)
@@ -130,7 +130,7 @@ BUSY = ("break", "cancellation", "a scope that is cancelled around __aexit__")
 
 @CARRIERS
 @WORKERS
-def test_a_block_that_is_left_leaves_nothing(tmp_path, carrier, worker):
+def test_a_block_that_is_left_leaves_nothing(tmp_path, transport, worker):
     ways = WAYS if worker != "Forever()" else {way: WAYS[way] for way in BUSY}
     body = "began = 0.0\ndef ready():\n    global began\n    began = time.monotonic()\n"
     for n, way in enumerate(ways.values()):
@@ -141,7 +141,7 @@ async def main():
     seconds = [await way() for way in ({", ".join(f"way_{n}" for n in range(len(ways)))},)]
     print("ready", max(seconds), flush=True)
 """
-    with programs.start(tmp_path, FOREVER.replace("WORKER", worker) + body + MAIN, carrier) as process:
+    with programs.start(tmp_path, FOREVER.replace("WORKER", worker) + body + MAIN, transport) as process:
         ended = programs.end(process)
     *left, seconds, after = ended.out.splitlines()
     assert (ended.code, ended.err, left, after) == (0, "", [NOTHING_IS_LEFT] * len(ways), "after")
@@ -168,7 +168,7 @@ INTERRUPTED = {
     ("where", "worker"),
     [*((where, "Count(10**6)") for where in INTERRUPTED), ("waiting for a batch", "Forever()")],
 )
-def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, worker, where):
+def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, transport, worker, where):
     if where == "computing":  # nothing is awaited: without the handler of asyncio.run the first one does it
         main = MAIN.replace(
             "asyncio.run(main())", "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())"
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, work
     else:
         main = MAIN
     body = f"async def main():\n    async with make(2) as loader:\n        {INTERRUPTED[where].strip()}\n"
-    ended = end_of(tmp_path, carrier, worker, body, cause=signal.SIGINT, main=main)
+    ended = end_of(tmp_path, transport, worker, body, cause=signal.SIGINT, main=main)
     assert ended.code == -signal.SIGINT, ended
     assert ended.err.rstrip().endswith("KeyboardInterrupt")
     assert ended.err.count("Traceback") <= 2  # the cancellation that it was; and none of a worker
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, carrier, work
 
 @CARRIERS
 @pytest.mark.parametrize("worker", ["Forever()"])
-def test_asyncio_run_that_ends_under_a_task_that_reads_leaves_nothing(tmp_path, carrier, worker):
+def test_asyncio_run_that_ends_under_a_task_that_reads_leaves_nothing(tmp_path, transport, worker):
     body = """
 async def read(loader):
     async with loader:
@@ -200,7 +200,7 @@ async def main():
     await first
     ready()
 """
-    ended = end_of(tmp_path, carrier, worker, body)
+    ended = end_of(tmp_path, transport, worker, body)
     assert (ended.code, ended.out, ended.err) == (0, "after\n", "")
 
 

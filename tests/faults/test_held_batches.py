@@ -14,7 +14,7 @@ from asyncprefetch import AsyncPrefetcher
 from tests.conftest import EXECUTORS
 from tests.pipelines import Arrays
 
-CARRIERS = pytest.mark.parametrize("carrier", ["process", "pull"])
+CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
 MADE = pytest.mark.parametrize("way", ["made in place", "one plain buffer"])
 
 # Larger than what rides in a frame, and not more: a thousand are read.
@@ -29,8 +29,8 @@ def in_shared_memory():
 @CARRIERS
 @MADE
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_slice_is_unchanged_after_a_thousand_batches(carrier, way):
-    loader = AsyncPrefetcher(Arrays(1004, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[carrier])
+async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
+    loader = AsyncPrefetcher(Arrays(1004, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[transport])
     async with loader:
         kept = [(await anext(loader))[7 + n :: n + 1] for n in range(3)]
         n = 3
@@ -46,8 +46,8 @@ async def test_a_slice_is_unchanged_after_a_thousand_batches(carrier, way):
 
 @CARRIERS
 @MADE
-async def test_who_keeps_all_batches_has_all_of_them_as_they_were(carrier, way):
-    loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, executor_factory=EXECUTORS[carrier])
+async def test_who_keeps_all_batches_has_all_of_them_as_they_were(transport, way):
+    loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, executor_factory=EXECUTORS[transport])
     async with loader:
         kept = [batch async for batch in loader]
     assert [(batch == n).all() for n, batch in enumerate(kept)] == [True] * 120
@@ -60,7 +60,7 @@ async def test_who_keeps_all_batches_has_all_of_them_as_they_were(carrier, way):
 
 @CARRIERS
 @MADE
-async def test_batches_that_another_thread_drops_are_right_to_the_end(carrier, way):
+async def test_batches_that_another_thread_drops_are_right_to_the_end(transport, way):
     batches, wrong = queue.SimpleQueue(), []
 
     def look():
@@ -75,7 +75,7 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(carrier, w
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        loader = AsyncPrefetcher(Arrays(300, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[carrier])
+        loader = AsyncPrefetcher(Arrays(300, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[transport])
         async with loader:
             async for batch in loader:
                 batches.put(batch)
@@ -89,8 +89,8 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(carrier, w
 
 @CARRIERS
 @MADE
-async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(carrier, way):
-    loader = AsyncPrefetcher(Arrays(40, way, SIZE), n_batches_to_prefetch=3, executor_factory=EXECUTORS[carrier])
+async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(transport, way):
+    loader = AsyncPrefetcher(Arrays(40, way, SIZE), n_batches_to_prefetch=3, executor_factory=EXECUTORS[transport])
     async with loader:
         views = [memoryview(await anext(loader)), (await anext(loader)).reshape(32, -1).T, (await anext(loader))[5:6]]
         unread = await loader.get_state()
@@ -99,7 +99,7 @@ async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_the
     views[1][...] = 9
     assert (np.asarray(views[0]) == 0).all()
     assert (views[2] == 2).all()
-    assert in_shared_memory() == (1 if carrier == "process" else 0)
+    assert in_shared_memory() == (1 if transport == "process" else 0)
     del views
     assert in_shared_memory() == 0
     assert unread.delivered.total == 3

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import BaseModel
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, IteratorState, _items, register
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, IteratorState, _codec, register
 from asyncprefetch.iterators import MapIterator, from_iterable
 from tests.faults.containers import (
     audited,
-    container,
     document_of,
     inline,
+    make_container,
     numbers,
     parts,
     ran,
@@ -120,7 +120,7 @@ NAMES = [
     *("pickle.loads", "importlib.import_module", "numpy.load", "ctypes.CDLL", "antigravity", "this", "__main__", ""),
     *(
         "asyncprefetch",
-        "asyncprefetch.checkpoint.write_file",
+        "asyncprefetch._checkpoint.container.write_file",
         "asyncprefetch.batch.Batch",
         "../../etc/passwd",
         "os\0system",
@@ -162,8 +162,8 @@ def holders(node: Any) -> list[dict[str, Any]]:
 def warm_up() -> None:
     for document in holders({"$": "registered", "tag": "no.such"}):
         with pytest.raises(CheckpointError):
-            AsyncPrefetcherState.from_bytes(container(document))
-    AsyncPrefetcherState.from_bytes(container(document_of(item=1))).build()
+            AsyncPrefetcherState.from_bytes(make_container(document))
+    AsyncPrefetcherState.from_bytes(make_container(document_of(item=1))).build()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,7 +174,7 @@ def test_nothing_that_is_not_registered_is_found_whatever_the_file_names(name: s
     for node in nodes(name).values():
         for document in holders(node):
             with pytest.raises(CheckpointError, match=r"unknown|malformed"), audited():
-                AsyncPrefetcherState.from_bytes(container(document))
+                AsyncPrefetcherState.from_bytes(make_container(document))
             with pytest.raises(CheckpointError, match=r"unknown|malformed"), audited():
                 AsyncPrefetcherState.model_validate_json(json.dumps(document | {"leaves": []}))
     assert made == []
@@ -194,7 +194,7 @@ def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
     ):
         for document in holders(node):
             with pytest.raises(CheckpointError), audited():
-                AsyncPrefetcherState.from_bytes(container(document))
+                AsyncPrefetcherState.from_bytes(make_container(document))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_registered_class_gets_its_own_fields_and_no_other_class(node: Any, re
     made.clear()
     for document in holders(node)[:2]:
         with pytest.raises(CheckpointError, match=reason), audited():
-            AsyncPrefetcherState.from_bytes(container(document))
+            AsyncPrefetcherState.from_bytes(make_container(document))
     assert made == []
 
 
@@ -255,12 +255,12 @@ def test_a_kind_names_states_only_and_a_tag_no_states() -> None:
         {"$": "registered", "tag": "tests.count"},
     ):
         with pytest.raises(CheckpointError, match="unknown"):
-            AsyncPrefetcherState.from_bytes(container(document_of(item=node)))
+            AsyncPrefetcherState.from_bytes(make_container(document_of(item=node)))
 
 
 def test_a_subclass_of_a_registered_class_is_written_only_if_it_is_registered_itself() -> None:
     with pytest.raises(CheckpointError, match="Child is not registered"):
-        _items.encode(object.__new__(Child), None)
+        _codec.encode(object.__new__(Child), None)
 
 
 # ------------------------------------------------------------------------------------------------- registered functions
@@ -296,7 +296,7 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
     fields = FIELDS[kind] | {NAME_OF_FUNCTION[kind]: FUNCTIONS[function]}
     node = {"$": "state", "kind": f"asyncprefetch.{kind}", "version": 1, "fields": fields}
     path = tmp_path / "state"
-    path.write_bytes(container(document_of(node, item=FUNCTIONS[function])))
+    path.write_bytes(make_container(document_of(node, item=FUNCTIONS[function])))
     ran.clear()
     Careful.calls.clear()
     await AsyncPrefetcherState.load(path)  # so that the threads are there
@@ -319,7 +319,7 @@ async def test_hashing_and_comparing_keys_calls_no_function(tmp_path: Path) -> N
     key["v"]["keywords"] = {"$": "tuple", "v": []}  # so that there is a hash
     document = document_of(item={"$": "dict", "k": [key, {"$": "registered", "tag": "tests.faults.add"}], "v": [1, 2]})
     with audited():
-        AsyncPrefetcherState.from_bytes(container(document)).build()
+        AsyncPrefetcherState.from_bytes(make_container(document)).build()
     assert ran == []
 
 
@@ -382,7 +382,7 @@ async def test_a_long_list_of_differences_and_values_without_a_repr_are_told_in_
     path = tmp_path / "state"
     node = {"$": "state", "kind": "tests.iterators.list", "version": 1, "fields": {"items": [0] * 5000, "position": 0}}
     node["fields"]["items"][0] = {"$": "int", "v": "0x" + "f" * 9000}
-    path.write_bytes(container(document_of(node)))
+    path.write_bytes(make_container(document_of(node)))
     with pytest.raises(CheckpointError, match="and 4900 more") as caught:
         await AsyncPrefetcherState.load(path, expect=ListIterator([1] * 5000))
     assert "shard 0.items[0]: saved a builtins.int, given 1" in str(caught.value)
@@ -397,17 +397,17 @@ async def test_names_in_a_state_are_no_paths(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     path = folder / "state"
-    header, _, _ = parts(container(document_of(), [b"abc"]))
+    header, _, _ = parts(make_container(document_of(), [b"abc"]))
     header[name] = header.pop("leaf.000000")
     for content in (
         json.dumps(header).encode(),
-        container(document_of(item={"$": "registered", "tag": name})),
-        container(document_of({"$": "state", "kind": name, "version": 1, "fields": {}})),
+        make_container(document_of(item={"$": "registered", "tag": name})),
+        make_container(document_of({"$": "state", "kind": name, "version": 1, "fields": {}})),
     ):
         path.write_bytes(content)
         with pytest.raises(CheckpointError), audited(path):
             await AsyncPrefetcherState.load(path)
-    path.write_bytes(container(document_of(item={name: name})))
+    path.write_bytes(make_container(document_of(item={name: name})))
     state = await AsyncPrefetcherState.load(path)
     with audited(path):
         state.build()
@@ -422,7 +422,7 @@ async def test_files_of_a_state_are_not_opened_by_load_or_build(tmp_path: Path) 
     await (await state_of(text_pipeline(corpus))).save(path)
     document = json.loads(json.dumps(parts(path.read_bytes())[1]).replace(str(corpus), "/proc/self/mem"))
     leaves = (await AsyncPrefetcherState.load(path)).leaves
-    path.write_bytes(container(document, leaves))
+    path.write_bytes(make_container(document, leaves))
     await AsyncPrefetcherState.load(path)
     with audited(path):
         (await AsyncPrefetcherState.load(path)).build()
@@ -433,7 +433,7 @@ async def test_files_of_a_state_are_not_opened_by_load_or_build(tmp_path: Path) 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 async def test_files_are_their_owners_only_whatever_the_umask_and_the_old_file(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "state"
-    state = AsyncPrefetcherState.from_bytes(container(document_of()))
+    state = AsyncPrefetcherState.from_bytes(make_container(document_of()))
     before = os.umask(umask)
     try:
         for _ in range(2):

@@ -15,13 +15,13 @@ from asyncprefetch import (
     PrefetcherClosedError,
     ProducerError,
 )
-from asyncprefetch._messages import class_name
+from asyncprefetch._wire.messages import class_name
 from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.faults.raising import ERRORS, PHASES, Raising
 from tests.pipelines import Count, Gate, GateKeeper
 
-CARRIERS = pytest.mark.parametrize("carrier", ["process", "pull"])
+CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
 
 # What an iterator raises by StopIteration out of __next__ is the end by the rules of the language.
 IS_THE_END = {("StopIteration", "__next__")}
@@ -71,18 +71,18 @@ async def test_whatever_is_raised_wherever_comes_in_its_place_and_again(error, p
 @CARRIERS
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("phase", ["next", "get_state"])
-async def test_the_same_from_another_process(carrier, phase):
+async def test_the_same_from_another_process(transport, phase):
     for error in ERRORS:
         async with asyncio.timeout(BOUND):
-            await meets(EXECUTORS[carrier], error, phase)
+            await meets(EXECUTORS[transport], error, phase)
 
 
 @CARRIERS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
 @pytest.mark.parametrize("error", sorted(ERRORS.keys() - INTERRUPTS))
-async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_again(carrier, phase, error):
+async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_again(transport, phase, error):
     pipeline = Raising(error, phase, 1)
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
         assert await anext(loader) == 0
         for _ in range(3):
             with pytest.raises(ProducerError) as raised:
@@ -95,22 +95,22 @@ async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_
 
 
 @CARRIERS
-async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(carrier):
+async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport):
     for error in sorted(ERRORS.keys() - INTERRUPTS):
         pipeline = Raising(error, "state made again", 1)
-        async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+        async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
             assert await anext(loader) == 0
             with pytest.raises(CheckpointError, match="the state of shard 0 can't be unpickled here"):
                 await loader.get_state()
 
 
 @CARRIERS
-async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(carrier, monkeypatch):
+async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(transport, monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
     async with (
         asyncio.timeout(BOUND),
-        AsyncPrefetcher(pipelines.telling, executor_factory=EXECUTORS[carrier]) as loader,
+        AsyncPrefetcher(pipelines.telling, executor_factory=EXECUTORS[transport]) as loader,
     ):
         waiting = asyncio.create_task(anext(loader))
         await asyncio.to_thread(opening.wait, BOUND)
@@ -123,9 +123,9 @@ async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothin
 
 @CARRIERS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
-async def test_an_interrupt_while_an_item_is_opened_stays_one(carrier, phase):
+async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
     pipeline = Raising("KeyboardInterrupt", phase, 1)
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
         assert await anext(loader) == 0
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
@@ -133,9 +133,9 @@ async def test_an_interrupt_while_an_item_is_opened_stays_one(carrier, phase):
 
 
 @CARRIERS
-async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(carrier):
+async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(transport):
     pipeline = [Count(4, 100), Raising("exits when made again", "next", 2), Count(4, 200)]
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[carrier]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
         assert [await anext(loader) for _ in range(7)] == [100, 0, 200, 101, 1, 201, 102]
         for _ in range(2):
             with pytest.raises(ProducerError, match="shard 1, position 2"):
@@ -146,10 +146,10 @@ async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(car
 
 
 @CARRIERS
-async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, carrier):
+async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 1)
     async with asyncio.timeout(BOUND):
-        async with AsyncPrefetcher(Gate(3, str(tmp_path)), executor_factory=EXECUTORS[carrier]) as loader:
+        async with AsyncPrefetcher(Gate(3, str(tmp_path)), executor_factory=EXECUTORS[transport]) as loader:
             assert await anext(loader) == 0
             waiting = asyncio.create_task(anext(loader))
             await keeper.reached(1)
@@ -164,7 +164,7 @@ async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp
 
 
 @CARRIERS
-async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(carrier):
+async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transport):
     refused = []
 
     async def elsewhere(loader):
@@ -175,7 +175,7 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(carrier)
             except PrefetcherBusyError:
                 refused.append(call)
 
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[carrier]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[transport]) as loader:
         assert await anext(loader) == 0
         thread = threading.Thread(target=lambda: asyncio.run(elsewhere(loader)))
         thread.start()
@@ -185,8 +185,8 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(carrier)
 
 
 @CARRIERS
-async def test_after_aclose_every_call_is_refused_at_once(carrier):
-    loader = AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[carrier])
+async def test_after_aclose_every_call_is_refused_at_once(transport):
+    loader = AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[transport])
     assert await anext(loader) == 0
     await loader.aclose()
     async with asyncio.timeout(1):

@@ -21,11 +21,11 @@ from tests.faults import mortals
 from tests.faults.mortals import World
 from tests.pipelines import Count
 
-carrier, what, folder, start_method, prefix = sys.argv[1:]
+transport, what, folder, start_method, prefix = sys.argv[1:]
 
 async def main():
     pipeline = {"idle": Count(10**6), "writes": mortals.texts}.get(what) or World.make(10**6, what, folder)
-    how = mortals.workers_with(carrier == "pull", start_method=start_method)
+    how = mortals.workers_with(transport == "pull", start_method=start_method)
     if what == "writes":
         del os.memfd_create  # the texts cross the socket
     loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, **how)
@@ -33,7 +33,7 @@ async def main():
     pids = [worker.pid for worker in loader.statistics().workers]
     if what == "idle":
         await mortals.until(lambda: loader.statistics().buffered == 4, 10)
-    elif what == "writes" and carrier == "process":
+    elif what == "writes" and transport == "process":
         while mortals.unread(loader) < 50_000:  # without an await: the loop reads nothing
             pass
     elif what != "writes":
@@ -59,11 +59,11 @@ FORK = """
 
 
 @contextlib.contextmanager
-def program(tmp_path, carrier, what, *, start_method="forkserver", fork=""):
+def program(tmp_path, transport, what, *, start_method="forkserver", fork=""):
     """A program that runs a loader; gives it, the pids that it told, and the prefix of its semaphores' names."""
     text = PROGRAM.replace("    FORK\n", fork.lstrip("\n"))
     prefix = f"mp-asyncprefetch-{os.getpid()}"
-    arguments = carrier, what, str(tmp_path), start_method, prefix
+    arguments = transport, what, str(tmp_path), start_method, prefix
     process = launch(tmp_path, text, *arguments, warnings="ignore", stderr=None)
     with process:
         try:
@@ -80,13 +80,13 @@ def in_shared_memory(prefix):
     return [entry.name for entry in Path("/dev/shm").iterdir() if prefix in entry.name]
 
 
-@pytest.mark.parametrize("carrier", ["process", "pull"])
+@pytest.mark.parametrize("transport", ["process", "pull"])
 @pytest.mark.parametrize("what", ["idle", "spin", "writes", "hold_the_lock"])
-def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, carrier, what):
-    with program(tmp_path, carrier, what) as (process, (worker,), prefix):
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, transport, what):
+    with program(tmp_path, transport, what) as (process, (worker,), prefix):
         others = [pid for pid in session(process.pid) if pid != process.pid]
         assert worker in others
-        if what == "writes" and carrier == "pull":
+        if what == "writes" and transport == "pull":
             os.kill(process.pid, signal.SIGSTOP)  # nobody reads answers any more
         process.kill()
         process.wait()
@@ -110,10 +110,10 @@ def test_no_worker_of_another_start_method_outlives_it_either(tmp_path, start_me
 
 
 @pytest.mark.parametrize(
-    ("carrier", "what"), [("process", "idle"), ("process", "spin"), ("process", "writes"), ("pull", "idle")]
+    ("transport", "what"), [("process", "idle"), ("process", "spin"), ("process", "writes"), ("pull", "idle")]
 )
-def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, carrier, what):
-    with program(tmp_path, carrier, what, fork=FORK) as (process, (worker, sibling), prefix):
+def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, transport, what):
+    with program(tmp_path, transport, what, fork=FORK) as (process, (worker, sibling), prefix):
         try:
             process.kill()
             process.wait()
@@ -124,10 +124,10 @@ def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, carrie
             os.kill(sibling, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("carrier", ["process", "pull"])
-def test_a_kill_of_the_whole_group_leaves_nothing_in_shared_memory(tmp_path, carrier):
+@pytest.mark.parametrize("transport", ["process", "pull"])
+def test_a_kill_of_the_whole_group_leaves_nothing_in_shared_memory(tmp_path, transport):
     """It takes the tracker too, which would unlink the names of semaphores."""
-    with program(tmp_path, carrier, "idle") as (process, _, prefix):
+    with program(tmp_path, transport, "idle") as (process, _, prefix):
         others = session(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

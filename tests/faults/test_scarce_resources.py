@@ -24,7 +24,7 @@ from tests.conftest import descriptors, inline
 from tests.faults import programs
 from tests.pipelines import Count
 
-CARRIERS = pytest.mark.parametrize("carrier", ["stream", "pull"])
+CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
 
 # Prints what came of it; and what is left of it, which must be nothing.
 BODY = """
@@ -58,9 +58,9 @@ if __name__ == "__main__":
 """
 
 
-def run(tmp_path, carrier, *, limit="pass", size=100_000, workers=3, initializer="None", within=()):
+def run(tmp_path, transport, *, limit="pass", size=100_000, workers=3, initializer="None", within=()):
     body = f"SIZE, WORKERS, INITIALIZER = {size}, {workers}, {initializer}\ndef limit(): {limit}\n" + BODY
-    ended = programs.run(tmp_path, body, carrier, within=within)
+    ended = programs.run(tmp_path, body, transport, within=within)
     assert ended.code == 0, ended.err
     outcome, *left = ended.out.splitlines()
     assert left == ["processes 0", "descriptors True", "memory 0"], ended.out
@@ -87,18 +87,18 @@ def own_dev_shm() -> tuple[str, ...]:
 
 
 @CARRIERS
-def test_a_dev_shm_of_one_megabyte_is_enough_for_batches_of_any_size(tmp_path, carrier):
+def test_a_dev_shm_of_one_megabyte_is_enough_for_batches_of_any_size(tmp_path, transport):
     if not own_dev_shm():
         pytest.skip("no mount namespace can be had here")
-    assert run(tmp_path, carrier, size=1_000_000, within=(*own_dev_shm(), MOUNT + 'exec "$@"', "sh")) == "right"
+    assert run(tmp_path, transport, size=1_000_000, within=(*own_dev_shm(), MOUNT + 'exec "$@"', "sh")) == "right"
 
 
 @CARRIERS
-def test_a_dev_shm_that_is_full_is_an_error_that_says_so(tmp_path, carrier):
+def test_a_dev_shm_that_is_full_is_an_error_that_says_so(tmp_path, transport):
     if not own_dev_shm():
         pytest.skip("no mount namespace can be had here")
     fill = MOUNT + 'cat /dev/zero > /dev/shm/fill 2> /dev/null; exec "$@"'
-    outcome = run(tmp_path, carrier, within=(*own_dev_shm(), fill, "sh"))
+    outcome = run(tmp_path, transport, within=(*own_dev_shm(), fill, "sh"))
     assert outcome.startswith("WorkerDiedError: worker 0")
     assert "No space left on device (make room in /dev/shm" in outcome
 
@@ -110,13 +110,13 @@ NOFILE = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
 
 
 @CARRIERS
-def test_64_descriptors_are_enough_for_three_workers(tmp_path, carrier):
-    assert run(tmp_path, carrier, limit=NOFILE) == "right"
+def test_64_descriptors_are_enough_for_three_workers(tmp_path, transport):
+    assert run(tmp_path, transport, limit=NOFILE) == "right"
 
 
 @CARRIERS
-def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, carrier):
-    outcome = run(tmp_path, carrier, limit=NOFILE, workers=12, size=2_000)
+def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, transport):
+    outcome = run(tmp_path, transport, limit=NOFILE, workers=12, size=2_000)
     assert outcome.startswith("WorkerDiedError: worker")
     assert "Too many open files (raise the limit of open files (ulimit -n), or use fewer workers)" in outcome
     assert "hello" not in outcome  # as if something were wrong with the script
@@ -128,7 +128,7 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
 
     with ProcessExecutor() as other:  # what is started once for all of them
         other.submit(os.getpid).result(10)
-    monkeypatch.setattr("asyncprefetch._context._over_sockets", refuse)
+    monkeypatch.setattr("asyncprefetch._process.context._over_sockets", refuse)
     before = descriptors().keys()
     executor = ProcessExecutor()  # which is kept: a loader keeps its own
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
@@ -223,16 +223,16 @@ NO_MEMORY = (
     [(120, 2_000_000, NO_THREAD), (600, 10_000_000, f"{NO_THREAD}|{NO_MEMORY}")],
     ids=["120 MB", "600 MB"],
 )
-def test_too_little_memory_is_an_error_that_says_so(tmp_path, carrier, megabytes, size, reasons):
+def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabytes, size, reasons):
     """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
-    outcome = run(tmp_path, carrier, limit=f"leave_memory({megabytes})", workers=2, size=size)
+    outcome = run(tmp_path, transport, limit=f"leave_memory({megabytes})", workers=2, size=size)
     assert re.match(reasons, outcome), outcome
 
 
 STARVED = """
 from concurrent.futures import BrokenExecutor
-from asyncprefetch._threads import in_thread
-from asyncprefetch.carriers.ending import in_daemon_thread
+from asyncprefetch._loop.threads import in_thread
+from asyncprefetch._loop.shutdown import in_daemon_thread
 
 def submit():
     try:
@@ -278,7 +278,7 @@ async def test_a_start_for_which_there_is_no_more_memory_when_its_turn_comes_lea
         if threading.current_thread().name == "asyncprefetch-worker-watch":
             raise RuntimeError("can't start new thread: less than 148 MiB of memory are left")
 
-    monkeypatch.setattr("asyncprefetch._limits.check_threads", check)
+    monkeypatch.setattr("asyncprefetch._process.limits.check_threads", check)
     executor = ProcessExecutor()
     with pytest.raises(BrokenExecutor, match=r"of memory are left \(raise the limits"):
         executor.submit(os.getpid).result(10)
@@ -292,14 +292,14 @@ async def test_an_end_for_which_there_can_be_no_thread_is_a_kill(monkeypatch):
     def refuse(count=1):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("asyncprefetch._limits.check_threads", refuse)
+    monkeypatch.setattr("asyncprefetch._process.limits.check_threads", refuse)
     executor.shutdown(wait=False)
     assert executor.exited.result(10) == -signal.SIGKILL
 
 
 ROOMY = """
 from asyncprefetch import _limits
-from asyncprefetch._threads import in_thread
+from asyncprefetch._loop.threads import in_thread
 
 async def main():
     threading.stack_size(1 << 18)
@@ -318,19 +318,19 @@ def test_with_60_mb_of_address_space_a_thread_is_made_or_used_and_the_size_of_st
 
 
 @CARRIERS
-def test_with_100_mb_of_data_the_stream_is_right(tmp_path, carrier):
+def test_with_100_mb_of_data_the_stream_is_right(tmp_path, transport):
     """Address space that is only reserved is no data."""
-    assert run(tmp_path, carrier, limit="leave_memory(100, resource.RLIMIT_DATA)") == "right"
+    assert run(tmp_path, transport, limit="leave_memory(100, resource.RLIMIT_DATA)") == "right"
 
 
 @CARRIERS
-def test_with_two_gigabytes_of_address_space_the_stream_is_right(tmp_path, carrier):
-    assert run(tmp_path, carrier, limit="leave_memory(2000)", size=100_000) == "right"
+def test_with_two_gigabytes_of_address_space_the_stream_is_right(tmp_path, transport):
+    assert run(tmp_path, transport, limit="leave_memory(2000)", size=100_000) == "right"
 
 
 @CARRIERS
-def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp_path, carrier):
-    outcome = run(tmp_path, carrier, initializer="leave_little_memory", size=30_000_000, workers=1)
+def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp_path, transport):
+    outcome = run(tmp_path, transport, initializer="leave_little_memory", size=30_000_000, workers=1)
     assert outcome.startswith("ProducerError: shard 0, position 0 (next)"), outcome
     assert "MemoryError" in outcome
     assert "raise the limit of memory" in outcome

@@ -19,10 +19,10 @@ def fork_server(tmp_path_factory):
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-@pytest.mark.parametrize("carrier", soak.CARRIERS)
+@pytest.mark.parametrize("transport", soak.CARRIERS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_stream_is_the_reference_stream_whatever_happens(tmp_path, caplog, seed, carrier, in_order):
+def test_the_stream_is_the_reference_stream_whatever_happens(tmp_path, caplog, seed, transport, in_order):
     caplog.set_level(logging.ERROR, "asyncprefetch")
     before = soak.figures()
-    soak.run_round(seed, tmp_path, carrier=carrier, in_order=in_order)
+    soak.run_round(seed, tmp_path, transport=transport, in_order=in_order)
     assert soak.settled(before) == before, f"seed {seed}"

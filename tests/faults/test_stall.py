@@ -21,12 +21,12 @@ from tests.pipelines import Count, Gate, GateKeeper
 from tests.test_failures import until_error
 from tests.test_prefetcher import rest, take, through_bytes
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull carrier")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 
 
 @pytest.fixture(params=["process", "pull"])
-def carrier(request):
-    """Both carriers over processes, that can be stopped."""
+def transport(request):
+    """Both transports over processes, that can be stopped."""
     return EXECUTORS[request.param]
 
 
@@ -34,9 +34,9 @@ def stop(loader):
     os.kill(loader.statistics().workers[0].pid, signal.SIGSTOP)
 
 
-async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path, carrier):
+async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 3)
-    async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=1.0, executor_factory=carrier) as loader:
+    async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=1.0, executor_factory=transport) as loader:
         reached = asyncio.create_task(keeper.reached(3))
         got, raised = await until_error(loader)
         assert reached.done()  # the loop went on while the iterator stood there
@@ -51,9 +51,9 @@ async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is
     assert await rest(state.build()) == [3, 4]
 
 
-async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(carrier):
+async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
     async with AsyncPrefetcher(
-        Count(50), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=carrier
+        Count(50), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=transport
     ) as loader:
         await anext(loader)
         stop(loader)
@@ -67,9 +67,9 @@ async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(carrier):
     assert await rest(through_bytes(state).build()) == list(range(1 + len(got), 50))
 
 
-async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(carrier):
+async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(transport):
     async with AsyncPrefetcher(
-        Count(9), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=carrier
+        Count(9), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=transport
     ) as loader:
         await anext(loader)
         await until(lambda: loader.statistics().buffered == 2, 10)  # nothing is asked of it
@@ -83,12 +83,14 @@ async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(car
     assert await rest(through_bytes(state).build()) == list(range(1, 9))
 
 
-async def test_backpressure_is_no_stall(carrier):
-    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=carrier) as loader:
+async def test_backpressure_is_no_stall(transport):
+    async with AsyncPrefetcher(
+        Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=transport
+    ) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, 10)
         stop(loader)  # it could not answer, but nothing is asked of it
-        watchdog = loader._core._receivers[0]._stall_watch
+        watchdog = loader._core._workers[0]._stall_watch
         watchdog._timer.cancel()
         watchdog._heard_at -= 3600
         watchdog._expired()  # an hour later it looks
@@ -128,18 +130,20 @@ async def state_with_a_long_replay(folder):
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_long_replay_is_no_stall(tmp_path, carrier):
+async def test_a_long_replay_is_no_stall(tmp_path, transport):
     got, state = await state_with_a_long_replay(tmp_path)
     # Of a small buffer the replay takes more calls than there is credit at a time.
-    loader = state.build(stall_timeout=0.8, n_batches_to_prefetch=1, executor_factory=carrier)
+    loader = state.build(stall_timeout=0.8, n_batches_to_prefetch=1, executor_factory=transport)
     assert got + await rest(loader) == list(range(26))
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not_wait_for_all_of_it(tmp_path, carrier):
+async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not_wait_for_all_of_it(
+    tmp_path, transport
+):
     got, state = await state_with_a_long_replay(tmp_path)
     os.mkfifo(tmp_path / "begun")
-    async with state.build(executor_factory=carrier) as loader:
+    async with state.build(executor_factory=transport) as loader:
         waiting = asyncio.create_task(anext(loader))
         await asyncio.to_thread((tmp_path / "begun").read_bytes)
         again = await loader.get_state()
@@ -148,7 +152,7 @@ async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not
         assert again.delivered == state.delivered
         assert got + [await waiting] + [item async for item in loader] == list(range(26))
     (tmp_path / "slow").unlink()
-    assert got + await rest(through_bytes(again).build(executor_factory=carrier)) == list(range(26))
+    assert got + await rest(through_bytes(again).build(executor_factory=transport)) == list(range(26))
 
 
 async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
@@ -167,9 +171,9 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("what", ["stopped", "spin", "hold_the_lock", "stopped and idle"])
-async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, carrier, what):
+async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transport, what):
     pipeline = Count(10**6) if what.startswith("stopped") else World.make(9, what, tmp_path)
-    loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, executor_factory=carrier)
+    loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, executor_factory=transport)
     await take(loader, 2)
     if what == "stopped and idle":
         await until(lambda: loader.statistics().buffered == 2, 10)
@@ -185,12 +189,12 @@ async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, carrier,
         os.kill(pid, 0)
 
 
-async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(carrier, monkeypatch, caplog):
-    loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, executor_factory=carrier)
+async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(transport, monkeypatch, caplog):
+    loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, executor_factory=transport)
     await take(loader, 2)
     stop(loader)
     pid = loader.statistics().workers[0].pid
-    exited = loader._core._receivers[0]._carrier._executor.exited
+    exited = loader._core._workers[0]._transport._executor.exited
     with monkeypatch.context() as patched:
         patched.setattr(ProcessExecutor, "kill", lambda executor: None)
         began = time.monotonic()
@@ -225,24 +229,24 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("carrier", ["stream", "pull"])
-def test_a_start_in_progress_is_not_left_behind(tmp_path, carrier):
+@pytest.mark.parametrize("transport", ["stream", "pull"])
+def test_a_start_in_progress_is_not_left_behind(tmp_path, transport):
     """The fork server is busy with what it imports before it starts anything."""
     for pipe in ("reached", "gate"):
         os.mkfifo(tmp_path / pipe)
     (tmp_path / "slow_to_import.py").write_text(
         f"open({str(tmp_path / 'reached')!r}, 'wb').close()\nopen({str(tmp_path / 'gate')!r}, 'rb').read()\n"
     )
-    ended = programs.run(tmp_path, STARTING, carrier, str(tmp_path))
+    ended = programs.run(tmp_path, STARTING, transport, str(tmp_path))
     assert ended.out == "closed False\nPrefetcherClosedError\n[] []\n", ended.err
     assert "left to itself" not in ended.err
 
 
 @pytest.mark.parametrize("what", ["stopped", "stuck"])
-async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path, carrier, what):
+async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path, transport, what):
     keeper = GateKeeper(tmp_path, 5)
     pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]
-    async with AsyncPrefetcher(pipeline, num_workers=2, n_batches_to_prefetch=20, executor_factory=carrier) as loader:
+    async with AsyncPrefetcher(pipeline, num_workers=2, n_batches_to_prefetch=20, executor_factory=transport) as loader:
         got = await take(loader, 4)
         await keeper.reached(5)
         if what == "stopped":

@@ -28,8 +28,8 @@ from asyncprefetch.iterators import (
     SamplingIterator,
     ShuffleIterator,
     from_iterable,
-    packing,
 )
+from asyncprefetch.iterators.text import packing
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.iterators.plans import Plan, joined, labelled, marked, numbers, passes, plans, write_corpus
 from tests.iterators.sources import ListIterator, drain

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from asyncprefetch import IteratorState, _tallies
+from asyncprefetch import IteratorState
+from asyncprefetch._worker import counters
 from asyncprefetch.iterators import (
     DocumentFileIterator,
     PackingIterator,
@@ -52,12 +53,12 @@ def nested(documents: Any) -> Any:
 def counted_of(items: Any, count: int | None = None) -> tuple[int, Counter[str]]:
     """How many items there were, up to ``count``, and what was counted meanwhile."""
     n = 0
-    _tallies.drain()
+    counters.drain()
     if count != 0:
         for n, _ in enumerate(items, 1):
             if n == count:
                 break
-    return n, Counter(_tallies.drain())
+    return n, Counter(counters.drain())
 
 
 @pytest.mark.parametrize("make", [tokens, patches, shuffled, nested])
@@ -80,5 +81,5 @@ def test_a_resume_that_fails_counts_again_from_then_on(documents: DocumentFileIt
     (tmp_path / "x.jsonl").write_bytes((tmp_path / "x.jsonl").read_bytes().replace(b"document", b"DOCUMENT"))
     with pytest.raises(ValueError, match="not what it was"):
         list(state.build().create_iter())
-    _tallies.add("anything", 2)
-    assert _tallies.drain() == {"anything": 2}
+    counters.add("anything", 2)
+    assert counters.drain() == {"anything": 2}

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from asyncprefetch import IteratorState, _tallies
+from asyncprefetch import IteratorState
+from asyncprefetch._worker import counters
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
@@ -293,9 +294,9 @@ def test_an_empty_text_file_is_an_error_that_says_what_to_do_and_can_be_passed_o
     ) as caught:
         drain(DocumentFileIterator(tmp_path))
     assert (caught.value.file, caught.value.row) == ("__init__.py", None)
-    _tallies.drain()
+    counters.drain()
     assert ids(DocumentFileIterator(tmp_path, on_error="skip")) == ["a.py"]
-    assert _tallies.drain() == {"documents skipped": 1}
+    assert counters.drain() == {"documents skipped": 1}
     assert ids(DocumentFileIterator(tmp_path, exclude="__init__.py")) == ["a.py"]
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path, on_error="skip"))
 
@@ -329,10 +330,10 @@ def test_rows_that_are_passed_over_are_counted_and_logged_and_the_rest_resumes_e
     write(tmp_path / f"x{suffix}", [{"text": text} for text in texts])
     (tmp_path / "y.txt").write_bytes(b"\xff")
     (tmp_path / "z.txt").write_bytes(b"e")
-    _tallies.drain()
+    counters.drain()
     shards = [DocumentFileIterator(tmp_path, on_error="skip", shard=(i, count)) for i in range(count)]
     assert sorted(d.text for shard in shards for d in drain(shard)) == ["a", "b", "c", "d", "e"]
-    assert _tallies.drain() == {"documents skipped": 4}
+    assert counters.drain() == {"documents skipped": 4}
     assert sorted(record.getMessage().partition(": the")[0] for record in caplog.records)[:3] == [
         f"passed over: {tmp_path / f'x{suffix}'}, row {row}" + (f" (line {row + 1})" if suffix in LINES else "")
         for row in (1, 4, 5)
@@ -347,9 +348,9 @@ def test_only_the_first_ten_rows_of_a_file_that_are_passed_over_are_logged(
 ) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_bytes(b"{\n" * 30 + b'{"text": "x"}\n')
-    _tallies.drain()
+    counters.drain()
     assert len(ids(DocumentFileIterator(tmp_path, on_error="skip"))) == 2
-    assert _tallies.drain() == {"documents skipped": 60}
+    assert counters.drain() == {"documents skipped": 60}
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 22
     assert [i for i, message in enumerate(messages) if message.endswith("are not logged")] == [10, 21]

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from asyncprefetch import IteratorState, _tallies
+from asyncprefetch import IteratorState
+from asyncprefetch._worker import counters
 from asyncprefetch.iterators import DocumentError, DocumentFileIterator
-from asyncprefetch.iterators._formats import columnar
-from asyncprefetch.iterators._formats.columnar import Columns
+from asyncprefetch.iterators.text._formats import columnar
+from asyncprefetch.iterators.text._formats.columnar import Columns
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import TABLES, after, start_of_batch, write, write_table
 from tests.iterators.sources import drain
@@ -30,9 +31,9 @@ def texts(path: Path, shard: tuple[int, int] = (0, 1), **options: Any) -> list[s
 def assert_passed_over(folder: Path, kept: list[str], errors: int = 1) -> None:
     """Every way to share the files out gives these texts, and resumes exactly; each shard counts the errors."""
     for count in (1, 2, 3):
-        _tallies.drain()
+        counters.drain()
         shards = [texts(folder, (i, count), on_error="skip", encoding_errors="replace") for i in range(count)]
-        assert _tallies.drain() == {"documents skipped": errors * count}
+        assert counters.drain() == {"documents skipped": errors * count}
         assert sorted(text for shard in shards for text in shard) == sorted(kept)
         for i in range(count):
             assert_resumes_exactly(
@@ -119,9 +120,9 @@ def test_a_batch_that_refers_to_what_is_not_there_is_an_error_of_that_batch(
         texts(path, columns=("used",))
     assert texts(path) == ROWS
     for count in (1, 2):
-        _tallies.drain()
+        counters.drain()
         shards = [texts(tmp_path, (i, count), on_error="skip", columns=("used",)) for i in range(count)]
-        assert _tallies.drain() == {"documents skipped": count}
+        assert counters.drain() == {"documents skipped": count}
         assert [sorted(shard) for shard in shards] == [sorted(beside[(i - 9) % count :: count]) for i in range(count)]
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asyncprefetch import _tallies
+from asyncprefetch._worker import counters
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
-from asyncprefetch.iterators._formats import parquet
+from asyncprefetch.iterators.text._formats import parquet
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import TABLES, after, ids, start_of_batch, write, write_table
 from tests.iterators.sources import drain
@@ -267,9 +267,9 @@ def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     with pytest.raises(DocumentError, match=r"damaged|no parquet file|no arrow file") as caught:
         drain(DocumentFileIterator(tmp_path))
     assert caught.value.file == f"x{suffix}"
-    _tallies.drain()
+    counters.drain()
     whole = ids(DocumentFileIterator(tmp_path, on_error="skip"))
-    assert _tallies.drain() == {"documents skipped": 1}
+    assert counters.drain() == {"documents skipped": 1}
     assert whole[-5:] == [f"y.jsonl:{i}" for i in range(5)]
     halves = [ids(damaged(tmp_path, (i, 2))) for i in range(2)]
     assert sorted(halves[0] + halves[1]) == sorted(whole)

@@ -18,9 +18,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from asyncprefetch import _tallies
+from asyncprefetch._worker import counters
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
-from asyncprefetch.iterators._formats import jsonl
+from asyncprefetch.iterators.text._formats import jsonl
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import LINES, after, ids, lines_of, write
 from tests.iterators.sources import drain
@@ -145,9 +145,9 @@ def test_a_bad_row_is_an_error_that_names_it_and_the_rest_resumes_at_it(
     with pytest.raises(DocumentError, match=reason):
         next(iterator.get_state().build().create_iter())
 
-    _tallies.drain()
+    counters.drain()
     assert ids(DocumentFileIterator(tmp_path, on_error="skip")) == ["bad.jsonl:0", "bad.jsonl:3"]
-    assert _tallies.drain() == {"documents skipped": 1}
+    assert counters.drain() == {"documents skipped": 1}
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path, on_error="skip"))
 
 
@@ -208,10 +208,10 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
     row = caught.value.row
     assert caught.value.file == f"x{suffix}"
     assert row is not None
-    _tallies.drain()
+    counters.drain()
     texts = [d.text for d in drain(DocumentFileIterator(tmp_path, on_error="skip"))]
     if damage == "no such file":
-        assert _tallies.drain() == {"documents skipped": 1}
+        assert counters.drain() == {"documents skipped": 1}
     if damage != "one byte":
         assert texts == [f"row {i}" for i in range(row)] + ["y"]
     halves = [[d.text for d in drain(damaged(tmp_path, (i, 2)))] for i in range(2)]

@@ -14,7 +14,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asyncprefetch import IteratorState
-from asyncprefetch.iterators import DocumentError, DocumentFileIterator, _files
+from asyncprefetch.iterators import DocumentError, DocumentFileIterator
+from asyncprefetch.iterators.text import _files
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.corpora import FORMATS, after, ids, write
 from tests.iterators.sources import drain

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncprefetch import IteratorState, _tallies
+from asyncprefetch import IteratorState
+from asyncprefetch._worker import counters
 from asyncprefetch.iterators import (
     Document,
     DocumentError,
@@ -20,8 +21,8 @@ from asyncprefetch.iterators import (
     TiktokenTokenizer,
     Tokenizer,
     TokenizerFileError,
-    file_tokenizers,
 )
+from asyncprefetch.iterators.text import file_tokenizers
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.iterators.sources import ListIterator, drain
 
@@ -257,10 +258,10 @@ def test_text_that_a_hugging_face_file_can_not_encode_is_an_error_of_the_documen
     assert (caught.value.file, caught.value.row) == ("x.jsonl", 7)
     assert caught.value.__cause__ is not None
     assert caught.value.__cause__.__cause__ is not None
-    _tallies.drain()
+    counters.drain()
     [kept] = drain(PreprocessIterator(ListIterator(documents), tokenizer, on_error="skip"))
     assert kept.tolist() == [1, 3, 2]  # type: ignore[union-attr]
-    assert _tallies.drain() == {"documents skipped": 1}
+    assert counters.drain() == {"documents skipped": 1}
 
 
 def test_what_a_hugging_face_tokenizer_is_wrongly_asked_for_is_no_error_of_the_text(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from asyncprefetch import Batch, IteratorState
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import PackingIterator, packing
+from asyncprefetch.iterators import PackingIterator
+from asyncprefetch.iterators.text import packing
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.sources import ListIterator, drain
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, Position, _tallies, arrays
+from asyncprefetch import IteratorState, Position, arrays
+from asyncprefetch._worker import counters
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     ByteTokenizer,
@@ -26,9 +27,8 @@ from asyncprefetch.iterators import (
     SequenceIterator,
     SpacePatcher,
     TokenSequence,
-    _blocks,
-    packing,
 )
+from asyncprefetch.iterators.text import _blocks, packing
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.sources import ListIterator, ListState, drain
 
@@ -200,9 +200,9 @@ def test_sequences_that_are_too_long_can_be_passed_over_counted_and_the_rest_res
     def skipping() -> PackingIterator:
         return pack(rows, True, on_too_long="skip", **options)
 
-    _tallies.drain()
+    counters.drain()
     batches = drain(skipping())
-    assert _tallies.drain() == {"sequences skipped": 3}
+    assert counters.drain() == {"sequences skipped": 3}
     kept = [row.tokens[:-1].tolist() for i, row in enumerate(sequences(rows, True)) if i in (0, 2, 5)]
     got = [x[mask].tolist() for batch in batches for x, mask in zip(batch.x, batch.mask, strict=True) if mask.any()]
     assert got == kept
@@ -222,11 +222,11 @@ def test_a_row_that_is_too_long_leaves_no_state_behind_and_draws_nothing_more() 
 
 
 def test_what_is_cut_off_is_counted_and_may_be_what_made_a_row_fit() -> None:
-    _tallies.drain()
+    counters.drain()
     [batch] = drain(pack([[1] * 9], True, sequence_length=4, max_length=3))
     assert batch.patch_lengths is not None
     assert batch.patch_lengths[0].tolist() == [1] * 4
-    assert _tallies.drain() == {"targets cut off": 5}
+    assert counters.drain() == {"targets cut off": 5}
 
 
 def test_a_row_of_exactly_the_maximum_is_not_too_long() -> None:

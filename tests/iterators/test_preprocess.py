@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, _tallies, register
+from asyncprefetch import IteratorState, register
+from asyncprefetch._worker import counters
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     BytePatcher,
@@ -202,10 +203,10 @@ def test_documents_without_entropies_can_be_passed_over_counted_and_the_rest_res
     def skipping() -> PreprocessIterator:
         return PreprocessIterator(DocumentFileIterator(tmp_path), patcher=EntropyPatcher(1.5), on_error="skip")
 
-    _tallies.drain()
+    counters.drain()
     made = drain(skipping())
     assert [(item.file, item.row) for item in made] == [("x.jsonl", row) for row in range(1, 40, 3)]
-    assert _tallies.drain() == {"documents skipped": 27}
+    assert counters.drain() == {"documents skipped": 27}
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith("passed over: document 'x.jsonl:0' (x.jsonl, row 0 (line 1)): there are 1 entropies")
     assert len(messages) == 11

@@ -17,9 +17,9 @@ from asyncprefetch.iterators import (
     SequenceIterator,
     SpacePatcher,
     TokenSequence,
-    _blocks,
 )
 from asyncprefetch.iterators._random import permutation
+from asyncprefetch.iterators.text import _blocks
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.iterators.sources import ListIterator, drain
 

@@ -1,0 +1,107 @@
+"""Arrays as bytes: what dtype they are of, in JSON, and back, to the last bit and to the last property."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import JsonValue
+
+from asyncprefetch._codec.common import is_utf8, malformed, refuse
+from asyncprefetch.errors import CheckpointError
+
+_PLAIN_DTYPE = re.compile(r"[<>|][bBiufcSUV][0-9]{1,10}|[<>][mM]8(\[[0-9]{0,10}[A-Za-z]{1,2}\])?")
+
+
+_MOST_OF_NOTHING = 1 << 16
+
+
+def is_vast(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether an array of no bytes has so many rows, or elements, that to iterate over it would take for ever.
+
+    Few bytes of a file could name such a one, where a state declares a tuple.
+    """
+    rows = math.prod(n for n in shape if n)
+    return rows > _MOST_OF_NOTHING and (0 in shape or dtype.itemsize == 0)
+
+
+def raw_bytes(array: npt.NDArray[Any], order: Literal["C", "F"] = "C") -> bytes:
+    """The bytes of all items, one after another."""
+    # As one field: tobytes() of a view fills the padding between fields with whatever lies in memory.
+    whole = array.view(f"V{array.dtype.itemsize}") if array.dtype.fields else array
+    return whole.tobytes(order)
+
+
+def describe_dtype(dtype: np.dtype[Any], path: str) -> JsonValue:
+    described = _dtype_structure(dtype)
+    try:
+        read = None if described is None else read_dtype(described)
+    except (CheckpointError, ValueError, TypeError):
+        read = None
+    # Equality alone takes an aligned structure for a packed one, and a record for a void.
+    if read is None or read != dtype or repr(read) != repr(dtype):
+        refuse(path, f"a checkpoint can't hold dtype {dtype!r}")
+    return described
+
+
+def _dtype_structure(dtype: np.dtype[Any]) -> JsonValue:
+    """The dtype as JSON; ``None``, also for a part, where it has parts of which nothing is known."""
+    if dtype.metadata is not None:
+        return None
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return {"base": _dtype_structure(base), "shape": list(shape)}
+    if dtype.fields is None:
+        return dtype.str
+    fields: list[JsonValue] = []
+    for name in dtype.names or ():
+        part, offset, *titles = dtype.fields[name]
+        title = titles[0] if titles else None
+        if not is_utf8(name) or not (title is None or (isinstance(title, str) and is_utf8(title))):
+            return None
+        fields.append([name, _dtype_structure(part), offset, title])
+    return {"fields": fields, "itemsize": dtype.itemsize, "aligned": dtype.isalignedstruct}
+
+
+def read_array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise malformed(f"dtype {dtype} and shape {shape!r:.60} do not make {len(data)} bytes")
+    if is_vast(dtype, shape):
+        raise malformed(f"an array of no bytes and of shape {shape!r:.60}")
+    # Not np.empty, which turns strings of length 0 into strings of length 1.
+    array: npt.NDArray[Any] = np.ndarray(shape, dtype, order=order)
+    if data:
+        # As bytes: assigning items would leave the padding of structures as it lay in memory.
+        flat = (array.T if order == "F" else array).reshape(-1)
+        flat.view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+    return array
+
+
+def read_shape(given: JsonValue) -> tuple[int, ...]:
+    if not isinstance(given, list) or len(given) > 64 or not all(type(n) is int and n >= 0 for n in given):
+        raise malformed(f"shape {given!r:.60}")
+    return tuple(given)  # type: ignore[arg-type]
+
+
+def read_dtype(described: JsonValue, depth: int = 0) -> np.dtype[Any]:
+    # Only what _dtype_structure writes: numpy's own reader knows many more strings, objects among them.
+    if isinstance(described, str) and _PLAIN_DTYPE.fullmatch(described):
+        return np.dtype(described)
+    if isinstance(described, dict) and depth < 16:
+        if depth and described.keys() == {"base", "shape"}:
+            return np.dtype((read_dtype(described["base"], depth + 1), read_shape(described["shape"])))
+        fields = described.get("fields")
+        if described.keys() == {"fields", "itemsize", "aligned"} and isinstance(fields, list):
+            names, parts, offsets, titles = zip(*fields, strict=True) if fields else ((), (), (), ())
+            structure = {
+                "names": names,
+                "formats": [read_dtype(part, depth + 1) for part in parts],
+                "offsets": offsets,
+                "titles": titles,
+                "itemsize": described["itemsize"],
+            }
+            return np.dtype(structure, align=described["aligned"] is True)  # type: ignore[call-overload,no-any-return]
+    raise malformed(f"dtype {described!r:.60}")

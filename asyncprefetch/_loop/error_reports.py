@@ -1,0 +1,138 @@
+"""What is told to the user of a remote error, a death or a silence: the exceptions, built from data."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+
+from asyncprefetch._process.advice import advice, memory_advice
+from asyncprefetch._wire.messages import Death, RemoteError, class_name, text_of
+from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
+
+_LOG = logging.getLogger("asyncprefetch")
+
+Drawing = tuple[int, int] | None
+"""Shard and position of the item that a worker was making."""
+
+
+def producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
+    """The user's exception, with its own as cause if that can be made here."""
+    original = _original(error)
+    failure = ProducerError(
+        f"{where} ({error.phase}): {error.type_name}: {error.text}"
+        + (memory_advice() if "MemoryError" in error.bases else ""),
+        shard=shard,
+        position=position,
+        phase=error.phase,
+        type_name=error.type_name,
+        text=error.text,
+        remote_traceback=error.traceback,
+        original=original,
+    )
+    failure.add_note(f"In the worker:\n{error.traceback}")
+    failure.__cause__ = original
+    return failure
+
+
+def unreadable_error(error: BaseException, shard: int, position: int) -> ProducerError:
+    """The error for an item that came over but can't be made again here."""
+    name, text = class_name(type(error)), text_of(error)
+    failure = ProducerError(
+        f"shard {shard}, position {position} (unpickle): {name}: {text}{advice(error)}",
+        shard=shard,
+        position=position,
+        phase="unpickle",
+        type_name=name,
+        text=text,
+        original=BaseException.with_traceback(error, None),
+    )
+    failure.__cause__ = failure.original
+    return failure
+
+
+def _original(error: RemoteError) -> BaseException | None:
+    """The exception itself, if it comes back as what it was: one with an odd constructor may not."""
+    if error.pickled is None:
+        return None
+    try:
+        original: BaseException = pickle.loads(error.pickled)
+        whole = class_name(type(original)) == error.type_name and text_of(original) == error.text
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever an odd constructor does: SystemExit would end the program here
+        _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
+        return None
+    return original if whole else None
+
+
+def death_text(worker: int, death: Death, drawing: Drawing) -> str:
+    """Who died, of what, and over which item."""
+    text = f"worker {worker}"
+    if death.pid is not None:
+        text += f" (pid {death.pid})"
+    text += f" died: {_exit_text(death.exit_code) or death.reason}"
+    if death.oom_kills and death.exit_code == -signal.SIGKILL:
+        text += f" (out of memory: the oom_kill count of its cgroup rose by {death.oom_kills})"
+    return text + _drawing_text(drawing)
+
+
+def death_error(worker: int, death: Death, drawing: Drawing, *, was_up: bool, restarts: int) -> WorkerDiedError:
+    """The error for a worker that is not started again.
+
+    Args:
+        worker: its number.
+        death: what is known of its end.
+        drawing: what it was making.
+        was_up: whether it ever said hello.
+        restarts: how often it was started again without progress.
+    """
+    text = death_text(worker, death, drawing)
+    if not was_up and death.exit_code is not None:
+        text += (
+            ". It died before it could say hello. If this is a script, start the loader under "
+            "`if __name__ == '__main__':`, since workers import the script; a program typed at a prompt or read from "
+            "standard input must live in a file. Otherwise see what the worker wrote to standard error"
+        )
+    elif restarts:
+        text += f". It was started again {restarts} times without progress (max_restarts)"
+    shard, position = drawing if drawing is not None else (None, None)
+    code = death.exit_code
+    return WorkerDiedError(
+        text,
+        worker=worker,
+        pid=death.pid,
+        exit_code=code,
+        signal=_signal_name(-code) if code is not None and code < 0 else None,
+        shard=shard,
+        position=position,
+    )
+
+
+def stalled_error(worker: int, seconds: float, text: str, drawing: Drawing) -> ProducerStalledError:
+    """The error for a worker that was silent for ``seconds``."""
+    shard, position = drawing if drawing is not None else (None, None)
+    return ProducerStalledError(
+        f"worker {worker} {text}{_drawing_text(drawing)}",
+        worker=worker,
+        seconds=seconds,
+        shard=shard,
+        position=position,
+    )
+
+
+def _drawing_text(drawing: Drawing) -> str:
+    return f", while it made item {drawing[1]} of shard {drawing[0]}" if drawing is not None else ""
+
+
+def _exit_text(code: int | None) -> str | None:
+    if code is None:
+        return None
+    return f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,153 @@
+"""The loader's side of the shared memory: batches that lie on slots, and which slots can go back to the worker."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Self
+
+from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire.payloads import import_size
+from asyncprefetch._wire.shared_memory import Segment
+
+
+class LentSlots:
+    """The slots of a worker that the consumer has.
+
+    Args:
+        segment: the memory.
+        max_held: when the consumer holds so many, it gets copies: the worker never runs short of slots.
+    """
+
+    def __init__(self, segment: Segment, max_held: int) -> None:
+        self.segment = segment
+        self._max_held = max_held
+        self._lent: dict[int, None] = {}
+
+    @property
+    def held(self) -> int:
+        """How many slots the consumer has."""
+        return len(self._lent)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the consumer holds as many as it may."""
+        return self.held >= self._max_held
+
+    def lend(self, slot: int) -> None:
+        """The batch on the slot goes to the consumer. From any thread."""
+        self._lent[slot] = None
+
+    def returned(self) -> list[int]:
+        """The slots on which nothing lies any more, each told once."""
+        if not self._lent:
+            return []
+        returned = [slot for slot in list(self._lent) if not self.segment.in_use(slot)]
+        for slot in returned:
+            del self._lent[slot]
+        return returned
+
+
+class OnSlot:
+    """A batch whose large arrays lie on a slot. The consumer gets them where they are, or a copy.
+
+    A copy, when a snapshot is being taken of it, for that must not see what the consumer does to them; and when the
+    consumer holds too many slots.
+    """
+
+    __slots__ = (
+        "_extent",
+        "_frame",
+        "_has_tensors",
+        "_lent_slots",
+        "_on_slot",
+        "_owner",
+        "_place",
+        "_reading",
+        "_slot",
+    )
+
+    def __init__(  # noqa: PLR0917 - called once a batch, and by name that would take twice as long
+        self,
+        frame: bytes | bytearray,
+        place: tuple[int, int] | None,
+        slot: int,
+        extent: int,
+        has_tensors: bool,
+        loans: LentSlots,
+    ) -> None:
+        self._frame = frame
+        self._place = place
+        self._slot = slot
+        self._extent = extent
+        self._has_tensors = has_tensors
+        self._lent_slots = loans
+        self._owner = loans.segment.owner(slot)
+        self._reading: weakref.ref[_Reading] | None = None
+        self._on_slot = False  # whether there may be an item on the slot that the consumer has, or is about to get
+
+    @property
+    def size(self) -> int:
+        """See :class:`~asyncprefetch._payloads.Payload`."""
+        size = self._place[1] if self._place is not None else len(self._frame)
+        if self._must_copy:
+            size += self._extent
+        return size + import_size() if self._has_tensors else size
+
+    @property
+    def _must_copy(self) -> bool:
+        return self._lent_slots.exhausted or (self._reading is not None and self._reading() is not None)
+
+    def open(self) -> Any:
+        """The item, for the consumer to keep and to change."""
+        # Set before the look at a snapshot, which may be taken just now: this may be in another thread.
+        self._on_slot = True
+        item = self.load(self._copy()) if self._must_copy else self.load()
+        self._lent_slots.lend(self._slot)
+        return item
+
+    def reading(self) -> _Reading:
+        """The batch as it is now, for a snapshot. On the loop, and not after it was delivered."""
+        reading = self._reading() if self._reading is not None else None
+        if reading is None:
+            reading = _Reading(self)
+            self._reading = weakref.ref(reading)
+            if self._on_slot:
+                reading.memory = self._copy()
+        return reading
+
+    def _copy(self) -> bytearray:
+        return bytearray(memoryview(self._owner)[: self._extent])
+
+    @property
+    def extent(self) -> int:
+        """Bytes of the slot that it takes."""
+        return self._extent
+
+    def load(self, memory: Any = None) -> Any:
+        """The item, on ``memory``, by default on the slot itself."""
+        memory = self._owner if memory is None else memory
+        frame: Any = self._frame
+        if self._place is not None:
+            offset, length = self._place
+            frame = memoryview(memory).cast("B")[offset : offset + length]
+        return item_pickler.loads(frame, memory)
+
+
+class _Reading:
+    """The batch for a snapshot: while this lives, the consumer gets a copy. Or this has one, made before that got it."""
+
+    __slots__ = ("__weakref__", "_batch", "memory")
+
+    def __init__(self, batch: OnSlot) -> None:
+        self._batch = batch
+        self.memory: bytearray | None = None
+
+    @property
+    def size(self) -> int:
+        return self._batch.extent
+
+    def open(self) -> Any:
+        return self._batch.load(self.memory)
+
+    def reading(self) -> Self:
+        return self

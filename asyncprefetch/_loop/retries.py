@@ -1,0 +1,70 @@
+"""Second chances for an item that failed with an error of ``retry_on``: which shards rest, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Set
+
+from asyncprefetch._wire.messages import Failed
+
+_LOG = logging.getLogger("asyncprefetch")
+
+# Retries of one item: after 0.1, 0.2, 0.4, 0.8 and 1.6 s.
+_MAX_RETRIES = 5
+_FIRST_BACKOFF = 0.1
+
+
+class Retries:
+    """The retries of one worker's shards.
+
+    Args:
+        names: the qualified names of the error classes that are worth one.
+        on_due: called with the shard when its rest is over.
+    """
+
+    def __init__(self, names: frozenset[str], on_due: Callable[[int], None]) -> None:
+        self.count = 0
+        self._names = names
+        self._on_due = on_due
+        self._attempts: dict[int, int] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    @property
+    def resting(self) -> Set[int]:
+        """The shards whose retry is to come."""
+        return self._timers.keys()
+
+    def attempts(self, shard: int) -> int:
+        """How often the shard's present item was retried."""
+        return self._attempts.get(shard, 0)
+
+    def begin(self, failed: Failed) -> bool:
+        """Let the shard rest, if its failure is worth a retry and there were not too many. Gives whether it is."""
+        shard, error, attempt = failed.shard, failed.error, self.attempts(failed.shard)
+        if attempt >= _MAX_RETRIES or self._names.isdisjoint(error.bases):
+            return False
+        self._attempts[shard] = attempt + 1
+        self.count += 1
+        delay = _FIRST_BACKOFF * 2**attempt
+        _LOG.warning(
+            "shard %d, position %d: %s: %s; retry %d of %d in %.1f s",
+            *(shard, failed.position, error.type_name, error.text, attempt + 1, _MAX_RETRIES, delay),
+        )
+        self._timers[shard] = asyncio.get_running_loop().call_later(delay, self._due, shard)
+        return True
+
+    def succeeded(self, shard: int) -> None:
+        """An item of the shard came."""
+        if self._attempts:
+            self._attempts.pop(shard, None)
+
+    def cancel(self) -> None:
+        """No retry will be due any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _due(self, shard: int) -> None:
+        del self._timers[shard]
+        self._on_due(shard)

@@ -1,0 +1,87 @@
+"""How transports end a worker: its iterators first, then the process, and never longer than they should."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+from asyncprefetch._process import limits
+from asyncprefetch._wire.messages import FromWorker, Log
+from asyncprefetch._worker import logs
+from asyncprefetch.executors import ProcessExecutor
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger("asyncprefetch")
+
+# Seconds for closing the iterators, and then for the process to end by itself. A worker that is too busy to close its
+# iterators in time is not waited for again: a program that ends should end within two seconds.
+CLOSE_GRACE = 1.0
+
+# And for one that is killed to be gone. In an uninterruptible sleep (a file system that hangs) it does not even end then.
+_KILL_GRACE = 2.0
+
+
+async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromWorker]], worker: int) -> bool:
+    """Call ``close`` in the worker, and handle the records that it gives. Whether that went well, and in time."""
+    try:
+        closing = asyncio.get_running_loop().run_in_executor(executor, close)
+    except Exception:  # broken, shut down, or an error of its own: there is nobody to close anything
+        return False
+    closing.add_done_callback(consume)
+    done, _ = await asyncio.wait([closing], timeout=CLOSE_GRACE)
+    if not done or closing.cancelled() or closing.exception() is not None:
+        return False
+    for message in closing.result():
+        if isinstance(message, Log):
+            logs.handle(worker, message.record)
+    return True
+
+
+async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
+    """Wait until the process is gone: an idle one may end by itself, any other is killed.
+
+    One that does not end then is left to itself, and the log tells.
+    """
+    exited = asyncio.wrap_future(executor.exited)
+    if idle:
+        executor.shutdown(wait=False, cancel_futures=True)
+        await asyncio.wait([exited], timeout=CLOSE_GRACE)
+    executor.kill()
+    while not exited.done():
+        # A start in progress can't be broken off (the fork server may be importing), and ends in the kill.
+        starting = executor.pid is None
+        await asyncio.wait([exited], timeout=_KILL_GRACE)
+        if not starting and not exited.done():
+            _LOG.warning("worker process %s was killed and has not ended; it is left to itself", executor.pid)
+            return
+
+
+def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """The result of a call that may block for long, in a thread that keeps no program from its exit."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        if result.set_running_or_notify_cancel():
+            try:
+                result.set_result(function())
+            except BaseException as error:
+                result.set_exception(error)
+
+    future = asyncio.wrap_future(result)
+    try:
+        limits.check_threads()
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except Exception as error:  # no more threads or memory
+        result.set_exception(error)
+    return future
+
+
+def consume(future: asyncio.Future[T]) -> None:
+    """Take an error that nobody will ask for, so that asyncio does not report it."""
+    if not future.cancelled():
+        future.exception()

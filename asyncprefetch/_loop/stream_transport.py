@@ -1,0 +1,271 @@
+"""The stream transport: a run is one call to a worker process, and all its messages come over a socket as they are made.
+
+Large arrays lie in memory that is shared with the worker, see ``segments``; the socket carries the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
+from asyncprefetch._loop.loader_socket import LoaderEnd
+from asyncprefetch._loop.shutdown import close_iterators, end_process, in_daemon_thread
+from asyncprefetch._loop.transport import Sink
+from asyncprefetch._process.advice import advice
+from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
+from asyncprefetch._wire.payloads import Framed
+from asyncprefetch._wire.records import (
+    IN_SLOT,
+    ITEM,
+    NO_SLOT,
+    TENSORS,
+    Record,
+    pack_credit,
+    pack_release,
+    pack_stop,
+    unpack_place,
+)
+from asyncprefetch._wire.shared_memory import Segment
+from asyncprefetch._worker import stream_runner
+from asyncprefetch.executors import ProcessExecutor
+
+_LOG = logging.getLogger("asyncprefetch")
+
+# A consumer may hold so many batches, or as many as are prefetched if that is more, before it gets copies.
+_MIN_HELD = 16
+
+# Credits that are used up are forgotten when so many are kept.
+_MAX_CREDITS = 1000
+
+# The position of a shard that sends nothing more: beyond all credit.
+_NO_MORE = 1 << 63
+
+
+def is_supported() -> bool:
+    """Whether this system and the running loop have what the transport needs."""
+    loop = asyncio.get_running_loop()
+    # Windows' default loop has no add_reader.
+    return sys.platform == "linux" and type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
+
+
+class StreamTransport:
+    """Carries the runs of one worker process.
+
+    Args:
+        sink: what the messages go to.
+        n_prefetch: how many batches may be made and not delivered.
+        start_method: of the process.
+        env: its environment, beside the present one.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        n_prefetch: int,
+        start_method: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._sink: Sink | None = sink
+        self._loop = asyncio.get_running_loop()
+        max_held = max(n_prefetch, _MIN_HELD)
+        # Beside those held: one for each batch ahead, as many that a snapshot looks at, and that which is being made.
+        self._segment = Segment.create(2 * n_prefetch + max_held + 1)
+        self._lent_slots = LentSlots(self._segment, max_held) if self._segment is not None else None
+        if self._segment is None:
+            _LOG.warning(
+                "no shared memory can be had here (too little address space: ulimit -v?): batches cross the socket, "
+                "which is slower"
+            )
+        with contextlib.ExitStack() as on_error:
+            if self._segment is not None:
+                on_error.callback(self._segment.retire)
+            loader_socket, self._worker_socket = socket.socketpair()
+            on_error.callback(self._worker_socket.close)
+            on_error.callback(loader_socket.close)
+            # The worker takes the memory from the socket: that works alike for every start method.
+            socket.send_fds(loader_socket, [b"m"], [self._segment.descriptor] if self._segment is not None else [])
+            self._end = LoaderEnd(loader_socket, self._records, self._fails)
+            on_error.pop_all()
+        self._executor = ProcessExecutor(
+            start_method=start_method,
+            env=env,
+            initializer=stream_runner.attach,
+            initargs=(self._worker_socket, self._segment.geometry if self._segment is not None else None),
+        )
+        self._worker = -1
+        self._up = False
+        self._positions: dict[int, int] = {}  # by shard of the run: of the next item to come
+        self._credits: deque[Credit] = deque()  # in the order in which the worker works them off
+        self._unsent: list[Credit] = []
+        self._reason = ""  # why its process takes no more calls
+        self._failed = False  # by an error that is neither the user's nor a death
+
+    @property
+    def drawing(self) -> tuple[int, int] | None:
+        """Shard and next position of the oldest credit that is not used up."""
+        self._forget_credits()
+        if not self._credits:
+            return None
+        shard = self._credits[0].shard
+        return shard, self._positions[shard]
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of memory that the slots take."""
+        return self._segment.mapped if self._segment is not None else 0
+
+    def open(self, setup: Setup, start: Start) -> None:
+        """Start the process, and its first run."""
+        self._worker = setup.worker
+        asyncio.wrap_future(self._executor.exited).add_done_callback(self._exited)
+        self._call(stream_runner.set_up, setup)
+        self.start(start)
+
+    def start(self, start: Start) -> None:
+        """Submit the run."""
+        self._positions = {shard: begin.position for shard, begin in start.shards.items()}
+        self._credits.clear()
+        self._unsent.clear()
+        self._call(stream_runner.run, start)
+
+    def credit(self, credit: Credit) -> None:
+        """Keep the credit for the next flush."""
+        self._credits.append(credit)
+        last = self._unsent[-1] if self._unsent else None
+        if last is not None and last.shard == credit.shard:
+            self._unsent[-1] = credit  # it says more than the one before
+        else:
+            self._unsent.append(credit)
+        if len(self._credits) > _MAX_CREDITS:
+            self._forget_credits()
+
+    def flush(self) -> None:
+        """Send the credits, and the slots that are free again."""
+        if self._unsent:
+            orders = list(map(pack_release, self._lent_slots.returned())) if self._lent_slots is not None else []
+            orders += map(pack_credit, self._unsent)
+            self._unsent.clear()
+            self._end.write(b"".join(orders))
+
+    def poll(self) -> None:
+        """Read once."""
+        self._end.poll()
+
+    def stop(self, stop: Stop) -> None:
+        """Ask for the states."""
+        self._unsent.clear()
+        self._end.write(pack_stop(stop))
+
+    def detach(self) -> None:
+        """Tell the sink nothing more."""
+        self._sink = None
+
+    def kill(self) -> None:
+        """Kill the process, from any thread."""
+        self._executor.kill()
+
+    async def aclose(self) -> None:
+        """Close the iterators in the worker, then end it; if it does not end in time, it is killed."""
+        self.detach()
+        try:
+            self._end.end_orders()
+            idle = self._up and await close_iterators(self._executor, stream_runner.close, self._worker)
+            await end_process(self._executor, idle=idle)
+        finally:
+            self.kill()
+            self._end.close()
+            # Not amid a start: that sends it by its number, which may be another file's then. And where it is none's, the
+            # start breaks off, of which the fork server dies, with all that others start.
+            self._executor.exited.add_done_callback(lambda _: self._worker_socket.close())
+            if self._segment is not None:
+                await _finish(self._segment.retire)
+
+    # ---------------------------------------------------------------------------------------------------- the process
+
+    def _call(self, function: Callable[[Any], None], argument: Any) -> None:
+        try:
+            call = self._loop.run_in_executor(self._executor, function, argument)
+        except Exception as error:
+            self._fails(error)
+        else:
+            call.add_done_callback(self._returned)
+
+    def _returned(self, call: asyncio.Future[None]) -> None:
+        # What counts came over the socket. But a call that fails leaves nobody who would send anything.
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self._fails(error)
+
+    def _fails(self, error: BaseException) -> None:
+        if not self._reason:
+            self._reason = f"{type(error).__name__}: {error}"
+            if not isinstance(error, BrokenExecutor):  # which says already what to do
+                self._reason += advice(error)
+                self._failed = True
+                _LOG.error("a worker failed with an error of its own", exc_info=error)
+        self._executor.kill()
+
+    def _exited(self, exited: asyncio.Future[int | None]) -> None:
+        if self._sink is None:
+            return
+        # What it sent before it died still counts.
+        self._end.read_to_end()
+        if self._sink is not None:
+            # Of one that we killed for its error, the exit code tells nothing.
+            code = None if exited.cancelled() or self._failed else exited.result()
+            executor = self._executor
+            self._sink.died(Death(self._reason or "its process ended", executor.pid, code, executor.oom_kills))
+
+    # ---------------------------------------------------------------------------------------------------- its messages
+
+    def _records(self, records: list[Record]) -> None:
+        if not self._up:
+            self._up = True
+            self._worker_socket.close()  # it has its own
+        messages: list[FromWorker] = []
+        positions = self._positions
+        for (_, marks, run, shard, position, fingerprint, slot, extent), body in records:
+            if marks == ITEM and slot == NO_SLOT:
+                payload: Framed | OnSlot = Framed(body)
+            elif marks:
+                payload = self._payload(body, marks, slot, extent)
+            else:
+                message: FromWorker = pickle.loads(body)
+                if isinstance(message, EndOfShard | Failed):
+                    positions[message.shard] = _NO_MORE
+                messages.append(message)
+                continue
+            positions[shard] = position + 1
+            messages.append(Item(run, shard, position, fingerprint, payload))
+        if self._sink is not None:
+            self._sink.received(messages)
+
+    def _payload(self, body: bytes | bytearray, marks: int, slot: int, extent: int) -> Framed | OnSlot:
+        has_tensors = bool(marks & TENSORS)
+        if slot == NO_SLOT:
+            return Framed(body, has_tensors)
+        assert self._lent_slots is not None
+        place = unpack_place(body) if marks & IN_SLOT else None
+        return OnSlot(body, place, slot, extent, has_tensors, self._lent_slots)
+
+    def _forget_credits(self) -> None:
+        credits, positions = self._credits, self._positions
+        while credits and positions[credits[0].shard] >= credits[0].upto:
+            credits.popleft()
+
+
+async def _finish(function: Callable[[], None]) -> None:
+    """Call it in a thread, or here if there can be no thread any more."""
+    call = in_daemon_thread(function, "asyncprefetch-unmap")
+    await asyncio.wait([call])
+    if not call.cancelled() and call.exception() is not None:
+        function()

@@ -1,0 +1,31 @@
+"""Calls that are made in a thread so that the loop goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import anyio.to_thread
+
+from asyncprefetch._process import limits
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call it in a thread; or here, holding up the loop, where there can be no more threads."""
+    begun = False
+
+    def call() -> T:
+        nonlocal begun
+        begun = True
+        return function(*args, **kwargs)
+
+    try:
+        limits.check_threads()
+        return await anyio.to_thread.run_sync(call)
+    except RuntimeError:
+        if begun:
+            raise
+        return call()

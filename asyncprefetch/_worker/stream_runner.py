@@ -1,0 +1,196 @@
+"""What the stream transport runs in its worker: a run is one call, in which orders come and records go over a socket."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from typing import Any
+
+from asyncprefetch import arrays
+from asyncprefetch._loop.loader_socket import WorkerEnd, die
+from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire.item_layout import Flat
+from asyncprefetch._wire.messages import Credit, FromWorker, Setup, Start, Stop
+from asyncprefetch._wire.records import (
+    IN_SLOT,
+    ITEM,
+    NO_PLACE,
+    TENSORS,
+    Place,
+    Release,
+    pack_item,
+    pack_message,
+    pack_place,
+)
+from asyncprefetch._wire.shared_memory import Geometry, Segment
+from asyncprefetch._worker.producer import Producer
+from asyncprefetch._worker.slot_allocator import SlotAllocator
+
+if sys.platform != "win32":
+    import resource
+
+_LOG = logging.getLogger("asyncprefetch.worker")
+
+# A longer frame is put into the slot: the socket holds about 200 kB, and a loader that is busy does not read it.
+_MAX_FRAME = 16 << 10
+
+# Orders are looked for so often, in seconds, while there is credit to work on.
+_LOOK_EVERY = 0.0005
+
+
+class StreamWorker:
+    """The worker's end of a stream transport, for its whole life."""
+
+    def __init__(self, sock: socket.socket, geometry: Geometry | None) -> None:
+        """Take the memory from the socket, by which the loader has sent it."""
+        _, descriptors, flags, _ = socket.recv_fds(sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        self._end = WorkerEnd(sock)
+        self._allocator: SlotAllocator | None = None
+        self._due: deque[Credit] = deque()
+        self._stop: Stop | None = None
+        self._over = False  # no order can come any more
+        self._looked_at = 0.0
+        if geometry is not None:
+            if not descriptors or flags & socket.MSG_CTRUNC:
+                _LOG.warning("the shared memory did not arrive (too many open files?): batches cross the socket")
+            else:
+                protect = os.environ.get("ASYNCPREFETCH_PROTECT", "0") not in {"", "0"}
+                try:
+                    segment = Segment(descriptors[0], geometry)
+                except (OSError, ValueError) as error:
+                    _LOG.warning("the shared memory can't be mapped (%s): batches cross the socket", error)
+                else:
+                    self._allocator = SlotAllocator(segment, self._look, protect=protect)
+                    if protect:
+                        faulthandler.enable()  # names the line
+                        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self._pickler = item_pickler.ItemPickler(self._allocator)
+        self._send: Callable[[FromWorker], None] = self._send_over_socket
+        self._producer = Producer(self)
+
+    def set_up(self, setup: Setup) -> None:
+        """Call the user's initializer, and say hello."""
+        arrays.use(self._allocator)
+        self._producer.handle(setup)
+
+    def run(self, start: Start) -> None:
+        """One run: until its final sentinel is sent, or no order can come any more."""
+        # Before the start is handled: that may run the user's code, which may take memory, and so look for orders.
+        self._due.clear()
+        self._stop = None
+        try:
+            self._producer.handle(start)
+        except BrokenExecutor:
+            return  # the initializer failed, and that was told
+        producer, due = self._producer, self._due
+        while not self._over:
+            if self._stop is not None:
+                stop, self._stop = self._stop, None
+                producer.handle(stop)
+                if stop.run == start.run:
+                    return
+            elif not due:
+                self._take(wait=True)
+            elif producer.draw(due[0]):
+                if time.monotonic() - self._looked_at > _LOOK_EVERY:
+                    self._take(wait=False)
+            else:
+                due.popleft()
+
+    def close(self) -> list[FromWorker]:
+        """Close the iterators. Gives the last log records: nobody reads the socket any more."""
+        last: list[FromWorker] = []
+        self._send = last.append
+        self._producer.close()
+        return last
+
+    def _look(self) -> None:
+        """See what has come: before memory is taken, slots that were released can be used."""
+        try:
+            self._take(wait=False)
+        except BaseException:
+            # This is within the user's code, which may catch what a handler of its own raises here, and go on. Orders that
+            # were received and not kept would be lost then, and a death can be made good.
+            die()
+
+    def _take(self, *, wait: bool) -> None:
+        orders = self._end.receive(wait=wait)
+        self._looked_at = time.monotonic()
+        if orders is None:
+            self._over = True
+            return
+        released = False
+        for order in orders:
+            match order:
+                case Credit():
+                    self._due.append(order)
+                case Release(slot):
+                    assert self._allocator is not None
+                    self._allocator.release(slot)
+                    released = True
+                case Stop():
+                    self._stop = order
+        if released and self._allocator is not None:
+            # One slot for each item that may be made now, and one for that which is being made.
+            keep = sum(map(self._producer.missing, self._due)) + (not self._allocator.is_open)
+            self._allocator.trim(keep)
+
+    # ---------------------------------------------------------------------------------------- the producer's outlet
+
+    def item(self, where: tuple[int, int, int], fingerprint: int, item: Any, flat: Flat | None) -> None:
+        """Send an item. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
+        arena = self._allocator
+        place: Place | None = None
+        try:
+            frame = self._pickler.dumps(item, flat)
+            marks = ITEM | TENSORS if self._pickler.has_tensors else ITEM
+            if arena is not None:
+                if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
+                    frame, marks = pack_place(offset, len(frame)), marks | IN_SLOT
+                place = arena.seal()
+        except BaseException:
+            if arena is not None:
+                arena.discard()
+            raise
+        self._end.send(pack_item(frame, marks, where, fingerprint, place or NO_PLACE))
+
+    def send(self, message: FromWorker) -> None:
+        """Send any other message."""
+        self._send(message)
+
+    def _send_over_socket(self, message: FromWorker) -> None:
+        self._end.send(pack_message(message))
+
+
+_worker: StreamWorker | None = None
+
+
+def attach(sock: socket.socket, geometry: Geometry | None) -> None:
+    """Called once, when the process begins."""
+    global _worker  # noqa: PLW0603 - a process is the worker of one loader
+    _worker = StreamWorker(sock, geometry)
+
+
+def set_up(setup: Setup) -> None:
+    """See :meth:`StreamWorker.set_up`."""
+    assert _worker is not None
+    _worker.set_up(setup)
+
+
+def run(start: Start) -> None:
+    """See :meth:`StreamWorker.run`."""
+    assert _worker is not None
+    _worker.run(start)
+
+
+def close() -> list[FromWorker]:
+    """See :meth:`StreamWorker.close`."""
+    assert _worker is not None
+    return _worker.close()

@@ -1,0 +1,79 @@
+"""The formats of files: one module each, all with one function ``read``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncprefetch.iterators._extras import require
+from asyncprefetch.iterators.text._document import Document, Wanted
+from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile
+from asyncprefetch.iterators.text._formats import arrow, jsonl, parquet, text
+
+
+class Read(Protocol):
+    """Reads one file from a place in it on."""
+
+    def __call__(
+        self, file: SourceFile, begin: Place, wanted: Wanted, /
+    ) -> Iterator[tuple[Place, Document | DocumentError | None]]:
+        """Each document of our shard, or what is wrong with it, together with the place behind it.
+
+        The last pair is the first place of the next file, and ``None``. Its number of documents depends on the file
+        alone, whatever ``begin`` and the shard: all shards must agree on it.
+
+        Raises:
+            DocumentError: the file is not the one that it was. What is raised is never passed over, only what is yielded
+                may be: otherwise nothing would be exact.
+            OSError: the file can't be opened or read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How files of one suffix are read."""
+
+    read: Read
+    package: str | None = None
+
+
+_FORMATS = {
+    ".arrow": Format(arrow.read, "pyarrow"),
+    ".jsonl": Format(jsonl.read),
+    ".jsonl.gz": Format(jsonl.read),
+    ".jsonl.zst": Format(jsonl.read, "zstandard"),
+    ".md": Format(text.read),
+    ".parquet": Format(parquet.read, "pyarrow"),
+    ".py": Format(text.read),
+    ".txt": Format(text.read),
+}
+
+SUFFIXES = tuple(_FORMATS)
+"""The files that are taken from folders and globs."""
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a format for files of this name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def reader_of(name: str) -> Read:
+    """What reads a file of a name that is known."""
+    return _FORMATS[_suffix(name)].read
+
+
+def require_packages(names: Iterable[str]) -> None:
+    """Look whether all that files of these names need is there.
+
+    Raises:
+        ModuleNotFoundError: an optional package is missing; the message names the extra.
+    """
+    for suffix in sorted(set(map(_suffix, names))):
+        package = _FORMATS[suffix].package
+        if package is not None:
+            require(package, "files", f"reading {suffix} files")
+
+
+def _suffix(name: str) -> str:
+    return next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))

@@ -1,0 +1,32 @@
+"""Text files: one document each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from asyncprefetch.iterators.text._document import Document, Wanted
+from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile, hash_head, not_utf8, open_file, refuse
+
+
+def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
+    """See :class:`Read`. The file of another shard is not opened. The place behind ours has the hash of its head."""
+    index, count = wanted.shard
+    end = Place(begin.document + 1, begin.file + 1)
+    if begin.document % count == index:
+        if wanted.columns:
+            fields = ", ".join(map(repr, wanted.columns))
+            yield end, refuse(file, None, f"a text file has no columns, hence no {fields}")
+        else:
+            with open_file(file) as opened:
+                data = opened.read()
+            yield end._replace(head=hash_head(data)), _document(file, data, wanted.encoding_errors)
+    yield end, None
+
+
+def _document(file: SourceFile, data: bytes, errors: str) -> Document | DocumentError:
+    if not data:
+        return refuse(file, None, "the file is empty: leave it out by exclude=, or use on_error='skip'")
+    try:
+        return Document(file.name, data.decode("utf-8", errors), file=file.name)
+    except UnicodeDecodeError as error:
+        return not_utf8(file, None, error)

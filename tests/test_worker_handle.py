@@ -1,0 +1,223 @@
+"""What a receiver makes of messages, with a transport that a test drives: order and odd timing are forced."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+
+from asyncprefetch._loop.core import Core
+from asyncprefetch._loop.options import Options
+from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
+from asyncprefetch._loop.states import RunState
+from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Final, Hello, Item, ShardStart, Start, State, Stop
+from asyncprefetch._wire.payloads import Framed
+from asyncprefetch.errors import AsyncPrefetchError
+
+
+class ScriptedTransport:
+    """Keeps what it is told, and says what the test tells it."""
+
+    drawing = None
+    mapped = 0
+
+    def __init__(self, sink):
+        self.sink = sink
+        self.told = []
+        self.closed = False
+
+    def open(self, setup, start):
+        self.told.append(start)
+
+    def start(self, start):
+        self.told.append(start)
+
+    def credit(self, credit):
+        self.told.append(credit)
+
+    def flush(self):
+        pass
+
+    def poll(self):
+        pass
+
+    def stop(self, stop):
+        self.told.append(stop)
+
+    def detach(self):
+        self.sink = None
+
+    def kill(self):
+        self.closed = True
+
+    async def aclose(self):
+        self.closed = True
+
+    def say(self, *messages):
+        self.sink.received(messages)
+
+
+class ScriptedCore(Core):
+    """A core whose workers are played by the test."""
+
+    def __init__(self, shards=1, **options):
+        state = pickle.dumps("the state")
+        snapshots = tuple(ShardSnapshot(i, ShardStart(state, 0, ()), False, 0) for i in range(shards))
+        super().__init__(Snapshot(True, 0, snapshots, ()), Options(**{"num_workers": 1, **options}))
+        self.transports = []
+
+    def _open_transport(self, worker, sink):
+        self.transports.append(ScriptedTransport(sink))
+        return self.transports[-1]
+
+    async def take(self):
+        return await self.next(lambda shard, item: None)
+
+
+def frame(value):
+    return Framed(item_pickler.ItemPickler().dumps(value))
+
+
+def item(run, position, shard=0):
+    return Item(run, shard, position, position, frame((shard, position)))
+
+
+@pytest.fixture
+async def core():
+    core = ScriptedCore(n_batches_to_prefetch=3)
+    core.start()
+    yield core
+    await core.aclose()
+
+
+async def test_no_credit_before_hello_and_then_as_much_as_may_be(core):
+    (transport,) = core.transports
+    assert [type(message) for message in transport.told] == [Start]
+    transport.say(Hello(1))
+    assert transport.told[1:] == [Credit(1, 0, 3)]
+    transport.say(item(1, 0))
+    assert await core.take() == (0, 0)
+    assert transport.told[-1] == Credit(1, 0, 4)
+
+
+async def test_messages_of_another_run_are_dropped(core):
+    (transport,) = core.transports
+    stale = Item(7, 0, 0, 0, frame("stale"))
+    transport.say(Hello(1), stale, State(7, 0, 0, b""), EndOfShard(7, 0, 0), Final(7), item(1, 0), item(1, 1))
+    assert await core.take() == (0, 0)
+    assert await core.take() == (0, 1)
+    assert core.statistics().buffered == 0
+
+
+async def test_a_snapshot_is_taken_at_the_final_sentinel_and_holds_all_that_came_before_it(core):
+    (transport,) = core.transports
+    transport.say(Hello(1), item(1, 0), item(1, 1))
+    pending = core._ask_for_snapshot()
+    assert transport.told[-1] == Stop(1)
+    transport.say(item(1, 2), State(1, 0, 3, b"at three"))
+    assert not pending.done()
+    transport.say(Final(1))
+    snapshot = pending.result()
+    assert [ready.payload.open() for ready in snapshot.buffer] == [(0, 0), (0, 1), (0, 2)]
+    assert snapshot.shards[0].start == ShardStart(b"at three", 3, ())
+    assert transport.told[-1] == Start(2, {0: ShardStart(b"at three", 3, ())})  # the next run is on its way
+
+
+async def test_credit_that_a_stopped_run_did_not_use_is_dealt_again(core):
+    (transport,) = core.transports
+    transport.say(Hello(1), item(1, 0))
+    core._ask_for_snapshot()
+    transport.say(State(1, 0, 1, b""), Final(1))
+    assert [m for m in transport.told if isinstance(m, Credit) and m.run == 2] == [Credit(2, 0, 3)]
+
+
+async def test_a_death_ends_the_wait_for_a_snapshot(core):
+    (transport,) = core.transports
+    transport.say(Hello(1), item(1, 0))
+    pending = core._ask_for_snapshot()
+    transport.sink.died(Death("it was killed"))
+    assert pending.result().shards[0].start.skip == (0,)
+    assert len(core.transports) == 2
+    assert core.transports[1].told[0].shards[0].skip == (0,)
+
+
+async def test_a_worker_whose_shards_have_ended_is_let_go(core):
+    (transport,) = core.transports
+    transport.say(Hello(1), State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    assert core._workers[0].state is RunState.RETIRED
+    with pytest.raises(StopAsyncIteration):
+        await core.take()
+    assert transport.closed
+
+
+async def test_a_fault_of_the_library_is_raised_and_hangs_nobody(core):
+    (transport,) = core.transports
+    transport.say(Hello(1), item(1, 5))
+    with pytest.raises(AsyncPrefetchError, match=r"a fault in asyncprefetch.* item 5 came where 0 was due"):
+        await core.take()
+
+
+async def test_after_a_snapshot_credit_is_dealt_to_all_workers():
+    core = ScriptedCore(shards=2, num_workers=2, n_batches_to_prefetch=4)
+    core.start()
+    for transport in core.transports:
+        transport.say(Hello(1))
+    core._ask_for_snapshot()
+    for run, transport in enumerate(core.transports, 1):
+        transport.say(Final(run))
+    credits = [[m.upto for m in c.told if isinstance(m, Credit) and m.run > 2] for c in core.transports]
+    assert credits == [[1, 2], [1, 2]]
+    await core.aclose()
+
+
+async def test_the_end_waits_for_a_stop_that_is_under_way(core):
+    (transport,) = core.transports
+    transport.say(Hello(1))
+    core._ask_for_snapshot()
+    transport.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    ending = asyncio.create_task(core.take())
+    await asyncio.sleep(0)
+    assert core.needs_close
+    assert not ending.done()
+    transport.say(Final(1))
+    with pytest.raises(StopAsyncIteration):
+        await _as_error(ending)
+    assert transport.closed
+    assert not core.needs_close
+
+
+async def _as_error(task):
+    # A task can't carry a StopAsyncIteration through await on every Python.
+    await asyncio.wait([task])
+    raise task.exception()
+
+
+async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
+    (transport,) = core.transports
+    transport.say(Hello(1))
+    sink = transport.sink
+    transport.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    assert transport.sink is None
+    assert sink is core._workers[0]
+
+
+async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
+    (transport,) = core.transports
+    transport.say(Hello(1))
+    core._ask_for_snapshot()
+    transport.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
+    endings = [asyncio.create_task(core._end()) for _ in range(2)]
+    await asyncio.sleep(0)
+    await core.aclose()
+    await asyncio.wait_for(asyncio.gather(*endings), 5)
+
+
+async def test_a_worker_that_the_loader_killed_is_not_started_again(core):
+    (transport,) = core.transports
+    transport.say(Hello(1))
+    core.kill()  # as a loader does that was forgotten, before its loop can close it in order
+    transport.sink.died(Death("it was killed"))
+    assert len(core.transports) == 1
+    assert core.statistics().restarts == 0

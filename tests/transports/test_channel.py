@@ -1,0 +1,105 @@
+"""The loader's end of the socket: what may be lost is told, and a worker that is gone is no error."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from asyncprefetch._loop.loader_socket import LoaderEnd
+from tests.transports.sides import alarm_in
+
+
+class End:
+    """A loader's end, what it told, and the worker's socket."""
+
+    def __init__(self):
+        self.socket, self.worker = socket.socketpair()
+        self.worker.setblocking(False)
+        self.errors = []
+        self.end = LoaderEnd(self.socket, lambda records: None, self.errors.append)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end.close()
+        self.worker.close()
+
+    def fill(self):
+        """Write orders until some of them wait. Gives how many bytes there are."""
+        size = 0
+        while not self.end._unsent:
+            self.end.write(b"order" * 1000)
+            size += 5000
+        return size
+
+    def drain(self):
+        """What the worker can read now, in bytes."""
+        size = 0
+        try:
+            while data := self.worker.recv(1 << 16):
+                size += len(data)
+        except BlockingIOError:
+            pass
+        return size
+
+
+async def test_orders_for_which_there_is_no_room_are_sent_when_there_is():
+    with End() as both:
+        size = both.fill()
+        got = 0
+        while got < size:
+            got += both.drain()
+            await asyncio.sleep(0)
+        assert got == size
+        assert both.errors == []
+
+
+@pytest.mark.parametrize("call", ["recv_into", "send", "shutdown"])
+async def test_an_alarm_in_a_call_is_told_and_ends_reading_and_writing(call):
+    with End() as both:
+        alarm_in(both.socket, call)
+        both.worker.send(b"a record")
+        both.end.write(b"orders")
+        both.end.read()
+        both.end.end_orders()
+        assert [type(error) for error in both.errors] == [TimeoutError]
+        both.drain()
+        both.end.write(b"more orders")
+        assert both.drain() == 0
+        assert both.end.read() is False
+
+
+async def test_an_alarm_while_orders_that_waited_are_sent_is_told_and_the_others_are_not_sent():
+    with End() as both:
+        size = both.fill()
+        got = both.drain()
+        alarm_in(both.socket, "send")
+        while not both.errors:
+            await asyncio.sleep(0)
+        assert [type(error) for error in both.errors] == [TimeoutError]
+        got += both.drain()
+        both.end.write(b"more orders")
+        await asyncio.sleep(0)
+        assert got + both.drain() < size
+
+
+async def test_a_worker_that_is_gone_is_no_error():
+    with End() as both:
+        both.end.write(b"orders that nobody reads")
+        both.worker.close()
+        both.end.write(b"orders to nobody")
+        assert both.end.read() is False
+        both.end.end_orders()
+        assert both.errors == []
+
+
+async def test_a_worker_that_goes_while_orders_wait_is_no_error():
+    with End() as both:
+        both.fill()
+        both.worker.close()
+        while both.end._unsent:
+            await asyncio.sleep(0)
+        assert both.errors == []
