@@ -20,9 +20,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateErr
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from asyncprefetch._loop import worker_logs
 from asyncprefetch._process import limits, out_of_memory
-from asyncprefetch._process.advice import advice
 from asyncprefetch._process.context import WorkerContext
+from asyncprefetch._process.limits import advice
 from asyncprefetch._worker import logs, malloc
 
 if sys.platform != "win32":
@@ -209,7 +210,7 @@ class ProcessExecutor(Executor):
                     1,
                     mp_context=self._context,
                     initializer=_bootstrap,
-                    initargs=(self._env, logs.level(), self._initializer, self._initargs),
+                    initargs=(self._env, worker_logs.level(), self._initializer, self._initargs),
                 )
                 self._submit(os.getpid).add_done_callback(lambda _: self._context.unlink_names())
             while True:

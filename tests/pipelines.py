@@ -20,8 +20,8 @@ from pydantic import BaseModel
 
 import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, register
-from asyncprefetch._loop.shutdown import in_daemon_thread
 from asyncprefetch.iterators import from_iterable
+from tests.inside import in_daemon_thread
 
 
 @register("tests.Sample")

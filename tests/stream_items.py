@@ -11,9 +11,8 @@ import numpy as np
 
 import asyncprefetch
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
-from asyncprefetch._loop import loader_socket
-from asyncprefetch._wire import records, shared_memory
 from asyncprefetch.iterators import from_iterable
+from tests.inside import records, shared_memory, worker_socket
 
 BLOCK = 1 << 17
 
@@ -156,11 +155,11 @@ class Alarmed(StatefulIterator[dict[str, Any]]):
                 made.write_bytes(b"!")
                 Path(self.folder, "asked").read_bytes()
                 made.unlink()
-                loader_socket.unpack_orders = _alarm
+                worker_socket.unpack_orders = _alarm
             try:
                 x = asyncprefetch.empty(BLOCK // 8, np.int64)
             except TimeoutError:
-                loader_socket.unpack_orders = records.unpack_orders
+                worker_socket.unpack_orders = records.unpack_orders
                 x = np.empty(BLOCK // 8, np.int64)
             x.fill(self.position)
             self.position += 1

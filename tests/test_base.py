@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
-from asyncprefetch import Batch, CheckpointError, IteratorState, Position, StatefulIterator, _codec
+from asyncprefetch import Batch, CheckpointError, IteratorState, Position, StatefulIterator
 from asyncprefetch.base import compare_configuration
+from tests.inside import _codec
 from tests.support import Count, Plain, assert_same
 
 T = TypeVar("T")

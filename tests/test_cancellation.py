@@ -12,10 +12,9 @@ import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
-from asyncprefetch._loop.loader_socket import LoaderEnd
-from asyncprefetch._loop.states import LoaderEvent
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
+from tests.inside import LoaderEvent, LoaderSocket
 from tests.pipelines import Count, in_turns
 from tests.test_prefetcher import rest, take, through_json
 
@@ -199,7 +198,7 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
     with ProcessExecutor() as executor:
         executor.submit(os.getpid).result(30)
     server = forkserver._forkserver
-    pid, real_send, real_close = server._forkserver_pid, reduction.sendfds, LoaderEnd.close
+    pid, real_send, real_close = server._forkserver_pid, reduction.sendfds, LoaderSocket.close
 
     def send(sock, descriptors):
         starting.set()
@@ -219,7 +218,7 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
 
     starting, closed = threading.Event(), threading.Event()
     monkeypatch.setattr(reduction, "sendfds", send)
-    monkeypatch.setattr(LoaderEnd, "close", close)
+    monkeypatch.setattr(LoaderSocket, "close", close)
     loader = AsyncPrefetcher(Count(9))
     asyncio.run(run())
     monkeypatch.undo()

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch import CheckpointError
-from asyncprefetch._checkpoint import container
-from asyncprefetch._checkpoint.container import pack, pack_parts, parse_json, unpack, unpack_file, write_file
 from tests import support
+from tests.inside import container, pack, pack_parts, parse_json, unpack, unpack_file, write_file
 
 DOCUMENT = {"version": 1, "text": 'é "sha256":"' + "0" * 64 + '"', "list": [1, None, True, 0.5]}
 LEAVES = [b"abc", b"", bytes(range(256)), b"\0"]

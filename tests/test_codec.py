@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr
 
 from asyncprefetch import Batch, CheckpointError, IteratorState, register
-from asyncprefetch._codec import MAX_DEPTH, decode, encode, encode_state, explain_unsupported
 from tests import support
+from tests.inside import MAX_DEPTH, decode, encode, encode_state, explain_unsupported
 from tests.support import Count, Model, Open, Pair, Plain, Slotted, assert_same
 
 

@@ -6,8 +6,8 @@ from concurrent.futures import BrokenExecutor, Future
 
 import pytest
 
-from asyncprefetch._process import out_of_memory
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor, default_start_method
+from tests.inside import out_of_memory
 
 
 def test_inline_calls_run_at_once_in_the_calling_thread():

@@ -20,10 +20,10 @@ from asyncprefetch import (
     ProducerError,
     WorkerDiedError,
 )
-from asyncprefetch._loop.pull_transport import PullWorker
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS
+from tests.inside import PullRunner, retries, shutdown
 from tests.pipelines import ERRORS, Count, Fail
 from tests.test_prefetcher import rest, take, through_bytes
 
@@ -202,7 +202,7 @@ async def test_a_state_after_an_error_resumes_at_the_item_that_failed(tmp_path, 
 
 @pytest.fixture
 def fast_backoff(monkeypatch):
-    monkeypatch.setattr("asyncprefetch._loop.retries._FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(retries, "_FIRST_BACKOFF", 0.001)
 
 
 @pytest.mark.parametrize("retry_on", [OSError, (LookupError, Exception)])
@@ -230,7 +230,7 @@ async def test_retries_are_bounded_and_other_errors_are_not_retried(executor_fac
 
 
 async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executor_factory, monkeypatch):
-    monkeypatch.setattr("asyncprefetch._loop.retries._FIRST_BACKOFF", 3600)
+    monkeypatch.setattr(retries, "_FIRST_BACKOFF", 3600)
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
     async with AsyncPrefetcher(pipeline, num_workers=1, retry_on=OSError, executor_factory=executor_factory) as loader:
@@ -307,7 +307,7 @@ class ReplacesItsWorker(Odd):
     """An engine with retries of its own: from one call on, another producer answers."""
 
     def odd(self, fn, *args):
-        self.other = PullWorker("another worker")
+        self.other = PullRunner("another worker")
         return super(Odd, self).submit(self.other.handle, *args)
 
     def submit(self, fn, /, *args, **kwargs):
@@ -422,7 +422,7 @@ async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
 
 
 async def test_what_iterators_log_when_they_are_closed_is_heard(caplog, monkeypatch):
-    monkeypatch.setattr("asyncprefetch._loop.shutdown.CLOSE_GRACE", 30.0)  # for a slow machine
+    monkeypatch.setattr(shutdown, "CLOSE_GRACE", 30.0)  # for a slow machine
     async with AsyncPrefetcher(pipelines.goodbye) as loader:
         await anext(loader)
     assert "[worker 0, tests.goodbye] closed after an item" in caplog.text

@@ -7,11 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from asyncprefetch import Batch
-from asyncprefetch._wire import fingerprint as fingerprint_module
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.fingerprint import fingerprint
-from asyncprefetch._wire.item_layout import flatten
 from asyncprefetch.testing import assert_items_equal
+from tests.inside import fingerprint, fingerprint_module, flatten, item_pickler
 
 DTYPES = st.one_of(
     hnp.scalar_dtypes(), hnp.unicode_string_dtypes(max_len=3), hnp.array_dtypes(), st.just(np.dtype("g"))

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asyncprefetch import _codec
-from asyncprefetch._wire import item_pickler
 from asyncprefetch.testing import assert_items_equal
+from tests.inside import _codec, item_pickler
 from tests.pipelines import make_item
 
 DTYPES = st.one_of(

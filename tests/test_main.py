@@ -5,12 +5,13 @@ import pytest
 from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.__main__ import main
 from tests.conftest import inline
+from tests.inside import producer
 from tests.pipelines import Count, Fail
 from tests.test_prefetcher import take
 
 
 async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("asyncprefetch._worker.producer._MIN_STATE_INTERVAL", 3600)
+    monkeypatch.setattr(producer, "_MIN_STATE_INTERVAL", 3600)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, num_workers=1, executor_factory=inline) as loader:
         assert await take(loader, 5) == [0, 0, 1, 1, 2]

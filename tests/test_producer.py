@@ -6,17 +6,15 @@ from concurrent.futures import BrokenExecutor
 import pytest
 
 from asyncprefetch import register
-from asyncprefetch._loop import pull_transport
-from asyncprefetch._loop.pull_transport import PullWorker
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.fingerprint import fingerprint
-from asyncprefetch._wire.messages import (
+from asyncprefetch.iterators import from_iterable
+from tests.inside import (
     Credit,
     EndOfShard,
     Failed,
     Final,
     Hello,
     Item,
+    PullRunner,
     Replaying,
     Setup,
     ShardStart,
@@ -24,10 +22,12 @@ from asyncprefetch._wire.messages import (
     State,
     Stop,
     Tally,
+    counters,
+    fingerprint,
+    item_pickler,
+    pull_transport,
 )
-from asyncprefetch._worker import counters
-from asyncprefetch._worker import producer as producer_module
-from asyncprefetch.iterators import from_iterable
+from tests.inside import producer as producer_module
 from tests.pipelines import Count, Fail
 
 
@@ -41,7 +41,7 @@ def counting():
 @pytest.fixture
 def producer(monkeypatch):
     monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 3600)
-    producer = PullWorker("tests")
+    producer = PullRunner("tests")
     assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
     return producer
 
@@ -157,7 +157,7 @@ def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(produce
 def test_states_come_now_and_then(monkeypatch):
     monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 0)
     monkeypatch.setattr(producer_module, "_STATE_SHARE", float("inf"))
-    producer = PullWorker("tests")
+    producer = PullRunner("tests")
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {0: begin(Count(3))}))
     answers = producer.handle(Credit(1, 0, 2))
@@ -186,7 +186,7 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
                 now[0] += 0.002
                 yield item
 
-    class Sending(producer.Collecting):
+    class Sending(producer_module.Collecting):
         def send(self, message):
             if isinstance(message, State):
                 now[0] += 1.0
@@ -233,13 +233,13 @@ def test_closing_closes_the_iterators(producer):
 @pytest.mark.parametrize("message", [Start(1, {}), Credit(1, 0, 1), Stop(1)])
 def test_a_producer_that_was_not_set_up_is_another_one_than_the_loader_knows(message):
     with pytest.raises(BrokenExecutor, match="replaced its worker"):
-        PullWorker("tests").handle(message)
+        PullRunner("tests").handle(message)
 
 
 def test_a_pickled_producer_is_the_one_of_its_process():
-    here = pickle.loads(pickle.dumps(PullWorker("a key")))
+    here = pickle.loads(pickle.dumps(PullRunner("a key")))
     try:
-        assert pickle.loads(pickle.dumps(PullWorker("a key"))) is here
-        assert pickle.loads(pickle.dumps(PullWorker("another key"))) is not here
+        assert pickle.loads(pickle.dumps(PullRunner("a key"))) is here
+        assert pickle.loads(pickle.dumps(PullRunner("another key"))) is not here
     finally:
         pull_transport._workers.clear()

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncprefetch._wire.fingerprint import Ledger, fingerprint
-from asyncprefetch._wire.messages import ShardStart
+from tests.inside import Ledger, ShardStart, fingerprint
 from tests.pipelines import make_item
 
 
@@ -61,10 +60,7 @@ def test_items_that_differ_have_different_fingerprints_and_equal_ones_the_same(k
 
 def test_a_fingerprint_does_not_depend_on_the_process_or_on_shared_objects():
     text = "x" * 3
-    code = (
-        "from asyncprefetch._wire.fingerprint import fingerprint as f; "
-        "print(f({'a': 'xxx', 'b': 'x' * 3, 's': {'p', 'q', 'r'}}))"
-    )
+    code = "from tests.inside import fingerprint as f; print(f({'a': 'xxx', 'b': 'x' * 3, 's': {'p', 'q', 'r'}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == fingerprint({"a": text, "b": text, "s": {"r", "q", "p"}})
 

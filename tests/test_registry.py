@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from asyncprefetch import CheckpointError, IteratorState, _codec, register
-from asyncprefetch._codec.registry import find_kind, find_tag, kind_of, tag_of
+from asyncprefetch import CheckpointError, IteratorState, register
+from tests.inside import _codec, find_kind, find_tag, kind_of, tag_of
 
 
 class First(IteratorState, kind="tests.registry.first", version=3, aliases=("tests.registry.former",)):

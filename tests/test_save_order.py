@@ -13,10 +13,8 @@ import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
-from asyncprefetch._checkpoint import container, save_order
-from asyncprefetch._checkpoint.container import write_file
-from asyncprefetch._checkpoint.save_order import Turn
 from tests.faults.containers import document_of, make_container
+from tests.inside import Turn, container, save_order, write_file
 
 SOON = 20  # seconds, far more than anything here takes
 OLD = AsyncPrefetcherState.from_bytes(make_container(document_of(item=1)))

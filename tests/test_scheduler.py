@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncprefetch._loop.scheduler import AsReady, InOrder
+from tests.inside import AsReady, InOrder
 from tests.pipelines import in_turns
 
 

@@ -1,15 +1,6 @@
 import pytest
 
-from asyncprefetch._loop.states import (
-    LOADER,
-    RUN,
-    LoaderEvent,
-    LoaderState,
-    RunEvent,
-    RunState,
-    WrongTransitionError,
-    advance,
-)
+from tests.inside import LOADER, RUN, LoaderEvent, LoaderState, RunEvent, RunState, WrongTransitionError, advance
 
 
 @pytest.mark.parametrize(("table", "states"), [(LOADER, LoaderState), (RUN, RunState)])

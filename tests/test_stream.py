@@ -16,9 +16,8 @@ from pickle import PicklingError
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, WorkerDiedError
-from asyncprefetch._loop import delivery, loader_socket, stream_transport
-from asyncprefetch._wire import records, shared_memory
 from tests import stream_items
+from tests.inside import delivery, loader_socket, records, shared_memory, stream_transport, worker_socket
 from tests.pipelines import Count, Gate, GateKeeper
 from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
 from tests.test_prefetcher import rest, take
@@ -258,21 +257,21 @@ if __name__ == "__main__":
 def test_a_record_in_pieces_ends_the_worker(error):
     code = f"""
 import errno
-from asyncprefetch._loop.loader_socket import WorkerEnd
+from tests.inside import WorkerSocket
 
 class Interrupted:
     def setblocking(self, flag): pass
     def fileno(self): return 0
     def sendall(self, data, flags): raise {error}  # a handler of the user's, in the middle of it
 
-WorkerEnd(Interrupted()).send(b"record")
+WorkerSocket(Interrupted()).send(b"record")
 """
     assert run(code).returncode == -signal.SIGKILL
 
 
 def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes():
     ours, workers = socket.socketpair()
-    end = loader_socket.WorkerEnd(workers)
+    end = worker_socket.WorkerSocket(workers)
     ours.close()
     with workers:
         end.send(b"record")
@@ -285,9 +284,9 @@ async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(
 
     def make_end(sock, *args):
         sockets.append(sock)
-        return loader_socket.LoaderEnd(sock, *args)
+        return loader_socket.LoaderSocket(sock, *args)
 
-    monkeypatch.setattr(stream_transport, "LoaderEnd", make_end)
+    monkeypatch.setattr(stream_transport, "LoaderSocket", make_end)
     async with AsyncPrefetcher(Count(60), n_batches_to_prefetch=8) as loader:
         assert await anext(loader) == 0
         alarm_in(sockets[0], call)

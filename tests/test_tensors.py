@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, CheckpointWarning
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.fingerprint import fingerprint
-from asyncprefetch._wire.item_layout import flatten
 from tests import stream_items
+from tests.inside import fingerprint, flatten, item_pickler
 from tests.test_prefetcher import rest
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, arrays
-from asyncprefetch._worker import use_after_yield
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.inside import use_after_yield
 from tests.pipelines import Arrays
 from tests.test_arrays import RIGHT
 

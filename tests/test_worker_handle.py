@@ -7,14 +7,26 @@ import pickle
 
 import pytest
 
-from asyncprefetch._loop.core import Core
-from asyncprefetch._loop.options import Options
-from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
-from asyncprefetch._loop.states import RunState
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Final, Hello, Item, ShardStart, Start, State, Stop
-from asyncprefetch._wire.payloads import Framed
 from asyncprefetch.errors import AsyncPrefetchError
+from tests.inside import (
+    Core,
+    Credit,
+    Death,
+    EndOfShard,
+    Final,
+    Framed,
+    Hello,
+    Item,
+    Options,
+    RunState,
+    ShardSnapshot,
+    ShardStart,
+    Snapshot,
+    Start,
+    State,
+    Stop,
+    item_pickler,
+)
 
 
 class ScriptedTransport:

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from asyncprefetch import _codec
 from asyncprefetch._checkpoint import container
+from asyncprefetch._checkpoint.saved_batch import Saved
 from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, pickle_for_worker
 from asyncprefetch._loop.shard_queue import Ready
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
-from asyncprefetch._wire.messages import ShardStart, class_name, text_of
-from asyncprefetch._wire.payloads import Saved
+from asyncprefetch._wire.messages import ShardStart
+from asyncprefetch._wire.remote_errors import class_name, text_of
 from asyncprefetch.base import IteratorState
 from asyncprefetch.errors import CheckpointError
 

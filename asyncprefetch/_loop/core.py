@@ -20,6 +20,7 @@ import anyio
 from asyncprefetch._loop import stream_transport
 from asyncprefetch._loop.delivery import NOTHING, Delivery
 from asyncprefetch._loop.leaving import Leaving
+from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.loop_watch import LoopWatch
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
@@ -27,7 +28,6 @@ from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState, RunState, advance
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.worker_handle import WorkerHandle
-from asyncprefetch._wire.fingerprint import Ledger
 from asyncprefetch.errors import AsyncPrefetchError, PrefetcherBusyError, PrefetcherClosedError
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.statistics import Statistics

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncprefetch._loop import error_reports
+from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.scheduler import AsReady, InOrder, Scheduler
 from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready, ShardQueue
 from asyncprefetch._loop.snapshot import Snapshot
 from asyncprefetch._loop.threads import in_thread
-from asyncprefetch._wire.fingerprint import Ledger
 
 # With batches always at hand nothing would ever suspend, and every other task would starve.
 _MAX_SECONDS_WITHOUT_YIELD = 0.0005

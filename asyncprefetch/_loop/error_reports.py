@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import signal
 
-from asyncprefetch._process.advice import advice, memory_advice
-from asyncprefetch._wire.messages import Death, RemoteError, class_name, text_of
+from asyncprefetch._process.limits import advice, memory_advice
+from asyncprefetch._wire.messages import Death
+from asyncprefetch._wire.remote_errors import RemoteError, class_name, original_of, text_of
 from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
 
 _LOG = logging.getLogger("asyncprefetch")
@@ -18,7 +18,7 @@ Drawing = tuple[int, int] | None
 
 def producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
     """The user's exception, with its own as cause if that can be made here."""
-    original = _original(error)
+    original = original_of(error)
     failure = ProducerError(
         f"{where} ({error.phase}): {error.type_name}: {error.text}"
         + (memory_advice() if "MemoryError" in error.bases else ""),
@@ -49,21 +49,6 @@ def unreadable_error(error: BaseException, shard: int, position: int) -> Produce
     )
     failure.__cause__ = failure.original
     return failure
-
-
-def _original(error: RemoteError) -> BaseException | None:
-    """The exception itself, if it comes back as what it was: one with an odd constructor may not."""
-    if error.pickled is None:
-        return None
-    try:
-        original: BaseException = pickle.loads(error.pickled)
-        whole = class_name(type(original)) == error.type_name and text_of(original) == error.text
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # whatever an odd constructor does: SystemExit would end the program here
-        _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
-        return None
-    return original if whole else None
 
 
 def death_text(worker: int, death: Death, drawing: Drawing) -> str:

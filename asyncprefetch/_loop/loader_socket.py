@@ -1,41 +1,22 @@
-"""The two ends of the socket between the loader and a worker: the loader's never waits, the worker's may."""
+"""The loader's end of the socket to a worker. It never waits."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import select
-import signal
 import socket
 from collections.abc import Callable
 
-from asyncprefetch._wire.messages import Credit, Stop
-from asyncprefetch._wire.records import Record, RecordReader, Release, unpack_orders
-from asyncprefetch._worker.spin_wait import SpinWait
+from asyncprefetch._wire.records import Record, RecordReader
+from asyncprefetch._wire.sockets import GONE, NO_SIGNAL, is_own
 
 # What one turn of the loop reads at most: so that a flood of large frames leaves room for others.
 _MAX_READ = 1 << 20
 _READ_SIZE = 1 << 17
 
-# The other side may be gone, and in a program that asked for it a signal would end this one.
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
-# By which a socket tells that the other side is gone.
-_GONE = (errno.EPIPE, errno.ECONNRESET)
-
-
-def _is_own(error: BaseException, *numbers: int) -> bool:
-    """Whether the socket's own call failed by one of these numbers.
-
-    A signal handler of the user's runs within our calls, and may raise an ``OSError`` too, ``TimeoutError`` say, or
-    ``BrokenPipeError`` with a number when it prints to nobody. That has frames below ours, and tells nothing of the socket.
-    """
-    traceback = error.__traceback__
-    return isinstance(error, OSError) and error.errno in numbers and (traceback is None or traceback.tb_next is None)
-
-
-class LoaderEnd:
+class LoaderSocket:
     """Reads records and writes orders on the loop, without ever waiting.
 
     Args:
@@ -76,8 +57,8 @@ class LoaderEnd:
         try:
             size = self._socket.recv_into(target)
         except BaseException as error:
-            if not _is_own(error, errno.EAGAIN):
-                if _is_own(error, *_GONE):  # and some of our orders were not read
+            if not is_own(error, errno.EAGAIN):
+                if is_own(error, *GONE):  # and some of our orders were not read
                     self._stop_reading()
                 else:
                     self._fail(error)
@@ -111,9 +92,9 @@ class LoaderEnd:
         try:
             if not self._unsent:
                 try:
-                    data = data[self._socket.send(data, _NO_SIGNAL) :]
+                    data = data[self._socket.send(data, NO_SIGNAL) :]
                 except BlockingIOError as error:
-                    if not _is_own(error, errno.EAGAIN):
+                    if not is_own(error, errno.EAGAIN):
                         raise
             if data:
                 waits = bool(self._unsent)
@@ -121,7 +102,7 @@ class LoaderEnd:
                 if not waits:
                     self._loop.add_writer(self._socket, self._writable)
         except BaseException as error:
-            if not _is_own(error, *_GONE):  # that is told by its end, not here
+            if not is_own(error, *GONE):  # that is told by its end, not here
                 self._fail(error)
 
     def close(self) -> None:
@@ -136,7 +117,7 @@ class LoaderEnd:
             self._socket.shutdown(socket.SHUT_WR)
         except BaseException as error:
             # EBADF: it was closed here.
-            if not _is_own(error, errno.ENOTCONN, errno.EBADF, *_GONE):
+            if not is_own(error, errno.ENOTCONN, errno.EBADF, *GONE):
                 self._fail(error)
 
     def _readable(self) -> None:
@@ -146,10 +127,10 @@ class LoaderEnd:
 
     def _writable(self) -> None:
         try:
-            del self._unsent[: self._socket.send(self._unsent, _NO_SIGNAL)]
+            del self._unsent[: self._socket.send(self._unsent, NO_SIGNAL)]
         except BaseException as error:
-            if not _is_own(error, errno.EAGAIN):
-                if _is_own(error, *_GONE):
+            if not is_own(error, errno.EAGAIN):
+                if is_own(error, *GONE):
                     self._stop_writing()
                 else:
                     self._fail(error)
@@ -175,53 +156,3 @@ class LoaderEnd:
         if self._unsent:
             self._unsent.clear()
             self._loop.remove_writer(self._socket)
-
-
-def die() -> None:
-    """End this worker at once: another one is started at its last state."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class WorkerEnd:
-    """Reads orders and sends records, and may wait for either. Each record is sent as soon as it is made."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        self._socket = sock
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._spin_wait = SpinWait()
-        self._rest = b""
-
-    def receive(self, *, wait: bool) -> list[Credit | Stop | Release] | None:
-        """The orders that have come; with ``wait`` at least one. ``None`` when no more can come."""
-        if wait:
-            self._spin_wait.look(self._has_come)
-        elif not self._has_come():
-            return []
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except ConnectionError as error:
-                if not _is_own(error, *_GONE):
-                    raise
-                return None
-            if not data:
-                return None
-            orders, self._rest = unpack_orders(self._rest + data)
-            if orders or not wait:
-                return orders
-
-    def send(self, record: bytes) -> None:
-        """Send a record."""
-        try:
-            self._socket.sendall(record, _NO_SIGNAL)
-        except BaseException as error:
-            if _is_own(error, *_GONE):
-                return  # and this process ends with the loader: see executors
-            # A handler of the user's raised in the middle of it, an alarm's, say, and nobody knows how much was sent.
-            # A death can be made good, a record in pieces can't.
-            die()
-
-    def _has_come(self) -> bool:
-        return bool(self._poll.poll(0))

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from asyncprefetch._wire.messages import class_name
+from asyncprefetch._wire.remote_errors import class_name
 
 # Far more than any memory holds batches for, and little enough that the credit for all of it is dealt out in seconds: a
 # checkpoint names the number too.

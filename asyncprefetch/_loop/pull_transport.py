@@ -18,9 +18,9 @@ from typing import Any
 
 from asyncprefetch._loop.shutdown import CLOSE_GRACE, close_iterators, end_process, in_daemon_thread
 from asyncprefetch._loop.transport import Sink
-from asyncprefetch._process.advice import memory_advice
+from asyncprefetch._process.limits import memory_advice
 from asyncprefetch._wire.messages import Credit, Death, FromWorker, Item, Replaying, Setup, Start, Stop, ToWorker
-from asyncprefetch._worker.producer import Collecting, Producer
+from asyncprefetch._worker.pull_runner import PullRunner
 from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
@@ -31,40 +31,6 @@ _CALLS_AHEAD = 3
 _keys = itertools.count()
 
 
-class PullWorker:
-    """A producer whose answers are what its calls return.
-
-    An executor that shares memory with the loader calls this very object. Where a call is pickled, the object arrives
-    as the one that its process keeps under the same key.
-    """
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._answers = Collecting()
-        self._producer = Producer(self._answers)
-
-    def __reduce__(self) -> Any:
-        return _worker_of_this_process, (self._key,)
-
-    def handle(self, message: ToWorker) -> list[FromWorker]:
-        """Do what ``message`` asks; the answers, in order."""
-        self._producer.handle(message)
-        return self._answers.take()
-
-    def close(self) -> list[FromWorker]:
-        """Close the iterators. Gives the last log records."""
-        self._producer.close()
-        _workers.pop(self._key, None)
-        return self._answers.take()
-
-
-_workers: dict[str, PullWorker] = {}
-
-
-def _worker_of_this_process(key: str) -> PullWorker:
-    return _workers.setdefault(key, PullWorker(key))
-
-
 class PullTransport:
     """Carries the runs of one worker over an executor, one call a message."""
 
@@ -72,7 +38,7 @@ class PullTransport:
         self._executor = executor
         self._sink: Sink | None = sink
         self._loop = asyncio.get_running_loop()
-        self._remote = PullWorker(f"{os.getpid()}-{next(_keys)}")
+        self._remote = PullRunner(f"{os.getpid()}-{next(_keys)}")
         self._draws: deque[Credit] = deque()  # up to one item further each; not submitted yet
         self._granted: dict[int, int] = {}  # by shard, up to which position there are draws
         self._positions: dict[int, int] = {}  # by shard, of the next item to come

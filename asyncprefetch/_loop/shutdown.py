@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
+from asyncprefetch._loop import worker_logs
 from asyncprefetch._process import limits
 from asyncprefetch._wire.messages import FromWorker, Log
-from asyncprefetch._worker import logs
 from asyncprefetch.executors import ProcessExecutor
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromW
         return False
     for message in closing.result():
         if isinstance(message, Log):
-            logs.handle(worker, message.record)
+            worker_logs.handle(worker, message.record)
     return True
 
 

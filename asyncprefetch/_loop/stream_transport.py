@@ -17,10 +17,10 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
-from asyncprefetch._loop.loader_socket import LoaderEnd
+from asyncprefetch._loop.loader_socket import LoaderSocket
 from asyncprefetch._loop.shutdown import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._loop.transport import Sink
-from asyncprefetch._process.advice import advice
+from asyncprefetch._process.limits import advice
 from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
 from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import (
@@ -94,7 +94,7 @@ class StreamTransport:
             on_error.callback(loader_socket.close)
             # The worker takes the memory from the socket: that works alike for every start method.
             socket.send_fds(loader_socket, [b"m"], [self._segment.descriptor] if self._segment is not None else [])
-            self._end = LoaderEnd(loader_socket, self._records, self._fails)
+            self._end = LoaderSocket(loader_socket, self._records, self._fails)
             on_error.pop_all()
         self._executor = ProcessExecutor(
             start_method=start_method,

@@ -10,7 +10,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from asyncprefetch._loop import error_reports
+from asyncprefetch._loop import error_reports, worker_logs
+from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.owner import Owner
 from asyncprefetch._loop.retries import Retries
@@ -19,8 +20,7 @@ from asyncprefetch._loop.shard_queue import Ended, Failure, Ready
 from asyncprefetch._loop.states import RUN, RunEvent, RunState, advance
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.watchdog import Watchdog
-from asyncprefetch._process.advice import advice
-from asyncprefetch._wire.fingerprint import Ledger
+from asyncprefetch._process.limits import advice
 from asyncprefetch._wire.messages import (
     Credit,
     Death,
@@ -40,7 +40,6 @@ from asyncprefetch._wire.messages import (
     Stop,
     Tally,
 )
-from asyncprefetch._worker import logs
 from asyncprefetch.errors import WorkerDiedError
 from asyncprefetch.statistics import WorkerStatistics
 
@@ -198,7 +197,7 @@ class WorkerHandle:
     def _receive(self, message: FromWorker) -> None:
         match message:
             case Log():
-                logs.handle(self.number, message.record)
+                worker_logs.handle(self.number, message.record)
             case Tally():
                 self._counted.update(message.counted)
             case Hello():

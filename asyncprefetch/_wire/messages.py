@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from asyncprefetch._wire.payloads import Payload
+from asyncprefetch._wire.remote_errors import RemoteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +28,6 @@ class ShardStart:
     def position(self) -> int:
         """Position of the first item that is sent."""
         return self.state_position + len(self.skip)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteError:
-    """An exception as data. ``bases`` are the qualified names of its class and all base classes."""
-
-    phase: str
-    type_name: str
-    bases: tuple[str, ...]
-    text: str
-    traceback: str
-    pickled: bytes | None
 
 
 # ------------------------------------------------------------------------------------------------- parent to worker
@@ -175,29 +164,3 @@ class Death:
     pid: int | None = None
     exit_code: int | None = None
     oom_kills: int = 0  # how often the kernel ended a process for want of memory meanwhile
-
-
-# What ``type`` itself knows of a class: a metaclass may have attributes of these names that raise, or give anything.
-_MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
-
-
-def class_name(cls: type) -> str:
-    """What both sides call a class: a worker runs the user's script under the name ``__mp_main__``. Raises nothing."""
-    name = str.__str__(_QUALNAME.__get__(cls))
-    try:
-        module = str.__str__(_MODULE.__get__(cls))
-    except (AttributeError, TypeError):  # it was deleted, or is no string
-        module = "?"
-    if module == "builtins":
-        return name
-    return f"{'__main__' if module == '__mp_main__' else module}.{name}"
-
-
-def text_of(error: BaseException) -> str:
-    """``str(error)``, of one that raises too. A plain ``str``: one of a subclass might not be pickled."""
-    try:
-        return str.__str__(str(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # SystemExit too would go far from here
-        return "<an exception whose str() raises>"

@@ -7,10 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from pydantic import JsonValue
-
-from asyncprefetch import _codec
-
 # Opening the first tensor imports torch, which takes a second: as if so many bytes had to be copied.
 _IMPORT_SIZE = 1 << 30
 
@@ -42,21 +38,6 @@ class Framed:
 
     def open(self) -> Any:
         return pickle.loads(self.frame)
-
-    def reading(self) -> Self:
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A batch as a checkpoint holds it."""
-
-    structure: JsonValue
-    leaves: tuple[bytes, ...]  # of the whole state: the structure names its own
-    size: int
-
-    def open(self) -> Any:
-        return _codec.decode(self.structure, self.leaves)
 
     def reading(self) -> Self:
         return self

@@ -26,7 +26,6 @@ from asyncprefetch._wire.messages import (
     Hello,
     Item,
     Log,
-    RemoteError,
     Replaying,
     Setup,
     SetupFailed,
@@ -38,7 +37,7 @@ from asyncprefetch._wire.messages import (
     ToWorker,
 )
 from asyncprefetch._wire.payloads import Framed
-from asyncprefetch._wire.remote_errors import describe
+from asyncprefetch._wire.remote_errors import RemoteError, describe
 from asyncprefetch._worker import counters, logs
 from asyncprefetch.base import IteratorState, StatefulIterator
 

@@ -14,7 +14,6 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch import arrays
-from asyncprefetch._loop.loader_socket import WorkerEnd, die
 from asyncprefetch._wire import item_pickler
 from asyncprefetch._wire.item_layout import Flat
 from asyncprefetch._wire.messages import Credit, FromWorker, Setup, Start, Stop
@@ -32,6 +31,7 @@ from asyncprefetch._wire.records import (
 from asyncprefetch._wire.shared_memory import Geometry, Segment
 from asyncprefetch._worker.producer import Producer
 from asyncprefetch._worker.slot_allocator import SlotAllocator
+from asyncprefetch._worker.worker_socket import WorkerSocket, die
 
 if sys.platform != "win32":
     import resource
@@ -45,13 +45,13 @@ _MAX_FRAME = 16 << 10
 _LOOK_EVERY = 0.0005
 
 
-class StreamWorker:
+class StreamRunner:
     """The worker's end of a stream transport, for its whole life."""
 
     def __init__(self, sock: socket.socket, geometry: Geometry | None) -> None:
         """Take the memory from the socket, by which the loader has sent it."""
         _, descriptors, flags, _ = socket.recv_fds(sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        self._end = WorkerEnd(sock)
+        self._end = WorkerSocket(sock)
         self._allocator: SlotAllocator | None = None
         self._due: deque[Credit] = deque()
         self._stop: Stop | None = None
@@ -169,28 +169,28 @@ class StreamWorker:
         self._end.send(pack_message(message))
 
 
-_worker: StreamWorker | None = None
+_worker: StreamRunner | None = None
 
 
 def attach(sock: socket.socket, geometry: Geometry | None) -> None:
     """Called once, when the process begins."""
     global _worker  # noqa: PLW0603 - a process is the worker of one loader
-    _worker = StreamWorker(sock, geometry)
+    _worker = StreamRunner(sock, geometry)
 
 
 def set_up(setup: Setup) -> None:
-    """See :meth:`StreamWorker.set_up`."""
+    """See :meth:`StreamRunner.set_up`."""
     assert _worker is not None
     _worker.set_up(setup)
 
 
 def run(start: Start) -> None:
-    """See :meth:`StreamWorker.run`."""
+    """See :meth:`StreamRunner.run`."""
     assert _worker is not None
     _worker.run(start)
 
 
 def close() -> list[FromWorker]:
-    """See :meth:`StreamWorker.close`."""
+    """See :meth:`StreamRunner.close`."""
     assert _worker is not None
     return _worker.close()

@@ -26,8 +26,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from asyncprefetch import AsyncPrefetcherState, CheckpointError, _codec
+from asyncprefetch import AsyncPrefetcherState, CheckpointError
 from tests.faults.containers import audited, inline, make_container, parts, seal, states, write_corpus
+from tests.inside import _codec
 
 _SECONDS = 5.0
 _TWICE, _NAN, _DEEP = "\x00twice ", "\x00nan", "\x00deep"

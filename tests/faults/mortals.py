@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
-from asyncprefetch._loop.shutdown import in_daemon_thread
-from asyncprefetch._worker import producer
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
+from tests.inside import in_daemon_thread, producer
 
 # Exit code and signal by the way of dying.
 WAYS = {"SIGKILL": (-9, "SIGKILL"), "SIGSEGV": (-11, "SIGSEGV"), "0": (0, None), "3": (3, None)}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, _codec
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError
 from tests.faults import fuzz_checkpoints
 from tests.faults.containers import (
     audited,
@@ -35,6 +35,7 @@ from tests.faults.containers import (
     text_pipeline,
     write_corpus,
 )
+from tests.inside import _codec
 from tests.pipelines import Count, in_turns
 from tests.processes import ROOT
 from tests.support import assert_same

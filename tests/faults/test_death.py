@@ -20,16 +20,12 @@ from pathlib import Path
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError
-from asyncprefetch._loop import error_reports
-from asyncprefetch._loop.retries import Retries
-from asyncprefetch._process import out_of_memory
-from asyncprefetch._process.context import WorkerProcess
-from asyncprefetch._wire.messages import Credit, Death, Failed, RemoteError
 from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines, stream_items
 from tests.conftest import EXECUTORS
 from tests.faults import mortals
 from tests.faults.mortals import WAYS, Hangman, Slow, SlowState, World, unread, until, workers_with
+from tests.inside import Credit, Death, Failed, RemoteError, Retries, WorkerProcess, error_reports, out_of_memory
 from tests.pipelines import Count, Die, Gate, GateKeeper
 from tests.processes import launch
 from tests.test_failures import until_error

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import BaseModel
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, IteratorState, _codec, register
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, IteratorState, register
 from asyncprefetch.iterators import MapIterator, from_iterable
 from tests.faults.containers import (
     audited,
@@ -28,6 +28,7 @@ from tests.faults.containers import (
     text_pipeline,
     write_corpus,
 )
+from tests.inside import _codec
 from tests.iterators.sources import ListIterator
 from tests.pipelines import Count
 

@@ -15,10 +15,10 @@ from asyncprefetch import (
     PrefetcherClosedError,
     ProducerError,
 )
-from asyncprefetch._wire.messages import class_name
 from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.faults.raising import ERRORS, PHASES, Raising
+from tests.inside import class_name
 from tests.pipelines import Count, Gate, GateKeeper
 
 CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])

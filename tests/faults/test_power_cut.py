@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
-from asyncprefetch._checkpoint import container
 from tests.faults.containers import document_of, make_container
+from tests.inside import container
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_bytes.py"
 OLD = AsyncPrefetcherState.from_bytes(make_container(document_of(item=1)))

@@ -22,6 +22,7 @@ from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import descriptors, inline
 from tests.faults import programs
+from tests.inside import context, limits
 from tests.pipelines import Count
 
 CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
@@ -128,7 +129,7 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
 
     with ProcessExecutor() as other:  # what is started once for all of them
         other.submit(os.getpid).result(10)
-    monkeypatch.setattr("asyncprefetch._process.context._over_sockets", refuse)
+    monkeypatch.setattr(context, "_over_sockets", refuse)
     before = descriptors().keys()
     executor = ProcessExecutor()  # which is kept: a loader keeps its own
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
@@ -278,7 +279,7 @@ async def test_a_start_for_which_there_is_no_more_memory_when_its_turn_comes_lea
         if threading.current_thread().name == "asyncprefetch-worker-watch":
             raise RuntimeError("can't start new thread: less than 148 MiB of memory are left")
 
-    monkeypatch.setattr("asyncprefetch._process.limits.check_threads", check)
+    monkeypatch.setattr(limits, "check_threads", check)
     executor = ProcessExecutor()
     with pytest.raises(BrokenExecutor, match=r"of memory are left \(raise the limits"):
         executor.submit(os.getpid).result(10)
@@ -292,7 +293,7 @@ async def test_an_end_for_which_there_can_be_no_thread_is_a_kill(monkeypatch):
     def refuse(count=1):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("asyncprefetch._process.limits.check_threads", refuse)
+    monkeypatch.setattr(limits, "check_threads", refuse)
     executor.shutdown(wait=False)
     assert executor.exited.result(10) == -signal.SIGKILL
 

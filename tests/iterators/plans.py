@@ -35,7 +35,7 @@ from asyncprefetch.iterators import (
     TokenSequence,
     from_iterable,
 )
-from asyncprefetch.iterators._random import permutation, uniforms
+from tests.inside import permutation, uniforms
 from tests.iterators.sources import ListIterator, drain
 
 LONGEST = 24

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from asyncprefetch import IteratorState
-from asyncprefetch._worker import counters
 from asyncprefetch.iterators import (
     DocumentFileIterator,
     PackingIterator,
@@ -18,6 +17,7 @@ from asyncprefetch.iterators import (
     ShuffleIterator,
     SpacePatcher,
 )
+from tests.inside import counters
 
 BAD = 7
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 from asyncprefetch import IteratorState
-from asyncprefetch._worker import counters
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import counters
 from tests.iterators.corpora import FORMATS, LINES, after, ids, lines_of, write, write_table
 from tests.iterators.sources import drain
 

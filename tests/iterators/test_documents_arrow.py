@@ -12,11 +12,9 @@ import pyarrow as pa
 import pytest
 
 from asyncprefetch import IteratorState
-from asyncprefetch._worker import counters
 from asyncprefetch.iterators import DocumentError, DocumentFileIterator
-from asyncprefetch.iterators.text._formats import columnar
-from asyncprefetch.iterators.text._formats.columnar import Columns
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import Columns, columnar, counters
 from tests.iterators.corpora import TABLES, after, start_of_batch, write, write_table
 from tests.iterators.sources import drain
 

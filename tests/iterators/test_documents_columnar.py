@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asyncprefetch._worker import counters
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
-from asyncprefetch.iterators.text._formats import parquet
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import counters, parquet
 from tests.iterators.corpora import TABLES, after, ids, start_of_batch, write, write_table
 from tests.iterators.sources import drain
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch.iterators import DocumentFileIterator
-from asyncprefetch.iterators.text._formats import jsonl, parquet
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import jsonl, parquet
 from tests.iterators.corpora import FORMATS, LINES, lines_of, write, write_table
 from tests.iterators.sources import drain
 

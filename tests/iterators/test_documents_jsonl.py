@@ -18,10 +18,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from asyncprefetch._worker import counters
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
-from asyncprefetch.iterators.text._formats import jsonl
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import counters, jsonl
 from tests.iterators.corpora import LINES, after, ids, lines_of, write
 from tests.iterators.sources import drain
 

@@ -15,8 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from asyncprefetch import IteratorState
 from asyncprefetch.iterators import DocumentError, DocumentFileIterator
-from asyncprefetch.iterators.text import _files
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import _files
 from tests.iterators.corpora import FORMATS, after, ids, write
 from tests.iterators.sources import drain
 

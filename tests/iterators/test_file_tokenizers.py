@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from asyncprefetch import IteratorState
-from asyncprefetch._worker import counters
 from asyncprefetch.iterators import (
     Document,
     DocumentError,
@@ -24,6 +23,7 @@ from asyncprefetch.iterators import (
 )
 from asyncprefetch.iterators.text import file_tokenizers
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.inside import counters
 from tests.iterators.sources import ListIterator, drain
 
 TEXTS = ["hello hello world", "", "zwölf 🥊", "<s> is text"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncprefetch import register
-from asyncprefetch.iterators._functions import called, named
+from tests.inside import called, named
 
 
 @register("tests.functions.plain")

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch import IteratorState, Position, arrays
-from asyncprefetch._worker import counters
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     ByteTokenizer,
@@ -28,8 +27,9 @@ from asyncprefetch.iterators import (
     SpacePatcher,
     TokenSequence,
 )
-from asyncprefetch.iterators.text import _blocks, packing
+from asyncprefetch.iterators.text import packing
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import _blocks, counters
 from tests.iterators.sources import ListIterator, ListState, drain
 
 PAD = -7

@@ -24,10 +24,9 @@ from asyncprefetch.iterators import (
     ShuffleIterator,
     SpacePatcher,
 )
-from asyncprefetch.iterators._position_digest import witness_of
-from asyncprefetch.iterators.text import _blocks, packing
-from asyncprefetch.iterators.text._tokens import ANCHOR_EVERY
+from asyncprefetch.iterators.text import packing
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.inside import ANCHOR_EVERY, _blocks, witness_of
 from tests.iterators.sources import ListIterator, ListState, drain
 
 ROWS = 300

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch import IteratorState, register
-from asyncprefetch._worker import counters
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import (
     BytePatcher,
@@ -27,6 +26,7 @@ from asyncprefetch.iterators import (
     TokenSequence,
 )
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.inside import counters
 from tests.iterators.sources import ListIterator, drain
 
 TEXTS = ["", "abc", "zwölf Boxkämpfer 🥊", "\x00\x7f\r\n"]

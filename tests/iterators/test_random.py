@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncprefetch.iterators._random import permutation, uniforms
+from tests.inside import permutation, uniforms
 
 numbers = st.integers(0, 2**64 - 1)
 

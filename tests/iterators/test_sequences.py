@@ -18,9 +18,8 @@ from asyncprefetch.iterators import (
     SpacePatcher,
     TokenSequence,
 )
-from asyncprefetch.iterators._random import permutation
-from asyncprefetch.iterators.text import _blocks
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
+from tests.inside import _blocks, permutation
 from tests.iterators.sources import ListIterator, drain
 
 Documents = list[list[int]]  # the patch lengths of each

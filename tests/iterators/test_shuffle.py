@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from asyncprefetch import IteratorState, register
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import LoopingIterator, SamplingIterator, ShuffleIterator, from_iterable
-from asyncprefetch.iterators._random import permutation
 from asyncprefetch.testing import assert_resumes_exactly
+from tests.inside import permutation
 from tests.iterators import sources
 from tests.iterators.sources import ListIterator, drain
 

@@ -10,12 +10,7 @@ import socket
 from pathlib import Path
 
 from asyncprefetch import arrays
-from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.item_layout import flatten
-from asyncprefetch._wire.item_pickler import ItemPickler
-from asyncprefetch._wire.shared_memory import Segment
-from asyncprefetch._worker.slot_allocator import SlotAllocator
+from tests.inside import ItemPickler, LentSlots, OnSlot, Segment, SlotAllocator, flatten, item_pickler
 
 
 class Sides:

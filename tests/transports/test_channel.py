@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from asyncprefetch._loop.loader_socket import LoaderEnd
+from tests.inside import LoaderSocket
 from tests.transports.sides import alarm_in
 
 
@@ -18,7 +18,7 @@ class End:
         self.socket, self.worker = socket.socketpair()
         self.worker.setblocking(False)
         self.errors = []
-        self.end = LoaderEnd(self.socket, lambda records: None, self.errors.append)
+        self.end = LoaderSocket(self.socket, lambda records: None, self.errors.append)
 
     def __enter__(self):
         return self

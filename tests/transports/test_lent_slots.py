@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, full
-from asyncprefetch._loop.lent_slots import OnSlot
-from asyncprefetch._wire import shared_memory
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
+from tests.inside import OnSlot, shared_memory
 from tests.limits import memory_left
 from tests.pipelines import Arrays
 from tests.test_prefetcher import rest, take

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor, Future
 
-from asyncprefetch._loop.pull_transport import PullTransport
-from asyncprefetch._wire.messages import Credit, FromWorker, Hello, Replaying, Setup, ShardStart, Start, Stop
+from tests.inside import Credit, FromWorker, Hello, PullTransport, Replaying, Setup, ShardStart, Start, Stop
 
 
 class ByHand(Executor):

@@ -7,9 +7,21 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncprefetch._wire import records
-from asyncprefetch._wire.messages import Credit, EndOfShard, Failed, Final, Hello, Log, RemoteError, State, Stop
-from asyncprefetch._wire.records import NO_PLACE, RecordReader, Release
+from tests.inside import (
+    NO_PLACE,
+    Credit,
+    EndOfShard,
+    Failed,
+    Final,
+    Hello,
+    Log,
+    RecordReader,
+    Release,
+    RemoteError,
+    State,
+    Stop,
+    records,
+)
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 CUTS = st.lists(st.integers(1, 300) | st.integers(1, 5), min_size=1)

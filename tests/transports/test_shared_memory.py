@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyncprefetch._wire import shared_memory
-from asyncprefetch._wire.shared_memory import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
 from tests.conftest import descriptors
+from tests.inside import PROT_NONE, PROT_READ_WRITE, Geometry, Segment, shared_memory
 from tests.limits import memory_left
 from tests.transports.sides import mappings
 

@@ -13,10 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncprefetch import empty, full
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.item_layout import MAX_LAYOUTS
-from asyncprefetch._wire.item_pickler import MIN_PLACED
 from asyncprefetch.testing import assert_items_equal
+from tests.inside import MAX_LAYOUTS, MIN_PLACED, item_pickler
 from tests.support import assert_same, items
 from tests.transports.sides import Sides, lies_in_shared_memory
 from tests.transports.test_shared_memory import dies_of

@@ -1,0 +1,25 @@
+"""A batch as a checkpoint holds it: decoded when it is delivered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+from asyncprefetch import _codec
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A batch as a checkpoint holds it."""
+
+    structure: JsonValue
+    leaves: tuple[bytes, ...]  # of the whole state: the structure names its own
+    size: int
+
+    def open(self) -> Any:
+        return _codec.decode(self.structure, self.leaves)
+
+    def reading(self) -> Self:
+        return self
