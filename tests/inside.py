@@ -64,7 +64,7 @@ from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import NO_PLACE, RecordReader, Release
 from asyncprefetch._wire.remote_errors import RemoteError, class_name
 from asyncprefetch._wire.shared_memory import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
-from asyncprefetch._worker import counters, producer, use_after_yield, worker_socket
+from asyncprefetch._worker import counters, producer, pull_runner, use_after_yield, worker_socket
 from asyncprefetch._worker.pull_runner import PullRunner
 from asyncprefetch._worker.slot_allocator import SlotAllocator
 from asyncprefetch._worker.worker_socket import WorkerSocket

@@ -25,7 +25,7 @@ from tests.inside import (
     counters,
     fingerprint,
     item_pickler,
-    pull_transport,
+    pull_runner,
 )
 from tests.inside import producer as producer_module
 from tests.pipelines import Count, Fail
@@ -242,4 +242,4 @@ def test_a_pickled_producer_is_the_one_of_its_process():
         assert pickle.loads(pickle.dumps(PullRunner("a key"))) is here
         assert pickle.loads(pickle.dumps(PullRunner("another key"))) is not here
     finally:
-        pull_transport._workers.clear()
+        pull_runner._workers.clear()

@@ -40,7 +40,7 @@ _FRAME = re.compile(
 
 # Tracebacks are told up to the first frame of these.
 _OURS = frozenset(
-    {__file__, str(Path(__file__).with_name("testing.py")), item_pickler.__file__, slot_allocator.__file__}
+    {__file__, str(Path(__file__).parents[1] / "testing.py"), item_pickler.__file__, slot_allocator.__file__}
 )
 
 _GIVEN_AWAY = "what is made by asyncprefetch.empty, full or zeros belongs to the consumer from its yield on"

@@ -78,9 +78,9 @@ def read(reader, data, cuts):
 def test_records_come_out_as_they_went_in_wherever_they_are_cut(sent, cuts):
     reader = RecordReader()
     data = b"".join(records.pack_item(*it) if isinstance(it, tuple) else records.pack_message(it) for it in sent)
-    records = read(reader, data, cuts)
-    assert len(records) == len(sent)
-    for it, (header, body) in zip(sent, records, strict=True):
+    received = read(reader, data, cuts)
+    assert len(received) == len(sent)
+    for it, (header, body) in zip(sent, received, strict=True):
         if isinstance(it, tuple):
             frame, marks, where, fingerprint, place = it
             assert header == (len(frame), marks, *where, fingerprint, *place)
