@@ -80,10 +80,15 @@ def test_no_module_is_longer_than_one_concept():
 
 def test_every_public_name_is_seen_by_a_static_tool():
     source = ast.parse((PACKAGE / "__init__.py").read_text())
+    (typed,) = [node for node in source.body if isinstance(node, ast.If)]
+    assert ast.unparse(typed.test) == "TYPE_CHECKING"
     seen = {
-        alias.asname or alias.name for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.asname or alias.name for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert set(asyncprefetch.__all__) == seen
+    assert all(getattr(asyncprefetch, name) is not None for name in asyncprefetch.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        asyncprefetch.missing  # noqa: B018
     assert (PACKAGE / "py.typed").exists()
 
 
