@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from os import PathLike
 from types import TracebackType
@@ -12,18 +11,16 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import anyio
 
-from asyncprefetch import _codec
 from asyncprefetch._checkpoint import container
 from asyncprefetch._checkpoint.save_order import Turn
 from asyncprefetch._checkpoint.state import StateData
 from asyncprefetch._loop.core import Core
-from asyncprefetch._loop.delivery import NOTHING
 from asyncprefetch._loop.options import Options, Resources, pickle_for_worker
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._wire.messages import ShardStart
 from asyncprefetch.base import IteratorState, StatefulIterator, compare_configuration
-from asyncprefetch.errors import CheckpointError, CheckpointWarning, PrefetcherBusyError
+from asyncprefetch.errors import CheckpointError
 from asyncprefetch.statistics import Statistics, explain
 
 T_co = TypeVar("T_co", covariant=True)
@@ -108,8 +105,6 @@ class AsyncPrefetcher(Generic[T_co]):
         options.pickled_initializer()
         self._num_shards = num_shards
         self._core = Core(origin, options)
-        self._taking = False
-        self._to_check = {shard.shard for shard in origin.shards}
         weakref.finalize(self, self._core.abandon, repr(self)).atexit = False
 
     @classmethod
@@ -133,8 +128,8 @@ class AsyncPrefetcher(Generic[T_co]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T_co:
-        """The next item. Cancelled or timed out, it has taken nothing.
+    def __anext__(self) -> Coroutine[Any, Any, T_co]:
+        """The next item. A call that is cancelled or times out has taken nothing.
 
         Raises:
             StopAsyncIteration: all shards are exhausted; again at every further call.
@@ -143,33 +138,7 @@ class AsyncPrefetcher(Generic[T_co]):
             PrefetcherBusyError: another call is waiting, or the loader belongs to another event loop.
             PrefetcherClosedError: the loader is closed.
         """
-        if self._taking:
-            raise PrefetcherBusyError(
-                "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
-                "share the stream in an order that no checkpoint could restore"
-            )
-        item: T_co = self._core.next_nowait(self._check_first)
-        if item is not NOTHING:
-            return item
-        self._taking = True
-        try:
-            item = await self._core.next(self._check_first)
-        finally:
-            self._taking = False
-        return item
-
-    def _check_first(self, shard: int, item: Any) -> None:
-        """Warn once a shard, at its first batch, if a checkpoint could not hold what it makes."""
-        if not self._to_check or shard not in self._to_check:
-            return
-        self._to_check.discard(shard)
-        reason = _codec.explain_unsupported(item)
-        if reason is not None:
-            warnings.warn(
-                f"shard {shard}: a checkpoint can't hold its batches, and get_state() will raise: {reason}",
-                CheckpointWarning,
-                stacklevel=6,
-            )
+        return self._core.next()
 
     async def get_state(self, *, grace: float | None = None) -> AsyncPrefetcherState:
         """The state of the whole loader: what was not delivered yet, and nothing else, comes out of what it builds.

@@ -75,3 +75,33 @@ from asyncprefetch.iterators.text import _blocks, _files
 from asyncprefetch.iterators.text._formats import columnar, jsonl, parquet
 from asyncprefetch.iterators.text._formats.columnar import Columns
 from asyncprefetch.iterators.text._tokens import ANCHOR_EVERY
+
+
+def delivery_of(loader):
+    """The consumer's end of a loader."""
+    return loader._core._delivery
+
+
+def ledger_of(loader, shard):
+    """What a loader knows of a shard."""
+    return loader._core._ledgers[shard]
+
+
+def handle_of(loader, worker=0):
+    """A worker of a loader."""
+    return loader._core._workers[worker]
+
+
+def transport_of(loader, worker=0):
+    """The transport of a worker."""
+    return handle_of(loader, worker)._transport
+
+
+def shutdown_of(loader):
+    """The end of a loader, which closes its workers."""
+    return loader._core._shutdown
+
+
+def snapshot_is_pending(loader):
+    """Whether a snapshot was asked for and is not taken yet."""
+    return loader._core._snapshots.pending

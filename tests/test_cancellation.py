@@ -14,7 +14,7 @@ import pytest
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
-from tests.inside import LoaderEvent, LoaderSocket
+from tests.inside import LoaderEvent, LoaderSocket, shutdown_of
 from tests.pipelines import Count, in_turns
 from tests.test_prefetcher import rest, take, through_json
 
@@ -176,7 +176,7 @@ def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it
 
 async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_is_cancelled(executor_factory):
     def let_go(transport):
-        loader._core._leaving.add(transport)
+        close_transport(transport)
         if cancelled:
             return
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -187,7 +187,7 @@ async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_i
     cancelled = []
     before = descriptors()
     async with AsyncPrefetcher(Count(3), executor_factory=executor_factory) as loader:
-        loader._core.let_go = let_go
+        close_transport, loader._core.close_transport = loader._core.close_transport, let_go
         assert [item async for item in loader] == [0, 1, 2]
         assert [task.cancelled() for task in cancelled] == [True]
         assert no_worker_is_left(before)
@@ -237,11 +237,11 @@ async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypa
     def step_and_cancel(event):
         step(event)
         if event is LoaderEvent.ALL_GONE:
-            loader._core._closing.cancel()
+            shutdown_of(loader)._closing.cancel()
 
     monkeypatch.setattr(loader._core, "_step", step_and_cancel)
     await loader.aclose()
-    assert loader._core._closing.cancelled()
+    assert shutdown_of(loader)._closing.cancelled()
     assert loader.statistics().state == "closed"
     await loader.aclose()
 

@@ -5,7 +5,7 @@ import pytest
 from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.__main__ import main
 from tests.conftest import inline
-from tests.inside import producer
+from tests.inside import ledger_of, producer
 from tests.pipelines import Count, Fail
 from tests.test_prefetcher import take
 
@@ -15,7 +15,7 @@ async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, num_workers=1, executor_factory=inline) as loader:
         assert await take(loader, 5) == [0, 0, 1, 1, 2]
-        while loader._core._ledgers[1].position < 4:
+        while ledger_of(loader, 1).position < 4:
             await asyncio.sleep(0)
         await (await loader.get_state()).save(tmp_path / "state")
     assert main(["show", str(tmp_path / "state")]) == 0

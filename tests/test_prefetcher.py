@@ -29,6 +29,7 @@ from asyncprefetch.iterators import (
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.conftest import inline
+from tests.inside import delivery_of, snapshot_is_pending
 from tests.pipelines import Count, in_turns
 
 
@@ -238,7 +239,7 @@ async def test_a_state_is_fresh_though_an_older_one_is_still_being_encoded(execu
     async with AsyncPrefetcher(Count(20), executor_factory=executor_factory) as loader:
         await anext(loader)
         older = asyncio.create_task(loader.get_state())
-        while loader._core._snapshot is None and not older.done():
+        while not snapshot_is_pending(loader) and not older.done():
             await asyncio.sleep(0)
         await anext(loader)
         state = await loader.get_state()
@@ -494,7 +495,7 @@ async def test_a_state_for_which_there_is_no_memory_is_an_error_and_the_loader_g
 
     async with AsyncPrefetcher(Count(9), executor_factory=executor_factory) as loader:
         got = await take(loader, 2)
-        monkeypatch.setattr(loader._core._delivery, "ready", refuse)
+        monkeypatch.setattr(delivery_of(loader), "ready", refuse)
         with pytest.raises(MemoryError, match="for the copy of a batch"):
             await loader.get_state()
         state = await loader.get_state()

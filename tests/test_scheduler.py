@@ -10,62 +10,67 @@ from tests.pipelines import in_turns
 
 def new(in_order, count, n, ahead=None, due=0):
     shards = list(range(count))
-    rotation = InOrder(shards, ahead or {}, n, due) if in_order else AsReady(shards, ahead or {}, n)
+    scheduler = InOrder(shards, ahead or {}, n, due) if in_order else AsReady(shards, ahead or {}, n)
     for shard in shards:
-        rotation.open(shard)
-    return rotation
+        scheduler.enable(shard)
+    return scheduler
+
+
+def grant(scheduler):
+    """The shards that get credit, each as often as it gets a batch."""
+    return [shard for shard, batches in scheduler.grant() for _ in range(batches)]
 
 
 def test_in_order_credit_goes_to_batches_as_they_fall_due():
-    assert new(True, 3, 5).grant() == [0, 1, 2, 0, 1]
-    assert new(True, 3, 5, due=2).grant() == [2, 0, 1, 2, 0]
-    assert new(True, 3, 4, ahead={0: 2}, due=0).grant() == [1, 2]
+    assert grant(new(True, 3, 5)) == [0, 1, 2, 0, 1]
+    assert grant(new(True, 3, 5, due=2)) == [2, 0, 1, 2, 0]
+    assert grant(new(True, 3, 4, ahead={0: 2}, due=0)) == [1, 2]
 
 
 def test_fewer_credits_than_shards_are_enough():
-    rotation = new(True, 4, 1)
+    scheduler = new(True, 4, 1)
     order = []
     for _ in range(8):
-        (shard,) = rotation.grant()
-        assert shard == rotation.due
+        (shard,) = grant(scheduler)
+        assert shard == scheduler.due
         order.append(shard)
-        rotation.delivered(shard)
+        scheduler.delivered(shard)
     assert order == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_a_due_shard_with_nothing_ahead_gets_one_credit_more():
-    rotation = new(True, 2, 2, ahead={1: 5})
-    assert rotation.grant() == [0]
-    assert rotation.ahead == 6
-    assert rotation.grant() == []
+    scheduler = new(True, 2, 2, ahead={1: 5})
+    assert grant(scheduler) == [0]
+    assert scheduler.ahead == 6
+    assert grant(scheduler) == []
 
 
 def test_out_of_order_credit_is_dealt_evenly():
-    rotation = new(False, 3, 7)
-    assert rotation.grant() == [0, 1, 2, 0, 1, 2, 0]
-    rotation.delivered(1)
-    rotation.delivered(1)
-    assert rotation.grant() == [1, 1]
+    scheduler = new(False, 3, 7)
+    assert grant(scheduler) == [0, 1, 2, 0, 1, 2, 0]
+    scheduler.delivered(1)
+    scheduler.delivered(1)
+    assert grant(scheduler) == [1, 1]
 
 
 def test_out_of_order_every_shard_gets_its_turn_with_one_credit():
-    rotation = new(False, 3, 1)
+    scheduler = new(False, 3, 1)
     order = []
     for _ in range(6):
-        (shard,) = rotation.grant()
+        (shard,) = grant(scheduler)
         order.append(shard)
-        rotation.delivered(shard)
+        scheduler.delivered(shard)
     assert order == [0, 1, 2, 0, 1, 2]
 
 
 def test_a_closed_shard_gives_its_credit_back_and_gets_none():
-    rotation = new(True, 2, 4)
-    assert rotation.grant() == [0, 1, 0, 1]
-    rotation.close(0, 2)
-    assert rotation.ahead == 2
-    assert rotation.grant() == [1, 1]
-    rotation.open(0)
-    assert rotation.grant() == [0]  # due, with nothing ahead
+    scheduler = new(True, 2, 4)
+    assert grant(scheduler) == [0, 1, 0, 1]
+    scheduler.disable(0, 2)
+    assert scheduler.ahead == 2
+    assert grant(scheduler) == [1, 1]
+    scheduler.enable(0)
+    assert grant(scheduler) == [0]  # due, with nothing ahead
 
 
 @given(
@@ -76,16 +81,16 @@ def test_a_closed_shard_gives_its_credit_back_and_gets_none():
 )
 def test_any_order_of_arrival_gives_the_promised_order_within_the_bound(lengths, n, in_order, data):
     """A model of the whole loader without I/O: shards produce when they like, within their credit."""
-    rotation = new(in_order, len(lengths), n)
-    granted = deque(rotation.grant())
-    lanes = {shard: deque() for shard in range(len(lengths))}
-    arrived = deque()  # out of order, one lane for all
-    made = dict.fromkeys(lanes, 0)
+    scheduler = new(in_order, len(lengths), n)
+    granted = deque(grant(scheduler))
+    queues = {shard: deque() for shard in range(len(lengths))}
+    arrived = deque()  # out of order, one queue for all
+    made = dict.fromkeys(queues, 0)
     got = []
-    while rotation.active:
-        due = rotation.due
-        lane = lanes[due] if in_order else arrived
-        if granted and (not lane or data.draw(st.booleans())):
+    while scheduler.active:
+        due = scheduler.due
+        queue = queues[due] if in_order else arrived
+        if granted and (not queue or data.draw(st.booleans())):
             index = data.draw(st.integers(0, len(granted) - 1))
             shard = granted[index]
             del granted[index]
@@ -96,18 +101,18 @@ def test_any_order_of_arrival_gives_the_promised_order_within_the_bound(lengths,
                 entry = (shard, None)
                 unused = 1 + granted.count(shard)
                 granted = deque(s for s in granted if s != shard)
-                rotation.close(shard, unused)
-            (lanes[shard] if in_order else arrived).append(entry)
+                scheduler.disable(shard, unused)
+            (queues[shard] if in_order else arrived).append(entry)
         else:
-            assert lane, "a shard is due, has nothing, and nobody has credit for it"
-            shard, item = lane.popleft()
+            assert queue, "a shard is due, has nothing, and nobody has credit for it"
+            shard, item = queue.popleft()
             if item is None:
-                rotation.dropped(shard)
+                scheduler.dropped(shard)
             else:
-                rotation.delivered(shard)
+                scheduler.delivered(shard)
                 got.append((shard, item))
-        granted.extend(rotation.grant())
-        assert rotation.ahead <= n + 1
+        granted.extend(grant(scheduler))
+        assert scheduler.ahead <= n + 1
     expected = in_turns([[(s, i) for i in range(length)] for s, length in enumerate(lengths)])
     if in_order:
         assert got == expected
@@ -116,16 +121,16 @@ def test_any_order_of_arrival_gives_the_promised_order_within_the_bound(lengths,
 
 
 def test_a_shard_that_drops_out_before_the_turn_does_not_shift_it():
-    rotation = new(True, 3, 3, due=2)
-    rotation.dropped(0)
-    assert rotation.due == 2
-    rotation.delivered(2)
-    assert rotation.due == 1
+    scheduler = new(True, 3, 3, due=2)
+    scheduler.dropped(0)
+    assert scheduler.due == 2
+    scheduler.delivered(2)
+    assert scheduler.due == 1
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_without_shards_nobody_gets_credit(in_order):
-    rotation = new(in_order, 1, 3)
-    rotation.dropped(0)
-    assert rotation.active == []
-    assert rotation.grant() == []
+    scheduler = new(in_order, 1, 3)
+    scheduler.dropped(0)
+    assert scheduler.active == []
+    assert grant(scheduler) == []

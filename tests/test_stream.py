@@ -107,7 +107,7 @@ def _is_dead(pid):
 
 
 async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
-    monkeypatch.setattr(delivery, "_MAX_SECONDS_UNTOLD", 3600)
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
         await anext(loader)
         while loader.statistics().buffered < 16:

@@ -80,12 +80,12 @@ class ScriptedCore(Core):
         super().__init__(Snapshot(True, 0, snapshots, ()), Options(**{"num_workers": 1, **options}))
         self.transports = []
 
-    def _open_transport(self, worker, sink):
+    def open_transport(self, worker, sink):
         self.transports.append(ScriptedTransport(sink))
         return self.transports[-1]
 
     async def take(self):
-        return await self.next(lambda shard, item: None)
+        return await self.next()
 
 
 def frame(value):
@@ -126,7 +126,7 @@ async def test_messages_of_another_run_are_dropped(core):
 async def test_a_snapshot_is_taken_at_the_final_sentinel_and_holds_all_that_came_before_it(core):
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 0), item(1, 1))
-    pending = core._ask_for_snapshot()
+    pending = core._snapshots._ask()
     assert transport.told[-1] == Stop(1)
     transport.say(item(1, 2), State(1, 0, 3, b"at three"))
     assert not pending.done()
@@ -140,7 +140,7 @@ async def test_a_snapshot_is_taken_at_the_final_sentinel_and_holds_all_that_came
 async def test_credit_that_a_stopped_run_did_not_use_is_dealt_again(core):
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 0))
-    core._ask_for_snapshot()
+    core._snapshots._ask()
     transport.say(State(1, 0, 1, b""), Final(1))
     assert [m for m in transport.told if isinstance(m, Credit) and m.run == 2] == [Credit(2, 0, 3)]
 
@@ -148,7 +148,7 @@ async def test_credit_that_a_stopped_run_did_not_use_is_dealt_again(core):
 async def test_a_death_ends_the_wait_for_a_snapshot(core):
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 0))
-    pending = core._ask_for_snapshot()
+    pending = core._snapshots._ask()
     transport.sink.died(Death("it was killed"))
     assert pending.result().shards[0].start.skip == (0,)
     assert len(core.transports) == 2
@@ -176,7 +176,7 @@ async def test_after_a_snapshot_credit_is_dealt_to_all_workers():
     core.start()
     for transport in core.transports:
         transport.say(Hello(1))
-    core._ask_for_snapshot()
+    core._snapshots._ask()
     for run, transport in enumerate(core.transports, 1):
         transport.say(Final(run))
     credits = [[m.upto for m in c.told if isinstance(m, Credit) and m.run > 2] for c in core.transports]
@@ -187,7 +187,7 @@ async def test_after_a_snapshot_credit_is_dealt_to_all_workers():
 async def test_the_end_waits_for_a_stop_that_is_under_way(core):
     (transport,) = core.transports
     transport.say(Hello(1))
-    core._ask_for_snapshot()
+    core._snapshots._ask()
     transport.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
     ending = asyncio.create_task(core.take())
     await asyncio.sleep(0)
@@ -218,7 +218,7 @@ async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
 async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
     (transport,) = core.transports
     transport.say(Hello(1))
-    core._ask_for_snapshot()
+    core._snapshots._ask()
     transport.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
     endings = [asyncio.create_task(core._end()) for _ in range(2)]
     await asyncio.sleep(0)

@@ -1,15 +1,13 @@
-"""The loader's core: it ties receivers and delivery together, deals out credit, and takes snapshots.
+"""The loader's core: it ties the workers, the delivery, the snapshots and the shutdown of one loader together.
 
-It is apart from the public object, so that callbacks and tasks keep the core alive and not the loader: a loader that
-was forgotten can be noticed. Everything here runs on one event loop, and but for ``next``, ``snapshot`` and ``aclose``
-nothing waits.
+It is separate from the public object so that callbacks and tasks keep the core alive and not the loader: then a loader
+that was forgotten can be noticed. Everything here runs on one event loop, and only ``next``, ``snapshot`` and ``aclose``
+wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import itertools
 import time
 import warnings
 from collections.abc import Callable
@@ -17,22 +15,21 @@ from typing import Any
 
 import anyio
 
+from asyncprefetch import _codec
 from asyncprefetch._loop import stream_transport
-from asyncprefetch._loop.delivery import NOTHING, Delivery
-from asyncprefetch._loop.leaving import Leaving
+from asyncprefetch._loop.closing import Shutdown
+from asyncprefetch._loop.delivery import Delivery, NextBatch
 from asyncprefetch._loop.ledger import Ledger
-from asyncprefetch._loop.loop_watch import LoopWatch
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
-from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState, RunState, advance
+from asyncprefetch._loop.snapshots import Snapshots
+from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState, advance
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.worker_handle import WorkerHandle
-from asyncprefetch.errors import AsyncPrefetchError, PrefetcherBusyError, PrefetcherClosedError
+from asyncprefetch.errors import AsyncPrefetchError, CheckpointWarning, PrefetcherBusyError, PrefetcherClosedError
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.statistics import Statistics
-
-_HOLDING_A_WORKER = {RunState.STARTING, RunState.RUNNING, RunState.STOPPING, RunState.IDLE, RunState.LOST}
 
 
 class Core:
@@ -45,21 +42,18 @@ class Core:
         self._num_workers = options.workers_for(len(origin.shards))
         self._ledgers = {s.shard: Ledger(s.shard, s.start, ended=s.ended) for s in origin.shards}
         self._delivery = Delivery(
-            origin, self._ledgers, options.n_batches_to_prefetch, on_room=self._grant, on_want=self._poll
+            origin, self._ledgers, options.n_batches_to_prefetch, on_room=self._deal_credit, poll=self._poll
         )
-        self.put = self._delivery.put  # for the receivers: queue an entry for the consumer
-        self._scheduler = self._delivery.scheduler
+        self.put = self._delivery.put  # for the handles: queue an entry for the consumer
         self._workers: list[WorkerHandle] = []
         self._worker_of: dict[int, WorkerHandle] = {}
-        self._runs = 0
+        self._snapshots = Snapshots(self._workers, self._look, self._deal_credit)
+        self._shutdown = Shutdown(self._workers, on_begin=self._closing, on_end=self._closed)
+        self.close_transport = self._shutdown.close_transport  # for the handles
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._snapshot: asyncio.Future[Snapshot] | None = None  # asked for, and not taken yet
-        self._opening = False
-        self._change: asyncio.Future[None] | None = None  # done when the state of a receiver may have changed
-        self._leaving = Leaving()
-        self.let_go = self._leaving.add  # for the receivers: close a transport
-        self._closing: asyncio.Task[None] | None = None
-        self._watch: LoopWatch | None = None
+        self._runs = 0
+        self._taking = False  # whether a call waits for the next item
+        self._unchecked = set(self._ledgers)  # shards of which no item was checked for what a checkpoint can hold
         self._started_at = self._ended_at = 0.0
 
     # -------------------------------------------------------------------------------------------------------- starting
@@ -77,17 +71,15 @@ class Core:
         anyio.CancelScope()  # loads what anyio needs for this loop: to close, there may be no descriptor left for that
         self._step(LoaderEvent.START)
         self._started_at = time.monotonic()
-        self._watch = LoopWatch(self._loop_shuts_down)
+        self._shutdown.watch_loop(self._loop_shuts_down)
         shards = list(self._ledgers)
         for number in range(self._num_workers):
             hosted = {shard: self._ledgers[shard] for shard in shards[number :: self._num_workers]}
-            receiver = WorkerHandle(
-                number, hosted, self._scheduler, self.options, open_transport=self._open_transport, owner=self
-            )
-            self._workers.append(receiver)
-            self._worker_of.update(dict.fromkeys(hosted, receiver))
-        for receiver in self._workers:
-            receiver.open()
+            handle = WorkerHandle(number, hosted, self._delivery.scheduler, self.options, self)
+            self._workers.append(handle)
+            self._worker_of.update(dict.fromkeys(hosted, handle))
+        for handle in self._workers:
+            handle.launch()
 
     def check_usable(self) -> None:
         """Refuse a loader that is closed, or belongs to another loop.
@@ -109,7 +101,8 @@ class Core:
         """The loop on which it was started, if that is not the running one."""
         return self._loop if self._loop is not asyncio.get_running_loop() else None
 
-    def _open_transport(self, worker: int, sink: Sink) -> Transport:
+    def open_transport(self, worker: int, sink: Sink) -> Transport:
+        """The transport for a worker, as the options and the system ask for."""
         options = self.options
         executor = options.executor_for(worker)
         if executor is not None:
@@ -125,108 +118,86 @@ class Core:
 
     # -------------------------------------------------------------------------------------------------------- consuming
 
-    def next_nowait(self, check: Callable[[int, Any], None]) -> Any:
-        """The next item, if it is at hand and nothing has to be waited for, decided or told; else ``NOTHING``."""
-        if self.state is not LoaderState.ACTIVE or asyncio.get_running_loop() is not self._loop:
-            return NOTHING
-        return self._delivery.next_nowait(check)
-
-    async def next(self, check: Callable[[int, Any], None]) -> Any:
-        """The next item, after ``check(shard, item)``. Cancelled, or if the check raises, it has taken nothing.
+    async def next(self) -> Any:
+        """The next item. Cancelled, it has taken nothing.
 
         Raises:
             StopAsyncIteration: every shard's end was reached, and every worker is gone.
+            PrefetcherBusyError: another call waits for an item, or the loader belongs to another loop.
+            PrefetcherClosedError: the loader is closed.
             AsyncPrefetchError: what happened to a producer, a worker or this loader; again at every further call.
         """
-        self.start()
+        if self._taking:
+            raise PrefetcherBusyError(
+                "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
+                "share the stream in an order that no checkpoint could restore"
+            )
+        if self.state is not LoaderState.ACTIVE or self._loop is not asyncio.get_running_loop():
+            self.start()
+        self._taking = True
         try:
-            return await self._delivery.next(check)
+            while (batch := self._delivery.peek()) is None:
+                await self._delivery.wait()
+            if self._unchecked and batch.shard in self._unchecked:
+                self._check(batch)
+            self._delivery.take()
+            return batch.item
         except StopAsyncIteration:
             await self._end()
             raise
         finally:
+            self._taking = False
             if self._delivery.failure is not None and self.state is LoaderState.ACTIVE:
                 self._step(LoaderEvent.FAIL)
+
+    def _check(self, batch: NextBatch) -> None:
+        """Warn once a shard, at its first batch, if a checkpoint could not hold its items."""
+        self._unchecked.discard(batch.shard)
+        reason = _codec.explain_unsupported(batch.item)
+        if reason is not None:
+            warnings.warn(
+                f"shard {batch.shard}: a checkpoint can't hold its batches, and get_state() will raise: {reason}",
+                CheckpointWarning,
+                stacklevel=3,
+            )
 
     async def _end(self) -> None:
         if self.state is LoaderState.ACTIVE:
             self._step(LoaderEvent.END)
             self._ended_at = time.monotonic()
-        # A loader that came to its end leaves nothing behind, also if nobody closes it.
-        await self._settle()
+        # A loader that came to its end leaves nothing running, also if it is never closed.
+        await self._shutdown.settle()
 
-    async def _settle(self) -> None:
-        """Wait until no worker is left, and give the loop watch back."""
-        while self._leaving or any(receiver.state in _HOLDING_A_WORKER for receiver in self._workers):
-            if self._leaving:
-                await self._leaving.wait()
-            else:
-                if self._change is None or self._change.done():
-                    self._change = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._change)
-        if self._watch is not None:
-            await self._watch.dismiss()
-
-    def _grant(self) -> None:
-        if self._opening or self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
+    def _deal_credit(self) -> None:
+        if self._snapshots.starting or self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             return
-        for shard, batches in itertools.groupby(self._scheduler.grant()):
-            self._worker_of[shard].credit(shard, sum(1 for _ in batches))
-        for receiver in self._workers:
-            receiver.flush()
+        granted = self._delivery.scheduler.grant()
+        for shard, batches in granted:
+            self._worker_of[shard].credit(shard, batches)
+        for handle in dict.fromkeys(self._worker_of[shard] for shard, _ in granted):
+            handle.flush()
 
-    def _poll(self) -> None:
-        for receiver in self._workers:
-            receiver.poll()
+    def _poll(self, due: int) -> None:
+        if self._in_order:
+            self._worker_of[due].poll()
+        else:
+            for handle in self._workers:
+                handle.poll()
 
     # -------------------------------------------------------------------------------------------------------- snapshot
 
     async def snapshot(self, grace: float | None) -> Snapshot:
         """Stop the runs, wait for their final sentinels, take a snapshot, and let the next runs begin.
 
-        Callers that come before it is taken share it; a caller that is cancelled disturbs nobody. With ``grace``, it is
-        taken after so many seconds at the latest, with the last known states of those that have not stopped.
+        Calls that come before it is taken share it, and cancelling one does not affect the others. With ``grace``, it is
+        taken after so many seconds at the latest, with the last known states of the workers that have not stopped.
 
         Raises:
             PrefetcherClosedError: the loader was closed, before or meanwhile.
             PrefetcherBusyError: the loader belongs to another loop.
         """
         self.check_usable()
-        pending = self._snapshot if self._snapshot is not None else self._ask_for_snapshot()
-        timer = None if grace is None else asyncio.get_running_loop().call_later(grace, self._take)
-        try:
-            return await asyncio.shield(pending)
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def _ask_for_snapshot(self) -> asyncio.Future[Snapshot]:
-        pending = self._snapshot = asyncio.get_running_loop().create_future()
-        for receiver in self._workers:
-            receiver.stop()
-        self._take_if_quiet()
-        return pending
-
-    def _take_if_quiet(self) -> None:
-        if all(receiver.state is not RunState.STOPPING for receiver in self._workers):
-            self._take()
-
-    def _take(self) -> None:
-        # No await in here: buffer and states belong together.
-        if self._snapshot is None:
-            return
-        pending, self._snapshot = self._snapshot, None
-        if not pending.done():
-            try:
-                pending.set_result(self._look())
-            except Exception as error:  # no memory for the copies, say: whoever asked gets it, and the loader goes on
-                pending.set_exception(error)
-        self._opening = True  # credit is dealt when all can use it, not all to the first
-        for receiver in self._workers:
-            if receiver.state is RunState.IDLE:
-                receiver.start()
-        self._opening = False
-        self._grant()
+        return await self._snapshots.take(grace)
 
     def _look(self) -> Snapshot:
         shards = tuple(
@@ -235,7 +206,7 @@ class Core:
         )
         return Snapshot(self._in_order, self._delivery.due, shards, self._delivery.ready())
 
-    # --------------------------------------------------------------------------------------------- for the receivers
+    # ------------------------------------------------------------------------------------------------- for the handles
 
     def new_run(self) -> int:
         """A run number that was never used."""
@@ -244,39 +215,32 @@ class Core:
 
     def run_ended(self, start: Callable[[], None]) -> None:
         """A worker is idle: start its next run, or take the snapshot for which it was stopped."""
-        if self._snapshot is None:
+        if not self._snapshots.pending:
             start()
         self.changed()
 
     def changed(self) -> None:
-        """Something changed on which a snapshot may wait, or credit depends."""
-        if self._snapshot is not None:
-            self._take_if_quiet()
-        self._grant()
-        self._tell_change()
-
-    def _tell_change(self) -> None:
-        if self._change is not None and not self._change.done():
-            self._change.set_result(None)
+        """A handle changed: a snapshot may be due, credit may be dealt in another way, or a wait may be over."""
+        self._snapshots.take_if_quiet()
+        self._deal_credit()
+        self._shutdown.changed()
 
     def crashed(self, error: Exception) -> None:
-        """A fault in this library: raise it to the consumer, and to whoever waits for a snapshot."""
+        """A fault in this library: raise it to the consumer, and to the callers that wait for a snapshot."""
         failure = AsyncPrefetchError(f"a fault in asyncprefetch, please report it: {type(error).__name__}: {error}")
         failure.__cause__ = error
         self._delivery.put_failure(failure)
-        self._fail_snapshot(failure)
+        self._snapshots.fail(failure)
 
     # ---------------------------------------------------------------------------------------------------------- closing
 
     @property
     def needs_close(self) -> bool:
-        """Whether forgetting the loader now would leave a worker behind."""
-        return self.state in {LoaderState.ACTIVE, LoaderState.FAILED, LoaderState.ENDED} and (
-            bool(self._leaving) or any(receiver.state in _HOLDING_A_WORKER for receiver in self._workers)
-        )
+        """Whether forgetting the loader now would leave a worker running."""
+        return self.state in {LoaderState.ACTIVE, LoaderState.FAILED, LoaderState.ENDED} and self._shutdown.holds_worker
 
     async def aclose(self) -> None:
-        """End every worker and wait until it is gone; who waits for a batch or a snapshot gets an error. Idempotent.
+        """End every worker and wait until it is gone. Calls that wait for a batch or a snapshot get an error. Idempotent.
 
         A cancellation is held back until everything is gone, which takes a few seconds at most.
 
@@ -290,62 +254,18 @@ class Core:
                 raise PrefetcherBusyError(
                     "the loader was started on another event loop and can be closed on that one only, as long as it is open"
                 )
-            self._outlive_loop()
-        cancelled: asyncio.CancelledError | None = None
-        while not (closing := self._begin_close()).done():
-            try:
-                await asyncio.wait([closing])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        if not closing.cancelled():  # in its last step
-            closing.result()
-
-    def _outlive_loop(self) -> None:
-        """The loop was closed: whoever waited there is gone, and what was to be done there is done here, or never."""
-        self._loop = asyncio.get_running_loop()
-        self._snapshot = self._change = self._closing = None
-        self._delivery.forget_waiters()
-        self._leaving.outlive_loop()
-
-    async def _close(self) -> None:
-        self._step(LoaderEvent.CLOSE)
-        cut_off = False
-        error = PrefetcherClosedError("the loader was closed")
-        self._delivery.close(error)
-        self._fail_snapshot(error)
-        try:
-            closed = asyncio.gather(*(receiver.aclose() for receiver in self._workers))
-            self._tell_change()
-            await closed
-            await self._settle()
-        except (asyncio.CancelledError, GeneratorExit):  # the loop ends: whoever waits for this has it done again
-            cut_off = True
-            raise
-        finally:
-            self.kill()  # the processes must not outlive the loop
-            if not cut_off:
-                self._step(LoaderEvent.ALL_GONE)
-
-    def _fail_snapshot(self, error: Exception) -> None:
-        if self._snapshot is not None:
-            pending, self._snapshot = self._snapshot, None
-            if not pending.done():
-                # One of its own: raised, it gets the frames of whoever asked, and they must not live as long as the loader.
-                own = copy.copy(error)
-                own.__cause__ = error.__cause__
-                pending.set_exception(own)
-                pending.exception()  # whoever asked may be gone: that is not worth a warning
+            self._loop = asyncio.get_running_loop()
+            self._snapshots.forget()
+            self._delivery.forget_waiters()
+            self._shutdown.outlive_loop()
+        await self._shutdown.aclose()
 
     def kill(self) -> None:
         """End every worker at once, from any thread, with or without a running loop."""
-        for receiver in self._workers:
-            receiver.kill()
-        self._leaving.kill()
+        self._shutdown.kill()
 
     def abandon(self, loader: str) -> None:
-        """The public object is gone, and nobody closed it: kill the workers, and clean up if the loop still runs."""
+        """The public object is gone and was not closed: kill the workers, and clean up if the loop still runs."""
         if not self.needs_close:
             return
         self.kill()
@@ -353,15 +273,9 @@ class Core:
             self._loop.call_soon_threadsafe(self._close_forgotten)
         _warn_unclosed(loader)
 
-    def _begin_close(self) -> asyncio.Task[None]:
-        # Whoever cancels all tasks cancels this one too, before it began, maybe: then it is begun again.
-        if self._closing is None or (self._closing.cancelled() and self.state is not LoaderState.CLOSED):
-            self._closing = asyncio.get_running_loop().create_task(self._close())
-        return self._closing
-
     def _close_forgotten(self) -> None:
         if self.needs_close:
-            self._begin_close()
+            self._shutdown.begin()
 
     async def _loop_shuts_down(self) -> None:
         unclosed = self.needs_close
@@ -369,6 +283,15 @@ class Core:
             await self.aclose()
         if unclosed:
             _warn_unclosed("an AsyncPrefetcher")
+
+    def _closing(self) -> None:
+        self._step(LoaderEvent.CLOSE)
+        error = PrefetcherClosedError("the loader was closed")
+        self._delivery.close(error)
+        self._snapshots.fail(error)
+
+    def _closed(self) -> None:
+        self._step(LoaderEvent.ALL_GONE)
 
     # ------------------------------------------------------------------------------------------------------- statistics
 
@@ -381,11 +304,11 @@ class Core:
             n_batches_to_prefetch=self.options.n_batches_to_prefetch,
             delivered_by_shard={shard: self._delivery.delivered(shard) for shard in self._ledgers},
             buffered=buffered,
-            requested=self._scheduler.ahead - buffered,
+            requested=self._delivery.scheduler.ahead - buffered,
             seconds_active=until - self._started_at if self._started_at else 0.0,
             seconds_to_first=self._delivery.seconds_to_first,
             seconds_waiting=self._delivery.seconds_waiting,
-            workers=tuple(receiver.statistics() for receiver in self._workers),
+            workers=tuple(handle.statistics() for handle in self._workers),
         )
 
     def _step(self, event: LoaderEvent) -> None:

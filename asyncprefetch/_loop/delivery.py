@@ -1,4 +1,8 @@
-"""The consumer's end: lanes of batches, ends and errors, and the order in which they are delivered."""
+"""The consumer's end: the queues between the workers and the consumer, and the order in which batches leave them.
+
+All logic is in :meth:`Delivery.peek` and :meth:`Delivery.take`, which never wait. :meth:`Delivery.wait` adds the waiting.
+Nothing is awaited between a peek and the take that follows it, so a call that is cancelled has taken nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncprefetch._loop import error_reports
 from asyncprefetch._loop.ledger import Ledger
@@ -16,37 +20,39 @@ from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready, ShardQ
 from asyncprefetch._loop.snapshot import Snapshot
 from asyncprefetch._loop.threads import in_thread
 
-# With batches always at hand nothing would ever suspend, and every other task would starve.
-_MAX_SECONDS_WITHOUT_YIELD = 0.0005
+# A consumer that always finds a batch at hand would never suspend, and every other task would starve.
+_MAX_SECONDS_WITHOUT_TURN = 0.0005
 
-# Room for more is told of at once, but for a consumer that takes batch after batch in less than so many seconds: then when
-# a quarter of what may be prefetched is free.
-_MAX_SECONDS_UNTOLD = 0.0005
+# Return credit at once, unless the consumer takes less than so many seconds a batch; then once per quarter window.
+_MAX_SECONDS_UNRETURNED = 0.0005
 
-# A batch of more bytes is opened in a thread: copying so many holds the loop up.
+# A batch of more bytes is loaded in a thread: copying them would block the loop for long.
 _LARGE = 1 << 20
 
 
-NOTHING = object()
-"""What is given where no batch is at hand: any item may be ``None``."""
+class NextBatch(NamedTuple):
+    """The batch that is delivered next. It is still in its queue."""
+
+    shard: int
+    item: Any
 
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """In place of an item that can't be made from its payload."""
+    """In place of an item whose payload can't be loaded."""
 
     error: BaseException
 
 
 class Delivery:
-    """Between the receivers and the consumer: an asyncio queue a shard, or one for all where order is not promised.
+    """An asyncio queue for each shard, or one for all where order is not promised, and the order of delivery.
 
     Args:
-        origin: what was made before, and is delivered first.
-        ledgers: what is known of each shard, kept by others.
+        origin: what was made before. Its buffered batches are delivered first.
+        ledgers: what is known of each shard. The worker handles keep them up to date.
         n_prefetch: the bound on batches made and not delivered.
-        on_room: called when deliveries made room for more.
-        on_want: called before the consumer waits: a batch that has come meanwhile may be put.
+        on_room: called when deliveries made room for more batches, so that credit can be given.
+        poll: called with the due shard when its queue is empty: receive what has arrived without waiting for the loop.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Delivery:
         n_prefetch: int,
         *,
         on_room: Callable[[], None],
-        on_want: Callable[[], None],
+        poll: Callable[[int], None],
     ) -> None:
         self.buffered = dict.fromkeys(ledgers, 0)
         for ready in origin.buffer:
@@ -67,18 +73,19 @@ class Delivery:
             if origin.in_order
             else AsReady(shards, self.buffered, n_prefetch)
         )
-        self.failure: Exception | None = None  # what the consumer was told, and is told again
+        self.failure: Exception | None = None  # raised to the consumer at this and every further call
         self.seconds_to_first: float | None = None
         self.seconds_waiting = 0.0
         self._origin_due = origin.due
         self._ledgers = ledgers
         self._on_room = on_room
-        self._on_want = on_want
-        self._yielded_at = self._told_at = time.monotonic()
+        self._poll = poll
+        self._next: tuple[Ready, NextBatch] | None = None  # loaded and not taken
+        self._turned_at = self._returned_at = time.monotonic()
+        self._turn: asyncio.Handle | None = None  # pending if the loop has not turned since the last delivery
+        self._unreturned = 0  # deliveries whose credit was not returned
+        self._max_unreturned = max(1, n_prefetch // 4)
         self._closed = False
-        self._untold = 0  # deliveries since room was told of
-        self._telling: asyncio.Handle | None = None
-        self._max_untold = max(1, n_prefetch // 4)
         shared = ShardQueue()
         self._queues = {shard: ShardQueue() if origin.in_order else shared for shard in shards}
         for ready in origin.buffer:
@@ -89,151 +96,160 @@ class Delivery:
 
     @property
     def due(self) -> int:
-        """The shard whose turn it is, or was last."""
+        """The shard whose turn it is; after the end, the one that was due when the loader began."""
         return self.scheduler.due if self.scheduler.active else self._origin_due
 
     def delivered(self, shard: int) -> int:
-        """How many batches of a shard were delivered, over its whole life."""
+        """The number of batches of a shard that were delivered, over the shard's whole life."""
         return self._ledgers[shard].position - self.buffered[shard]
 
     def ready(self) -> tuple[Ready, ...]:
         """The batches that were made and not delivered, for a snapshot."""
         return tuple(
-            Ready(ready.shard, ready.payload.reading()) for lane in self._each_queue() for ready in lane.ready()
+            Ready(ready.shard, ready.payload.reading()) for queue in self._each_queue() for ready in queue.ready()
         )
 
+    # ------------------------------------------------------------------------------------------------ from the workers
+
     def put(self, shard: int, entry: Entry) -> None:
-        """Queue an entry of a shard; once closed, forget it: a loader that is kept would keep its memory."""
+        """Queue an entry of a shard. Once closed, drop it: a closed loader must not keep the memory of batches."""
         if self._closed:
             return
-        if isinstance(entry, Ready):
+        if type(entry) is Ready:
             self.buffered[shard] += 1
         self._queues[shard].add(entry)
 
     def put_failure(self, error: Exception) -> None:
-        """Queue an error for whichever shard is due."""
-        for lane in self._each_queue():
-            lane.put_nowait(Failure(error))
+        """Queue an error for every shard, so that the consumer gets it whichever shard is due."""
+        for queue in self._each_queue():
+            queue.put_nowait(Failure(error))
+
+    # ----------------------------------------------------------------------------------------------- from the consumer
+
+    def peek(self) -> NextBatch | None:
+        """The next batch, loaded, or ``None`` if the consumer has to wait for something first: see :meth:`wait`.
+
+        Raises:
+            StopAsyncIteration: every shard's end was reached.
+            AsyncPrefetchError: the error in the place of the next item; again at every further call.
+        """
+        if self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN:
+            return None
+        while True:
+            if self.failure is not None:
+                # A copy: the kept error must not hold the consumer's frames, and all that they refer to, by its traceback.
+                raise copy.copy(self.failure) from self.failure.__cause__
+            if not self.scheduler.active:
+                raise StopAsyncIteration
+            queue = self._queues[self.scheduler.due]
+            if not queue.entries:
+                if self._unreturned:
+                    self._return_credit(time.monotonic())
+                self._poll(self.scheduler.due)
+                if not queue.entries:
+                    return None
+            entry = queue.entries[0]
+            match entry:
+                case Ready():
+                    if self._next is None or self._next[0] is not entry:
+                        if entry.payload.size > _LARGE:
+                            return None
+                        self._keep(entry, _load(entry))
+                        continue
+                    return self._next[1]
+                case Ended():
+                    queue.entries.popleft()
+                    self.scheduler.dropped(entry.shard)
+                    self._return_credit(time.monotonic())
+                case Failure():
+                    self.failure = entry.error
+
+    def take(self) -> None:
+        """Deliver the batch that :meth:`peek` has given: it leaves its queue, and its credit is returned, now or soon."""
+        now = time.monotonic()
+        assert self._next is not None
+        shard, self._next = self._next[0].shard, None
+        queue = self._queues[shard]
+        queue.entries.popleft()
+        if self.seconds_to_first is None:
+            self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
+        self.buffered[shard] -= 1
+        self.scheduler.delivered(shard)
+        self._unreturned += 1
+        following = self._queues[self.scheduler.due] if self.scheduler.active else queue
+        # With no batch at hand the consumer waits next, and the workers must not wait for it.
+        if (
+            not following.entries
+            or self._unreturned >= self._max_unreturned
+            or now - self._returned_at > _MAX_SECONDS_UNRETURNED
+        ):
+            self._return_credit(now)
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._loop_turned)
+
+    async def wait(self) -> None:
+        """Wait for what kept :meth:`peek` from giving a batch: a batch, a large one to be loaded, or a turn of the loop."""
+        queue = self._queues[self.scheduler.due]
+        if not queue.entries:
+            began = time.monotonic()
+            try:
+                # Cancelled, it took nothing; otherwise there is no await between the get and the return of the entry.
+                queue.entries.appendleft(await queue.get())
+            finally:
+                self.seconds_waiting += time.monotonic() - began
+        elif self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN:
+            await asyncio.sleep(0)
+        else:
+            entry = queue.entries[0]
+            if type(entry) is Ready:
+                item = await in_thread(_load, entry)
+                if queue.entries and queue.entries[0] is entry:  # otherwise the loader was closed meanwhile
+                    self._keep(entry, item)
+
+    def _keep(self, entry: Ready, item: Any) -> None:
+        """Keep the loaded item of the entry at the head of its queue, for :meth:`take`."""
+        if type(item) is _Unreadable:
+            shard = entry.shard
+            self.failure = error_reports.unreadable_error(item.error, shard, self.delivered(shard))
+        else:
+            self._next = entry, NextBatch(entry.shard, item)
+
+    def _loop_turned(self) -> None:
+        self._turn = None
+        self._turned_at = now = time.monotonic()
+        if self._unreturned:  # a consumer that does something else now must not keep the workers waiting
+            self._return_credit(now)
+
+    def _return_credit(self, now: float) -> None:
+        self._unreturned, self._returned_at = 0, now
+        self._on_room()
+
+    # --------------------------------------------------------------------------------------------------------- closing
 
     def forget_waiters(self) -> None:
-        """Before it is closed on another loop than the one on which somebody waited, which was closed itself."""
-        lanes = {lane: ShardQueue() for lane in self._each_queue()}
-        self._queues = {shard: lanes[lane] for shard, lane in self._queues.items()}
+        """Replace the queues: the loop on which a consumer waited was closed, and the loader is closed on another one."""
+        queues = {queue: ShardQueue() for queue in self._each_queue()}
+        self._queues = {shard: queues[queue] for shard, queue in self._queues.items()}
+        self._turn = None
 
     def close(self, error: Exception) -> None:
-        """Forget all batches; who waits for one gets ``error``."""
+        """Drop all batches. A waiting consumer gets ``error``."""
         self._closed = True
-        if self._telling is not None:
-            self._telling.cancel()
-        for lane in self._each_queue():
-            lane.clear()
+        if self._turn is not None:
+            self._turn.cancel()
+        self._next = None
+        for queue in self._each_queue():
+            queue.entries.clear()
         self.put_failure(error)
 
     def _each_queue(self) -> list[ShardQueue]:
         return list(dict.fromkeys(self._queues.values()))
 
-    def next_nowait(self, check: Callable[[int, Any], None]) -> Any:
-        """The next item, after ``check(shard, item)``, if it is a batch at hand that opens at once; else ``NOTHING``."""
-        now = time.monotonic()
-        if now - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD or self.failure is not None or not self.scheduler.active:
-            return NOTHING
-        lane = self._queues[self.scheduler.due]
-        entry = lane.head
-        if entry is None:
-            self._look()
-            entry = lane.head
-        if type(entry) is not Ready or entry.payload.size > _LARGE:
-            return NOTHING
-        item = _open(entry)
-        return NOTHING if type(item) is _Unreadable else self._deliver(lane, entry, item, check, now)
 
-    async def next(self, check: Callable[[int, Any], None]) -> Any:
-        """The next item, after ``check(shard, item)``. Cancelled, or if the check raises, it has taken nothing.
-
-        Raises:
-            StopAsyncIteration: every shard's end was reached.
-            AsyncPrefetchError: what stands in the place of the next item; again at every further call.
-        """
-        if time.monotonic() - self._yielded_at > _MAX_SECONDS_WITHOUT_YIELD:
-            await asyncio.sleep(0)
-            self._yielded_at = time.monotonic()
-        while True:
-            if self.failure is not None:
-                # A copy: with a traceback, what is kept would keep the consumer's frames, and all that they hold, alive.
-                raise copy.copy(self.failure) from self.failure.__cause__
-            if not self.scheduler.active:
-                raise StopAsyncIteration
-            lane = self._queues[self.scheduler.due]
-            if lane.empty():
-                await self._wait(lane)
-            entry = lane.head
-            match entry:
-                case Ready():
-                    # It stays in the lane until nothing can go wrong any more, and is taken without an await.
-                    large = entry.payload.size > _LARGE
-                    item = await in_thread(_open, entry) if large else _open(entry)
-                    if lane.head is entry:  # else the loader was closed meanwhile
-                        return self._deliver(lane, entry, item, check, time.monotonic())
-                case Ended():
-                    lane.take()
-                    self.scheduler.dropped(entry.shard)
-                    self._tell_room(time.monotonic())
-                    self._on_want()
-                case Failure():
-                    self.failure = entry.error
-
-    def _look(self) -> None:
-        """See to it that whoever makes batches may, and whether one has come that the loop does not know of yet."""
-        if self._untold:
-            self._tell_room(time.monotonic())
-        self._on_want()
-
-    async def _wait(self, lane: ShardQueue) -> None:
-        if self._untold:
-            self._tell_room(time.monotonic())
-        began = time.monotonic()
-        try:
-            # Cancelled, it took nothing; else there is no await between the get and the putting back.
-            lane.put_back(await lane.get())
-        finally:
-            self._yielded_at = time.monotonic()
-            self.seconds_waiting += self._yielded_at - began
-
-    def _deliver(self, lane: ShardQueue, entry: Ready, item: Any, check: Callable[[int, Any], None], now: float) -> Any:
-        shard = entry.shard
-        if type(item) is _Unreadable:
-            self.failure = error_reports.unreadable_error(item.error, shard, self.delivered(shard))
-            raise copy.copy(self.failure) from item.error
-        check(shard, item)
-        lane.take()
-        if self.seconds_to_first is None:
-            self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
-        self.buffered[shard] -= 1
-        self.scheduler.delivered(shard)
-        self._untold += 1
-        following = self._queues[self.scheduler.due] if self.scheduler.active else lane
-        # With no batch at hand the consumer will wait next: it is told then, at the latest.
-        if self._untold >= self._max_untold or now - self._told_at > _MAX_SECONDS_UNTOLD or following.head is None:
-            self._tell_room(now)
-        elif self._telling is None:
-            # A consumer that does something else now should not leave room untold.
-            self._telling = asyncio.get_running_loop().call_soon(self._tell_late)
-        return item
-
-    def _tell_late(self) -> None:
-        self._telling = None
-        if self._untold:
-            self._tell_room(time.monotonic())
-
-    def _tell_room(self, now: float) -> None:
-        self._untold, self._told_at = 0, now
-        self._on_room()
-
-
-def _open(entry: Ready) -> Any:
+def _load(entry: Ready) -> Any:
     try:
         return entry.payload.open()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # CancelledError, SystemExit and the like mean something else to who awaits the item
+    except BaseException as error:  # CancelledError, SystemExit and the like would mean something else to the consumer
         return _Unreadable(error)

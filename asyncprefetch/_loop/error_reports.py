@@ -1,23 +1,32 @@
-"""What is told to the user of a remote error, a death or a silence: the exceptions, built from data."""
+"""The exceptions that the user gets for a remote error, a death or a silence, and their texts."""
 
 from __future__ import annotations
 
-import logging
 import signal
 
 from asyncprefetch._process.limits import advice, memory_advice
-from asyncprefetch._wire.messages import Death
+from asyncprefetch._wire.messages import Death, Failed
 from asyncprefetch._wire.remote_errors import RemoteError, class_name, original_of, text_of
 from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
-
-_LOG = logging.getLogger("asyncprefetch")
 
 Drawing = tuple[int, int] | None
 """Shard and position of the item that a worker was making."""
 
 
-def producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
-    """The user's exception, with its own as cause if that can be made here."""
+def shard_error(failed: Failed, retries: int) -> ProducerError:
+    """The error for an item that could not be made, after so many retries."""
+    where = f"shard {failed.shard}, position {failed.position}"
+    if retries:
+        where += f", after {retries} retries"
+    return _producer_error(failed.error, failed.shard, failed.position, where)
+
+
+def initializer_error(error: RemoteError, worker: int) -> ProducerError:
+    """The error for a worker whose initializer raised."""
+    return _producer_error(error, None, None, f"worker {worker}: worker_initializer")
+
+
+def _producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
     original = original_of(error)
     failure = ProducerError(
         f"{where} ({error.phase}): {error.type_name}: {error.text}"
@@ -36,7 +45,7 @@ def producer_error(error: RemoteError, shard: int | None, position: int | None, 
 
 
 def unreadable_error(error: BaseException, shard: int, position: int) -> ProducerError:
-    """The error for an item that came over but can't be made again here."""
+    """The error for an item that arrived but can't be unpickled here."""
     name, text = class_name(type(error)), text_of(error)
     failure = ProducerError(
         f"shard {shard}, position {position} (unpickle): {name}: {text}{advice(error)}",
@@ -52,7 +61,7 @@ def unreadable_error(error: BaseException, shard: int, position: int) -> Produce
 
 
 def death_text(worker: int, death: Death, drawing: Drawing) -> str:
-    """Who died, of what, and over which item."""
+    """Which worker died, why, and which item it was making."""
     text = f"worker {worker}"
     if death.pid is not None:
         text += f" (pid {death.pid})"
@@ -63,14 +72,14 @@ def death_text(worker: int, death: Death, drawing: Drawing) -> str:
 
 
 def death_error(worker: int, death: Death, drawing: Drawing, *, was_up: bool, restarts: int) -> WorkerDiedError:
-    """The error for a worker that is not started again.
+    """The error for a worker that is not launched again.
 
     Args:
         worker: its number.
         death: what is known of its end.
-        drawing: what it was making.
+        drawing: the item that it was making.
         was_up: whether it ever said hello.
-        restarts: how often it was started again without progress.
+        restarts: how often it was launched again without progress.
     """
     text = death_text(worker, death, drawing)
     if not was_up and death.exit_code is not None:

@@ -1,7 +1,8 @@
-"""Which shard is due, and who gets credit: two orders behind one interface.
+"""Which shard is due, and which shard gets credit: two orders of delivery with one interface.
 
-*Ahead* of a shard are its batches that are made, or may be made by credit given, and are not delivered. The sum over
-all shards stays at or below the prefetch number; only a due shard that has nothing ahead is given one credit more.
+A shard's batches *ahead* are those that were made, or may be made with the credit given, and were not delivered. Their
+sum over all shards stays at or below the prefetch number. There is one exception: a due shard with no batch ahead always
+gets one credit.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from collections.abc import Mapping, Sequence
 
 
 class Scheduler(ABC):
-    """The order of delivery and the dealing of credit over the shards of one loader."""
+    """The order of delivery over the shards of one loader, and how credit is dealt among them. It does no I/O."""
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int) -> None:
         self._order = list(shards)
         self._ahead = {shard: ahead.get(shard, 0) for shard in shards}
         self._total = sum(self._ahead.values())
         self._n_prefetch = n_prefetch
-        self._open: set[int] = set()
+        self._enabled: set[int] = set()
 
     @property
     def active(self) -> Sequence[int]:
-        """The shards whose end was not delivered yet, in order."""
+        """The shards whose end was not reached by the consumer, in order."""
         return self._order
 
     @property
@@ -33,7 +34,7 @@ class Scheduler(ABC):
     @property
     @abstractmethod
     def due(self) -> int:
-        """The shard whose turn it is; where any will do, one of them."""
+        """The shard whose turn it is. Where shards take no turns, any active shard."""
 
     @abstractmethod
     def delivered(self, shard: int) -> None:
@@ -41,31 +42,34 @@ class Scheduler(ABC):
 
     @abstractmethod
     def dropped(self, shard: int) -> None:
-        """The consumer came to the end of ``shard``."""
+        """The consumer reached the end of ``shard``."""
 
     @abstractmethod
     def _next_grant(self) -> int | None: ...
 
-    def open(self, shard: int) -> None:
-        """The shard can use credit from now on."""
-        self._open.add(shard)
+    def enable(self, shard: int) -> None:
+        """The shard's worker accepts credit from now on."""
+        self._enabled.add(shard)
 
-    def close(self, shard: int, unused: int) -> None:
-        """The shard can use no credit any more, and gives ``unused`` batches of it back."""
-        self._open.discard(shard)
+    def disable(self, shard: int, unused: int) -> None:
+        """The shard's worker accepts no more credit, and ``unused`` batches of the credit that it has lapse."""
+        self._enabled.discard(shard)
         self._shift(shard, -unused)
 
-    def grant(self) -> list[int]:
-        """Deal out all the credit that may be: a list of shards, one batch for each mention."""
-        if len(self._order) == 1 and (room := self._n_prefetch - self._total) > 0 and self._open:
+    def grant(self) -> list[tuple[int, int]]:
+        """Deal out all the credit that the prefetch number allows: pairs of a shard and a number of batches."""
+        if len(self._order) == 1 and (room := self._n_prefetch - self._total) > 0 and self._enabled:
             (shard,) = self._order
-            if shard in self._open:
+            if shard in self._enabled:
                 self._shift(shard, room)
-                return [shard] * room
-        granted: list[int] = []
+                return [(shard, room)]
+        granted: list[tuple[int, int]] = []
         while (next_shard := self._next_grant()) is not None:
             self._shift(next_shard, 1)
-            granted.append(next_shard)
+            if granted and granted[-1][0] == next_shard:
+                granted[-1] = next_shard, granted[-1][1] + 1
+            else:
+                granted.append((next_shard, 1))
         return granted
 
     def _shift(self, shard: int, by: int) -> None:
@@ -74,7 +78,7 @@ class Scheduler(ABC):
 
 
 class InOrder(Scheduler):
-    """Strict turns; an exhausted shard drops out at its turn. Credit is dealt as batches fall due."""
+    """Shards take strict turns, and an exhausted shard drops out at its turn. Credit is dealt in the order of the turns."""
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int, due: int) -> None:
         super().__init__(shards, ahead, n_prefetch)
@@ -102,18 +106,18 @@ class InOrder(Scheduler):
             return None
         if self._total >= self._n_prefetch:
             due = self.due
-            return due if due in self._open and self._ahead[due] == 0 else None
+            return due if due in self._enabled and self._ahead[due] == 0 else None
         best, best_rank = None, 0
         for offset in range(size):
             shard = self._order[(self._turn + offset) % size]
             rank = offset + self._ahead[shard] * size
-            if shard in self._open and (best is None or rank < best_rank):
+            if shard in self._enabled and (best is None or rank < best_rank):
                 best, best_rank = shard, rank
         return best
 
 
 class AsReady(Scheduler):
-    """Batches come as they are ready. Credit is dealt evenly: to whoever has least ahead, in turn among equals."""
+    """Batches come as they are ready. Credit goes to the shard with the fewest batches ahead, in turn among equals."""
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int) -> None:
         super().__init__(shards, ahead, n_prefetch)
@@ -140,7 +144,7 @@ class AsReady(Scheduler):
         for offset in range(1, size + 1):
             index = (self._last + offset) % size
             shard = self._order[index]
-            if shard in self._open and (best is None or self._ahead[shard] < self._ahead[self._order[best]]):
+            if shard in self._enabled and (best is None or self._ahead[shard] < self._ahead[self._order[best]]):
                 best = index
         if best is None:
             return None

@@ -1,4 +1,4 @@
-"""What lies between the receivers and the consumer: batches, ends and errors, in asyncio queues."""
+"""The asyncio queue of a shard, and its entries: batches, the end, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncprefetch._wire.payloads import Payload
 
 
 class Ready(NamedTuple):
-    """A batch that waits for delivery."""
+    """A batch that was made and not delivered."""
 
     shard: int
     payload: Payload
@@ -27,7 +27,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is raised to the consumer when it comes to this place."""
+    """An error, raised to the consumer when it reaches this place in the queue."""
 
     error: Exception
 
@@ -36,55 +36,42 @@ Entry = Ready | Ended | Failure
 
 
 class ShardQueue(asyncio.Queue[Entry]):
-    """An asyncio queue that lets a snapshot look without taking, and the consumer put back what it could not use.
+    """An asyncio queue whose entries can be looked at without taking them.
 
-    Its bound is the credit that was given: putting never has to wait. It overrides the three methods that
-    ``asyncio.Queue`` provides for this.
+    Credit bounds it, so a put never has to wait. The three methods that it overrides are those that ``asyncio.Queue``
+    names as its extension points.
+
+    Attributes:
+        entries: the entries, the next one first. At most one consumer waits for an entry, in ``get()``; where entries
+            are present, they may be taken from here directly.
     """
 
-    _entries: deque[Entry]
+    entries: deque[Entry]
 
     def _init(self, maxsize: int) -> None:
-        self._entries = deque()
+        self.entries = deque()
 
     def _get(self) -> Entry:
-        return self._entries.popleft()
-
-    def qsize(self) -> int:
-        """Entries in the lane."""
-        return len(self._entries)
-
-    def empty(self) -> bool:
-        """Whether there is none."""
-        return not self._entries
+        return self.entries.popleft()
 
     def _put(self, item: Entry) -> None:
-        self._entries.append(item)
+        self.entries.append(item)
+
+    def qsize(self) -> int:
+        """The number of entries."""
+        return len(self.entries)
+
+    def empty(self) -> bool:
+        """Whether there is no entry."""
+        return not self.entries
 
     def add(self, entry: Entry) -> None:
-        """Put, at a fraction of the cost where others are waiting already: there is one getter at most."""
-        if self._entries:
-            self._entries.append(entry)
+        """Put an entry. Only the first one can have a waiting consumer, so further ones skip the cost of waking it."""
+        if self.entries:
+            self.entries.append(entry)
         else:
             self.put_nowait(entry)
 
-    def take(self) -> Entry:
-        """Get what is there, at a fraction of the cost: nobody waits for room or for the queue to be worked off."""
-        return self._entries.popleft()
-
-    @property
-    def head(self) -> Entry | None:
-        """What the next get will give."""
-        return self._entries[0] if self._entries else None
-
-    def put_back(self, entry: Entry) -> None:
-        """Undo the last get."""
-        self._entries.appendleft(entry)
-
     def ready(self) -> Iterator[Ready]:
-        """The batches in the lane, first to be delivered first."""
-        return (entry for entry in self._entries if isinstance(entry, Ready))
-
-    def clear(self) -> None:
-        """Forget everything in the lane."""
-        self._entries.clear()
+        """The batches in the queue, in order of delivery."""
+        return (entry for entry in self.entries if isinstance(entry, Ready))

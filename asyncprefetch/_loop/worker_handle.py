@@ -1,7 +1,7 @@
-"""One worker as the loop sees it: its runs, what it sends, its restarts.
+"""One worker as the loop sees it: launched, running, stopped, dead, launched again, closed.
 
-A receiver turns messages into what is known of the shards (``_recovery``) and into entries for the consumer, and keeps a
-run going as long as a shard has more to send. It decides nothing about order and credit: its owner does.
+A handle turns the worker's messages into what is known of its shards (``ledger``) and into entries for the consumer
+(``shard_queue``), and keeps a run going as long as a shard has more to send. It decides nothing about order and credit.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from asyncprefetch._loop import error_reports, worker_logs
+from asyncprefetch._loop.error_reports import Drawing
+from asyncprefetch._loop.hosted_shards import HostedShards
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
-from asyncprefetch._loop.owner import Owner
+from asyncprefetch._loop.restarts import Restarts
 from asyncprefetch._loop.retries import Retries
+from asyncprefetch._loop.run import Run
 from asyncprefetch._loop.scheduler import Scheduler
-from asyncprefetch._loop.shard_queue import Ended, Failure, Ready
+from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready
 from asyncprefetch._loop.states import RUN, RunEvent, RunState, advance
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.watchdog import Watchdog
 from asyncprefetch._process.limits import advice
 from asyncprefetch._wire.messages import (
-    Credit,
     Death,
     EndOfShard,
     Failed,
@@ -34,7 +37,6 @@ from asyncprefetch._wire.messages import (
     Replaying,
     Setup,
     SetupFailed,
-    ShardStart,
     Start,
     State,
     Stop,
@@ -45,39 +47,63 @@ from asyncprefetch.statistics import WorkerStatistics
 
 _LOG = logging.getLogger("asyncprefetch")
 
+_HOLDING_A_WORKER = {RunState.STARTING, RunState.RUNNING, RunState.STOPPING, RunState.IDLE, RunState.LOST}
+
+
+class Loader(Protocol):
+    """What a handle needs of the loader that it belongs to."""
+
+    @property
+    def put(self) -> Callable[[int, Entry], None]:
+        """Queues an entry of a shard for the consumer."""
+
+    @property
+    def close_transport(self) -> Callable[[Transport], None]:
+        """Closes a transport that is not needed any more. The loader's end waits for it."""
+
+    def new_run(self) -> int:
+        """A run number that was never used."""
+
+    def open_transport(self, worker: int, sink: Sink) -> Transport:
+        """A transport for the worker. It may raise: the worker then counts as failed."""
+
+    def run_ended(self, start: Callable[[], None]) -> None:
+        """A run reached its final sentinel. The next one begins with ``start()``."""
+
+    def changed(self) -> None:
+        """The state of a handle changed: credit may be dealt in another way, or a wait may be over."""
+
+    def crashed(self, error: Exception) -> None:
+        """A fault in this library: raise it to the consumer, so that no call waits forever."""
+
 
 class WorkerHandle:
-    """One worker, with the shards that it hosts."""
+    """One worker, with the shards that it hosts.
+
+    Args:
+        number: of the worker, from 0.
+        ledgers: what is known of its shards, by global number.
+        scheduler: the order and the credit of all shards of the loader.
+        options: how the loader runs.
+        loader: the loader that it belongs to.
+    """
 
     def __init__(
-        self,
-        number: int,
-        ledgers: Mapping[int, Ledger],
-        scheduler: Scheduler,
-        options: Options,
-        *,
-        open_transport: Callable[[int, Sink], Transport],
-        owner: Owner,
+        self, number: int, ledgers: Mapping[int, Ledger], scheduler: Scheduler, options: Options, loader: Loader
     ) -> None:
         self.number = number
         self.state = RunState.OFF
-        self._pid: int | None = None
-        self._restarts = 0
-        self._counted: Counter[str] = Counter()
-        self._ledgers = ledgers
+        self._shards = HostedShards(ledgers, Retries(options.retry_names, self._retry))
         self._scheduler = scheduler
         self._options = options
-        self._initializer = options.pickled_initializer()
-        self._open_transport = open_transport
-        self._owner = owner
+        self._setup = Setup(number, options.pickled_initializer())
+        self._loader = loader
         self._transport: Transport | None = None
-        self._run = -1
-        self._upto: dict[int, int] = {}  # credit given, by shard of the run
-        self._failed: set[int] = set()  # shards that send nothing more, for an error
-        self._retries = Retries(options.retry_names, self._retry)
-        # Deaths by the item that was being made: progress elsewhere does not excuse an item that kills.
-        self._deaths: Counter[tuple[int, int] | None] = Counter()
-        self._was_up = self._killed = False  # killed by us: then its death is no reason to start another
+        self._run = Run(-1, {}, ledgers, scheduler)
+        self._restarts = Restarts()
+        self._killed = False  # by the loader, which ends: the worker is not launched again
+        self._pid: int | None = None
+        self._counted: Counter[str] = Counter()
         self._start_watch = Watchdog(
             options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
         )
@@ -87,31 +113,35 @@ class WorkerHandle:
             else None
         )
 
+    @property
+    def holds_worker(self) -> bool:
+        """Whether a worker exists, or is about to."""
+        return self.state in _HOLDING_A_WORKER
+
     def statistics(self) -> WorkerStatistics:
         """The figures of this moment."""
         return WorkerStatistics(
             worker=self.number,
             pid=self._pid,
             state=self.state.name.lower(),
-            shards=tuple(self._ledgers),
-            restarts=self._restarts,
-            retries=self._retries.count,
+            shards=tuple(self._shards.ledgers),
+            restarts=self._restarts.count,
+            retries=self._shards.retries.count,
             mapped=self._transport.mapped if self._transport is not None else 0,
             counted=dict(self._counted),
         )
 
-    # ------------------------------------------------------------------------------------------ runs, from the owner
+    # ----------------------------------------------------------------------------------------- commands of the loader
 
-    def open(self) -> None:
-        """Ask for a worker and a first run; nothing if no shard has anything left to send."""
-        starts = self._starts()
-        if not starts and not self._retries.resting:
+    def launch(self) -> None:
+        """Ask for a worker and its first run. Does nothing if no shard has anything left to send."""
+        if not self._shards.need_worker:
             self._step(RunEvent.RETIRE)
             return
         self._start_watch.expect()
         self._step(RunEvent.OPEN)
         try:
-            self._transport = self._open_transport(self.number, self)
+            self._transport = self._loader.open_transport(self.number, self)
         except Exception as error:
             failure = WorkerDiedError(
                 f"worker {self.number} could not be made: {type(error).__name__}: {error}{advice(error)}",
@@ -120,66 +150,61 @@ class WorkerHandle:
             failure.__cause__ = error.with_traceback(None)
             self._give_up(failure)
             return
-        self._begin(starts)
-        self._transport.open(Setup(self.number, self._initializer), Start(self._run, starts))
+        self._transport.open(self._setup, self._new_run())
 
     def start(self) -> None:
-        """Begin the next run on a worker that is idle."""
-        starts = self._starts()
-        if not starts:
-            if not self._retries.resting:
+        """Begin the next run on an idle worker."""
+        if not self._shards.ready:
+            if not self._shards.need_worker:
                 self._retire()
             return
         self._step(RunEvent.START)
-        self._begin(starts)
         assert self._transport is not None
-        self._transport.start(Start(self._run, starts))
-        self._open_shards()
+        self._transport.start(self._new_run())
+        self._accept_credit()
 
     def stop(self) -> None:
-        """End the run, if one is going: fresh states come, and then ``run_ended`` is called."""
+        """End the run, if there is one: fresh states come, and then the loader's ``run_ended`` is called."""
         if self.state is not RunState.RUNNING:
             return
         if self._stall_watch is not None:
             self._stall_watch.expect()
         self._step(RunEvent.STOP)
-        for shard in self._upto:
-            self._scheduler.close(shard, 0)
+        self._run.refuse_credit()
         assert self._transport is not None
-        self._transport.stop(Stop(self._run))
+        self._transport.stop(Stop(self._run.number))
 
     def credit(self, shard: int, batches: int) -> None:
-        """Let the shard send so many items more."""
+        """Let the shard send so many batches more, from the next :meth:`flush` on at the latest."""
         if self._stall_watch is not None:
             self._stall_watch.expect()
-        self._upto[shard] += batches
         assert self._transport is not None
-        self._transport.credit(Credit(self._run, shard, self._upto[shard]))
+        self._transport.credit(self._run.give(shard, batches))
 
     def flush(self) -> None:
-        """Let the worker know of the credit."""
+        """Send the credit to the worker."""
         if self._transport is not None:
             self._transport.flush()
 
     def poll(self) -> None:
-        """Receive what has come."""
+        """Receive what has arrived, without waiting for the loop."""
         if self._transport is not None:
             self._transport.poll()
 
     def kill(self) -> None:
-        """End the worker at once and for good, from any thread; ``aclose`` is still to be called if there is a loop."""
+        """End the worker at once and for good, from any thread. On a running loop, ``aclose`` is still to be called."""
         self._killed = True
         if self._transport is not None:
             self._transport.kill()
 
     async def aclose(self) -> None:
-        """End the worker and wait until it is gone. Nothing more is put or called."""
+        """End the worker and wait until it is gone. Nothing is put and nothing of the loader is called from now on."""
         self._step(RunEvent.CLOSE)
         self._cancel_timers()
         if self._transport is not None:
             await self._transport.aclose()
 
-    # ------------------------------------------------------------------------------------------ Sink, from the transport
+    # ------------------------------------------------------------------------------------------ Sink, for the transport
 
     def received(self, messages: Sequence[FromWorker]) -> None:
         """Messages came from the worker."""
@@ -189,10 +214,24 @@ class WorkerHandle:
             for message in messages:
                 if type(message) is not Item:
                     self._receive(message)
-                elif message.run == self._run:
-                    self._item(message)
+                elif message.run == self._run.number:
+                    _, shard, position, fingerprint, payload = message
+                    self._shards.ledgers[shard].add_item(position, fingerprint)
+                    if self._restarts.deaths:
+                        self._restarts.progressed(shard, position)
+                    self._shards.retries.succeeded(shard)
+                    self._loader.put(shard, Ready(shard, payload))
         except Exception as error:
-            self._owner.crashed(error)
+            self._loader.crashed(error)
+
+    def died(self, death: Death) -> None:
+        """The worker is gone."""
+        try:
+            self._died(death)
+        except Exception as error:
+            self._loader.crashed(error)
+
+    # ------------------------------------------------------------------------------------------------------- messages
 
     def _receive(self, message: FromWorker) -> None:
         match message:
@@ -201,171 +240,130 @@ class WorkerHandle:
             case Tally():
                 self._counted.update(message.counted)
             case Hello():
-                self._hello(message)
+                self._pid = message.pid
+                self._restarts.was_up = True
+                self._start_watch.cancel()
+                self._step(RunEvent.HELLO)
+                self._accept_credit()
             case SetupFailed():
                 self._lose_worker()
-                self._give_up(
-                    error_reports.producer_error(message.error, None, None, f"worker {self.number}: worker_initializer")
-                )
+                self._give_up(error_reports.initializer_error(message.error, self.number))
             case Replaying():
-                pass  # that something came is all it is for
-            case State() | EndOfShard() | Failed() | Final() if message.run != self._run:
-                pass  # of a run that is over
+                pass  # the watchdog heard it, which is all that it is for
+            case State() | EndOfShard() | Failed() | Final() if message.run != self._run.number:
+                pass  # of an earlier run
             case State():
-                self._ledgers[message.shard].add_state(message.position, message.state)
+                self._shards.ledgers[message.shard].add_state(message.position, message.state)
             case EndOfShard():
-                self._ledgers[message.shard].add_end(message.position)
-                self._close_shard(message.shard)
-                self._owner.put(message.shard, Ended(message.shard))
+                self._shards.ledgers[message.shard].add_end(message.position)
+                self._run.end_shard(message.shard)
+                self._loader.put(message.shard, Ended(message.shard))
                 self._retire_if_done()
             case Failed():
                 self._shard_failed(message)
             case Final():
-                self._close_shards()
+                self._run.end()
                 self._step(RunEvent.FINAL)
-                self._owner.run_ended(self.start)
-
-    def died(self, death: Death) -> None:
-        """The worker is gone."""
-        try:
-            self._died(death)
-        except Exception as error:
-            self._owner.crashed(error)
-
-    # ------------------------------------------------------------------------------------------------------- messages
-
-    def _hello(self, hello: Hello) -> None:
-        self._pid = hello.pid
-        self._was_up = True
-        self._start_watch.cancel()
-        self._step(RunEvent.HELLO)
-        self._open_shards()
-
-    def _item(self, item: Item) -> None:
-        _, shard, position, fingerprint, payload = item
-        self._ledgers[shard].add_item(position, fingerprint)
-        if self._deaths:
-            del self._deaths[None], self._deaths[shard, position]
-        self._retries.succeeded(shard)
-        self._owner.put(shard, Ready(shard, payload))
+                self._loader.run_ended(self.start)
 
     def _shard_failed(self, failed: Failed) -> None:
-        shard = failed.shard
-        self._close_shard(shard)
-        if not self._retries.begin(failed):
-            self._failed.add(shard)
-            where = f"shard {shard}, position {failed.position}"
-            if attempts := self._retries.attempts(shard):
-                where += f", after {attempts} retries"
-            self._owner.put(shard, Failure(error_reports.producer_error(failed.error, shard, failed.position, where)))
+        shard, retries = failed.shard, self._shards.retries
+        self._run.end_shard(shard)
+        if not retries.begin(failed):
+            self._shards.failed(shard)
+            error = error_reports.shard_error(failed, retries.attempts(shard))
+            self._loader.put(shard, Failure(error))
         self._retire_if_done()
 
     def _retry(self, shard: int) -> None:
         if self.state is RunState.RUNNING:
-            self.stop()  # the next run has the shard with it
+            self.stop()  # the next run serves the shard again
         elif self.state is RunState.IDLE:
-            self._owner.run_ended(self.start)
+            self._loader.run_ended(self.start)
 
-    # ---------------------------------------------------------------------------------------------------- run, inside
+    # ------------------------------------------------------------------------------------------------- runs and the end
 
-    def _starts(self) -> dict[int, ShardStart]:
-        idle = self._failed | self._retries.resting
-        return {s: ledger.start() for s, ledger in self._ledgers.items() if not ledger.ended and s not in idle}
+    def _new_run(self) -> Start:
+        starts = self._shards.starts()
+        self._run = Run(self._loader.new_run(), starts, self._shards.ledgers, self._scheduler)
+        return Start(self._run.number, starts)
 
-    def _begin(self, starts: Mapping[int, ShardStart]) -> None:
-        self._run = self._owner.new_run()
-        self._upto = {shard: start.position for shard, start in starts.items()}
-
-    def _open_shards(self) -> None:
-        for shard in self._upto:
-            self._scheduler.open(shard)
-        if self._starts().keys() - self._upto.keys():
+    def _accept_credit(self) -> None:
+        self._run.accept_credit()
+        if not set(self._shards.ready) <= set(self._run.shards):
             self.stop()  # a retry came due while the worker was starting
-        self._owner.changed()
-
-    def _close_shards(self) -> None:
-        for shard in list(self._upto):
-            self._close_shard(shard)
-
-    def _close_shard(self, shard: int) -> None:
-        upto = self._upto.pop(shard)
-        self._scheduler.close(shard, upto - self._ledgers[shard].position)
+        self._loader.changed()
 
     def _retire_if_done(self) -> None:
-        if not self._upto and not self._retries.resting and self.state is RunState.RUNNING:
+        if not self._run.shards and not self._shards.retries.resting and self.state is RunState.RUNNING:
             self._retire()
         else:
-            self._owner.changed()
+            self._loader.changed()
 
     def _retire(self) -> None:
         self._step(RunEvent.RETIRE)
-        self._let_go()
-        self._owner.changed()
+        self._close_transport()
+        self._loader.changed()
 
-    def _let_go(self) -> None:
-        """Close the transport, whose worker is of no more use."""
+    def _close_transport(self) -> None:
         self._cancel_timers()
         if self._transport is not None:
             transport, self._transport = self._transport, None
             transport.detach()
-            self._owner.let_go(transport)
-
-    def _lose_worker(self) -> tuple[int, int] | None:
-        """The worker is gone, or is to go: shard and position of the item that it was making."""
-        drawing = self._transport.drawing if self._transport is not None else None
-        self._close_shards()
-        self._let_go()
-        return drawing
+            self._loader.close_transport(transport)
 
     def _give_up(self, error: Exception) -> None:
         self._step(RunEvent.GIVE_UP)
-        for shard, ledger in self._ledgers.items():
-            if not ledger.ended and shard not in self._failed:
-                self._failed.add(shard)
-                self._owner.put(shard, Failure(error))
+        for shard in self._shards.give_up():
+            self._loader.put(shard, Failure(error))
         self._cancel_timers()
-        self._owner.changed()
+        self._loader.changed()
 
     def _step(self, event: RunEvent) -> None:
         self.state = advance(RUN, self.state, event)
 
     # ---------------------------------------------------------------------------------------------- death and silence
 
+    def _lose_worker(self) -> Drawing:
+        """The worker is gone, or is to go. Gives shard and position of the item that it was making, as far as known."""
+        drawing = self._transport.drawing if self._transport is not None else None
+        self._run.end()
+        self._close_transport()
+        return drawing
+
     def _died(self, death: Death) -> None:
         drawing = self._lose_worker()
         self._step(RunEvent.DEATH)
-        if not self._starts() and not self._retries.resting:
-            self._step(RunEvent.RETIRE)  # nobody needs it any more
-            self._owner.changed()
+        if not self._shards.need_worker:
+            self._step(RunEvent.RETIRE)
+            self._loader.changed()
             return
-        self._deaths[drawing] += 1
-        restarts = self._deaths[drawing] - 1
-        if not self._was_up or self._killed or restarts >= self._options.max_restarts:
+        restarts, max_restarts = self._restarts.add_death(drawing), self._options.max_restarts
+        if not self._restarts.was_up or self._killed or restarts >= max_restarts:
             self._give_up(
-                error_reports.death_error(self.number, death, drawing, was_up=self._was_up, restarts=restarts)
+                error_reports.death_error(self.number, death, drawing, was_up=self._restarts.was_up, restarts=restarts)
             )
             return
-        self._restarts += 1
+        self._restarts.count += 1
         _LOG.warning(
             "%s; it is started again (%d of %d without progress)",
-            *(error_reports.death_text(self.number, death, drawing), restarts + 1, self._options.max_restarts),
+            *(error_reports.death_text(self.number, death, drawing), restarts + 1, max_restarts),
         )
-        self.open()
-        self._owner.changed()
+        self.launch()
+        self._loader.changed()
 
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
         text = (
-            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer "
+            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the initializer take "
+            "longer, or its executor has no room for it"
         )
-        self._abort(seconds, text + "take longer, or its executor has no place for it")
+        self._abort(seconds, text)
 
     @property
     def _owes(self) -> bool:
-        """Whether the worker was asked for something that it has not sent. Backpressure is no stall."""
-        return self.state is RunState.STOPPING or any(
-            upto > self._ledgers[shard].position for shard, upto in self._upto.items()
-        )
+        """Whether the worker was asked for something that it has not sent."""
+        return self.state is RunState.STOPPING or self._run.owes
 
     def _stalled(self) -> None:
         seconds = self._options.stall_timeout
@@ -386,4 +384,4 @@ class WorkerHandle:
             if watchdog is not None:
                 watchdog.cancel()
         if self.state in {RunState.CLOSED, RunState.FAILED}:
-            self._retries.cancel()
+            self._shards.retries.cancel()

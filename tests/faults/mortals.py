@@ -20,7 +20,7 @@ from typing import Any
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
-from tests.inside import in_daemon_thread, producer
+from tests.inside import in_daemon_thread, producer, transport_of
 
 # Exit code and signal by the way of dying.
 WAYS = {"SIGKILL": (-9, "SIGKILL"), "SIGSEGV": (-11, "SIGSEGV"), "0": (0, None), "3": (3, None)}
@@ -110,7 +110,7 @@ def workers_with(pull: bool, **how: Any) -> dict[str, Any]:
 
 def unread(loader: Any, worker: int = 0) -> int:
     """How many bytes of a worker's wait in the socket of the stream transport."""
-    sock = loader._core._workers[worker]._transport._end._socket
+    sock = transport_of(loader, worker)._end._socket
     return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
 
 

@@ -25,7 +25,17 @@ from tests import pipelines, stream_items
 from tests.conftest import EXECUTORS
 from tests.faults import mortals
 from tests.faults.mortals import WAYS, Hangman, Slow, SlowState, World, unread, until, workers_with
-from tests.inside import Credit, Death, Failed, RemoteError, Retries, WorkerProcess, error_reports, out_of_memory
+from tests.inside import (
+    Credit,
+    Death,
+    Failed,
+    RemoteError,
+    Retries,
+    WorkerProcess,
+    error_reports,
+    out_of_memory,
+    snapshot_is_pending,
+)
 from tests.pipelines import Count, Die, Gate, GateKeeper
 from tests.processes import launch
 from tests.test_failures import until_error
@@ -431,7 +441,7 @@ async def test_get_state_during_a_death_is_exact(tmp_path, transport, max_restar
         async with keeper.held_once(3):
             if first == "the state is asked for":
                 asked = asyncio.create_task(loader.get_state(grace=grace))
-                await until(lambda: loader._core._snapshot is not None or asked.done(), SOON)
+                await until(lambda: snapshot_is_pending(loader) or asked.done(), SOON)
             os.kill(workers(loader)[0].pid, signal.SIGKILL)
             if first == "the worker is killed":
                 asked = asyncio.create_task(loader.get_state(grace=grace))

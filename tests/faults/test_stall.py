@@ -17,6 +17,7 @@ from tests import pipelines
 from tests.conftest import EXECUTORS, inline
 from tests.faults import mortals, programs
 from tests.faults.mortals import Slow, SlowState, World, until
+from tests.inside import handle_of, transport_of
 from tests.pipelines import Count, Gate, GateKeeper
 from tests.test_failures import until_error
 from tests.test_prefetcher import rest, take, through_bytes
@@ -90,7 +91,7 @@ async def test_backpressure_is_no_stall(transport):
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, 10)
         stop(loader)  # it could not answer, but nothing is asked of it
-        watchdog = loader._core._workers[0]._stall_watch
+        watchdog = handle_of(loader)._stall_watch
         watchdog._timer.cancel()
         watchdog._heard_at -= 3600
         watchdog._expired()  # an hour later it looks
@@ -194,7 +195,7 @@ async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(transport,
     await take(loader, 2)
     stop(loader)
     pid = loader.statistics().workers[0].pid
-    exited = loader._core._workers[0]._transport._executor.exited
+    exited = transport_of(loader)._executor.exited
     with monkeypatch.context() as patched:
         patched.setattr(ProcessExecutor, "kill", lambda executor: None)
         began = time.monotonic()
