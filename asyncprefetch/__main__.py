@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Any
 
-from asyncprefetch._checkpoint import container
+from asyncprefetch._checkpoint import files
 from asyncprefetch.errors import CheckpointError
 from asyncprefetch.prefetcher import AsyncPrefetcherState
 
@@ -20,7 +20,7 @@ def describe(path: str) -> str:
     Raises:
         CheckpointError: it can't be read, or is no whole checkpoint of this library.
     """
-    document, leaves = container.unpack_file(path, version=AsyncPrefetcherState.VERSION)
+    document, leaves = files.unpack_file(path, version=AsyncPrefetcherState.VERSION)
     state: dict[str, Any] = document
     try:
         shards = state["shards"]

@@ -7,19 +7,19 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from os import PathLike
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 import anyio
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from asyncprefetch._checkpoint import container
+from asyncprefetch._checkpoint import container, files, state
 from asyncprefetch._checkpoint.save_order import Turn
-from asyncprefetch._checkpoint.state import StateData
 from asyncprefetch._loop.core import Core
-from asyncprefetch._loop.options import Options, Resources, pickle_for_worker
+from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, Resources, pickle_for_worker
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._wire.messages import ShardStart
-from asyncprefetch.base import IteratorState, StatefulIterator, compare_configuration
+from asyncprefetch.base import IteratorState, StatefulIterator
 from asyncprefetch.errors import CheckpointError
 from asyncprefetch.statistics import Statistics, explain
 
@@ -96,8 +96,8 @@ class AsyncPrefetcher(Generic[T_co]):
         )
         states = _states_of(base_iterator)
         shards = tuple(
-            ShardSnapshot(i, ShardStart(pickle_for_worker(state, f"the state of shard {i}"), 0, ()), False, 0)
-            for i, state in enumerate(states)
+            ShardSnapshot(i, ShardStart(pickle_for_worker(iterator_state, f"the state of shard {i}"), 0, ()), False, 0)
+            for i, iterator_state in enumerate(states)
         )
         self._set_up(Snapshot(in_order, 0, shards, ()), len(shards), options)
 
@@ -161,7 +161,7 @@ class AsyncPrefetcher(Generic[T_co]):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
         snapshot = await self._core.snapshot(grace)
         options, num_shards = self._core.options, self._num_shards
-        return await in_thread(AsyncPrefetcherState.of_snapshot, snapshot, num_shards, options)
+        return await in_thread(AsyncPrefetcherState._of, snapshot, num_shards, options)
 
     def statistics(self) -> Statistics:
         """The figures of this moment: batches, waits, workers."""
@@ -197,17 +197,21 @@ def _states_of(base_iterator: Any) -> list[IteratorState]:
     for i, iterator in enumerate(iterators):
         if not isinstance(iterator, StatefulIterator):
             raise TypeError(f"shard {i} must be a StatefulIterator, not {iterator!r:.80}")
-        state = iterator.get_state()
-        if not isinstance(state, IteratorState):
-            raise TypeError(f"shard {i}: get_state() must return an IteratorState, not {state!r:.80}")
-        states.append(state)
+        iterator_state = iterator.get_state()
+        if not isinstance(iterator_state, IteratorState):
+            raise TypeError(f"shard {i}: get_state() must return an IteratorState, not {iterator_state!r:.80}")
+        states.append(iterator_state)
     return states
 
 
-class AsyncPrefetcherState(StateData):
+class AsyncPrefetcherState(BaseModel):
     """A loader's state, as data: :meth:`build` gives a loader whose stream is exactly the rest.
 
-    It is a value: nothing that happens to the loader or to delivered batches changes it.
+    It is a value: nothing that happens to the loader or to delivered batches changes it. Iterator states and batches are
+    held encoded, and become objects again only where a loader is built.
+
+    :meth:`from_json`, :meth:`from_bytes` and :meth:`load` raise ``CheckpointError`` for anything that is not a whole
+    checkpoint. pydantic's own ``model_validate`` and ``model_validate_json`` raise its ``ValidationError``.
 
     Attributes:
         version: of this format.
@@ -220,6 +224,43 @@ class AsyncPrefetcherState(StateData):
         n_batches_to_prefetch: what the loader was given, the default of :meth:`build`.
         num_workers: likewise.
     """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64"
+    )
+    VERSION: ClassVar[int] = 1
+
+    version: int = VERSION
+    in_order: bool
+    num_shards: int = Field(ge=1, le=state.MOST_SHARDS)
+    due: int
+    shards: tuple[state.ShardState, ...] = Field(min_length=1, strict=False)
+    buffer: tuple[state.BufferedBatch, ...] = Field(strict=False)
+    leaves: tuple[bytes, ...] = Field(strict=False, repr=False)
+    n_batches_to_prefetch: int = Field(ge=1, le=MOST_BATCHES_TO_PREFETCH)
+    num_workers: int | None = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.version != self.VERSION:
+            raise ValueError(f"version {self.version} of the state, where this asyncprefetch knows {self.VERSION}")
+        state.check(self)
+        return self
+
+    @classmethod
+    def _of(cls, snapshot: Snapshot, num_shards: int, options: Options) -> Self:
+        return cls(**state.fields_of(snapshot, num_shards, options))
+
+    @property
+    def shard_ids(self) -> tuple[int, ...]:
+        """The global numbers of the shards, in their order."""
+        return tuple(shard.shard_id for shard in self.shards)
+
+    @property
+    def delivered(self) -> state.Delivered:
+        """Batches delivered, in all and by global shard number, over the whole life of the stream."""
+        by_shard = {shard.shard_id: shard.delivered for shard in self.shards}
+        return state.Delivered(sum(by_shard.values()), by_shard)
 
     def build(self, **resources: Unpack[Resources]) -> AsyncPrefetcher[Any]:
         """A loader that goes on from here. Its first batches are those that the state holds, while the workers start.
@@ -239,17 +280,61 @@ class AsyncPrefetcherState(StateData):
                 f"build() takes no {', '.join(unknown)}: what shapes the stream is in the state; it takes "
                 f"{', '.join(Resources.__annotations__)}"
             )
-        # Of a part of the shards there may be fewer than there were workers for all of them.
+        # A state that holds a part of the shards may hold fewer than there were workers for all of them.
         workers = None if self.num_workers is None else min(self.num_workers, len(self.shards))
         kept: Resources = {"n_batches_to_prefetch": self.n_batches_to_prefetch, "num_workers": workers}
         kept.update(resources)
-        return AsyncPrefetcher._restored(self.to_snapshot(), self.num_shards, Options(**kept))
+        return AsyncPrefetcher._restored(state.to_snapshot(self), self.num_shards, Options(**kept))
+
+    # ----------------------------------------------------------------------------------------------------- JSON, bytes
+
+    def to_json(self) -> str:
+        """The state as JSON text, arrays as base64. The same text as ``model_dump_json()``."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The state that :meth:`to_json` wrote. Reading it runs no code that the text names.
+
+        Raises:
+            CheckpointError: the text is damaged, of a newer version, or names what is not registered here.
+        """
+        document = container.parse_json(text)
+        return state.read(lambda: cls.model_validate_json(text), document, cls.VERSION)
+
+    def to_bytes(self) -> bytes:
+        """The state as one safetensors container, with a checksum.
+
+        Raises:
+            CheckpointError: what is no array is larger than the container's header may be (100 MB).
+        """
+        return container.pack(self._document(), self.leaves, version=self.VERSION)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that :meth:`to_bytes` wrote. Reading it runs no code that the data names.
+
+        Raises:
+            CheckpointError: it is damaged, truncated, foreign, of a newer version, or names what is not registered.
+        """
+        return cls._of_parts(*container.unpack(data, version=cls.VERSION))
+
+    def _document(self) -> dict[str, JsonValue]:
+        return self.model_dump(mode="json", exclude={"leaves"})
+
+    @classmethod
+    def _of_parts(cls, document: dict[str, JsonValue], leaves: list[bytes]) -> Self:
+        if "leaves" in document:
+            raise CheckpointError("malformed checkpoint: leaves inside of the document")
+        return state.read(lambda: cls.model_validate({**document, "leaves": tuple(leaves)}), document, cls.VERSION)
+
+    # ------------------------------------------------------------------------------------------------------------ files
 
     async def save(self, path: str | PathLike[str]) -> None:
         """Write what :meth:`to_bytes` gives to ``path``, atomically: the old file or the new one is there, whatever happens.
 
         The file can be read by its owner only. Runs in a thread; cancelled, it still completes once the thread has begun.
-        Of the saves to one path in one process that succeed, the one that was called last stays, whichever ends last.
+        If several saves to one path in one process succeed, the one that was called last stays, whichever ends last.
 
         Raises:
             CheckpointError: it can't be written; the old file is as it was.
@@ -258,22 +343,9 @@ class AsyncPrefetcherState(StateData):
             await in_thread(self._save, path, turn)
 
     def _save(self, path: str | PathLike[str], turn: Turn | None = None) -> None:
-        with turn or Turn() as taken:  # cancelled, save() has left it
+        with turn or Turn() as taken:  # if save() was cancelled, it has left its turn
             parts = container.pack_parts(self._document(), self.leaves, version=self.VERSION)
-            container.write_file(path, *parts, turn=taken)
-
-    @staticmethod
-    async def check_writable(path: str | PathLike[str]) -> None:
-        """See that :meth:`save` can write to ``path``: before training starts, not when the first hours are to be saved.
-
-        Writes a small file beside ``path``, to the disk, and removes it; what is at ``path`` stays as it is. It says
-        nothing about room for a whole state. Runs in a thread.
-
-        Raises:
-            CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
-                path is a folder or no path at all; the message says which.
-        """
-        await in_thread(container.check_writable, path)
+            files.write_file(path, *parts, turn=taken)
 
     @classmethod
     async def load(
@@ -297,26 +369,20 @@ class AsyncPrefetcherState(StateData):
 
     @classmethod
     def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:
-        state = cls._of_parts(*container.unpack_file(path, version=cls.VERSION))
+        loaded = cls._of_parts(*files.unpack_file(path, version=cls.VERSION))
         if expected is not None:
-            state._check_expected(expected)
-        return state
+            state.check_expected(loaded, expected)
+        return loaded
 
-    def _check_expected(self, expected: list[IteratorState]) -> None:
-        if self.num_shards != len(expected):
-            raise CheckpointError(
-                f"the state is of {self.num_shards} shards, and the pipeline expected has {len(expected)}"
-            )
-        differences = [
-            line
-            for shard in self.shards
-            for line in compare_configuration(
-                self.iterator_state(shard), expected[shard.shard_id], f"shard {shard.shard_id}"
-            )
-        ]
-        if differences:
-            if len(differences) > 100:
-                differences[100:] = [f"and {len(differences) - 100} more"]
-            raise CheckpointError(
-                "the state was saved from a pipeline of another configuration:\n  " + "\n  ".join(differences)
-            )
+    @staticmethod
+    async def check_writable(path: str | PathLike[str]) -> None:
+        """Check that :meth:`save` can write to ``path``. Call it before training starts.
+
+        It writes a small file beside ``path``, to the disk, and removes it. The file at ``path`` stays as it is. It does
+        not check that there is room for a whole state. Runs in a thread.
+
+        Raises:
+            CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
+                path is a folder or no path at all; the message says which.
+        """
+        await in_thread(files.check_writable, path)

@@ -95,7 +95,7 @@ class Run:
         await self.loader.aclose()
         match through:
             case "json":
-                state = AsyncPrefetcherState.model_validate_json(state.model_dump_json())
+                state = AsyncPrefetcherState.from_json(state.to_json())
             case "bytes":
                 state = AsyncPrefetcherState.from_bytes(state.to_bytes())
             case "file":

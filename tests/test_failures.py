@@ -107,9 +107,9 @@ async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is
     document = state.model_dump_json().replace(
         '"error":"KeyError","phase":"get_state"', '"error":"KeyError","phase":"never"'
     )
-    assert await rest(
-        AsyncPrefetcherState.model_validate_json(document).build(executor_factory=executor_factory)
-    ) == list(range(2, 9))
+    assert await rest(AsyncPrefetcherState.from_json(document).build(executor_factory=executor_factory)) == list(
+        range(2, 9)
+    )
 
 
 async def test_an_item_that_can_not_be_pickled_is_an_error_at_its_position(executor_factory):

@@ -43,7 +43,7 @@ async def rest(loader):
 
 
 def through_json(state):
-    return AsyncPrefetcherState.model_validate_json(state.model_dump_json())
+    return AsyncPrefetcherState.from_json(state.to_json())
 
 
 def through_bytes(state):
@@ -359,7 +359,7 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
         await AsyncPrefetcherState.load(path, expect=[Count(5), Count(7, 100, "batch")])
     assert "shard 1.stop: saved 6, given 7" in str(caught.value)
     assert "shard 1.items: saved 'int', given 'batch'" in str(caught.value)
-    with pytest.raises(CheckpointError, match="is of 2 shards, and the pipeline expected has 1"):
+    with pytest.raises(CheckpointError, match="is of 2 shards, and the expected pipeline has 1"):
         await AsyncPrefetcherState.load(path, expect=Count(5))
     with pytest.raises(CheckpointError, match="saved CountState, given FromIterableState"):
         await AsyncPrefetcherState.load(path, expect=[from_iterable(pipelines.lines), Count(6, 100)])
@@ -396,16 +396,16 @@ async def test_a_file_that_can_not_be_read_changes_nothing(tmp_path):
     with pytest.raises(CheckpointError):
         await AsyncPrefetcherState.load(path)
     with pytest.raises(CheckpointError):
-        AsyncPrefetcherState.model_validate_json('{"version": 1}')
+        AsyncPrefetcherState.from_json('{"version": 1}')
     with pytest.raises(CheckpointError, match="version 2"):
-        AsyncPrefetcherState.model_validate_json('{"version": 2, "new": true}')
+        AsyncPrefetcherState.from_json('{"version": 2, "new": true}')
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"due": 7}, "shard 7 is due"),
-        ({"num_shards": 1}, "lie below the count"),
+        ({"num_shards": 1}, "be below the count"),
         ({"buffer": [{"shard_id": 9, "item": 1}]}, "belongs to shard 9, which is not in the state"),
         ({"buffer": [{"shard_id": 0, "item": 1}]}, "its position does not fit"),
         ({"shards": []}, "shards"),
@@ -417,14 +417,14 @@ async def test_a_state_that_contradicts_itself_is_refused(change, reason):
     state = await AsyncPrefetcher([Count(5), Count(5)]).get_state()
     document = {**state.model_dump(mode="json"), **change}
     with pytest.raises(CheckpointError, match=reason):
-        AsyncPrefetcherState.model_validate_json(_json(document))
+        AsyncPrefetcherState.from_json(_json(document))
 
 
 async def test_an_unknown_kind_names_itself_and_says_what_to_import():
     state = await AsyncPrefetcher(Count(5)).get_state()
     text = state.model_dump_json().replace("tests.count", "elsewhere.count")
     with pytest.raises(CheckpointError, match=r"unknown kind 'elsewhere.count'.* Import the module that has"):
-        AsyncPrefetcherState.model_validate_json(text)
+        AsyncPrefetcherState.from_json(text)
 
 
 def _json(document):
@@ -436,7 +436,7 @@ async def test_states_name_their_shards_by_global_number():
     state = await AsyncPrefetcher([Count(3), Count(3, 100), Count(3, 200)], in_order=True).get_state()
     document = state.model_dump(mode="json")
     document.update(shards=document["shards"][1:], due=2)
-    part = AsyncPrefetcherState.model_validate_json(_json(document))
+    part = AsyncPrefetcherState.from_json(_json(document))
     assert part.shard_ids == (1, 2)
     async with part.build(executor_factory=inline) as loader:
         assert await take(loader, 3) == [200, 100, 201]

@@ -14,7 +14,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
 from tests.faults.containers import document_of, make_container
-from tests.inside import Turn, container, save_order, write_file
+from tests.inside import Turn, container, files, save_order, write_file
 
 SOON = 20  # seconds, far more than anything here takes
 OLD = AsyncPrefetcherState.from_bytes(make_container(document_of(item=1)))
@@ -235,7 +235,7 @@ def test_a_write_that_was_overtaken_returns_when_the_name_of_the_newer_file_is_o
     older_at_sync = gate(os, "fsync")
     older = pool.submit(write_file, tmp_path / "file", b"older")
     assert older_at_sync.reached.wait(SOON)
-    newer_at_directory = gate(container, "_sync_directory")
+    newer_at_directory = gate(files, "_sync_directory")
     newer = pool.submit(write_file, tmp_path / "file", b"newer")
     assert newer_at_directory.reached.wait(SOON)
     synced, fsync = [], os.fsync
@@ -294,7 +294,7 @@ def test_a_newer_write_waits_for_the_rename_of_an_older_one(tmp_path, monkeypatc
 
 FORK = """
 import os, signal, sys, threading
-from asyncprefetch._checkpoint.container import write_file
+from tests.inside import write_file
 
 reached, opened, replace = threading.Event(), threading.Event(), os.replace
 

@@ -133,8 +133,6 @@ class Delivery:
             StopAsyncIteration: every shard's end was reached.
             AsyncPrefetchError: the error in the place of the next item; again at every further call.
         """
-        if self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN:
-            return None
         while True:
             if self.failure is not None:
                 # A copy: the kept error must not hold the consumer's frames, and all that they refer to, by its traceback.
@@ -151,12 +149,11 @@ class Delivery:
             entry = queue.entries[0]
             match entry:
                 case Ready():
-                    if self._next is None or self._next[0] is not entry:
-                        if entry.payload.size > _LARGE:
-                            return None
-                        self._keep(entry, _load(entry))
-                        continue
-                    return self._next[1]
+                    if self._next is not None and self._next[0] is entry:
+                        return self._next[1]
+                    if self._must_turn() or entry.payload.size > _LARGE:
+                        return None
+                    self._keep(entry, _load(entry))
                 case Ended():
                     queue.entries.popleft()
                     self.scheduler.dropped(entry.shard)
@@ -197,14 +194,18 @@ class Delivery:
                 queue.entries.appendleft(await queue.get())
             finally:
                 self.seconds_waiting += time.monotonic() - began
-        elif self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN:
+        elif self._must_turn():
             await asyncio.sleep(0)
         else:
             entry = queue.entries[0]
-            if type(entry) is Ready:
-                item = await in_thread(_load, entry)
-                if queue.entries and queue.entries[0] is entry:  # otherwise the loader was closed meanwhile
-                    self._keep(entry, item)
+            assert isinstance(entry, Ready)
+            item = await in_thread(_load, entry)
+            if queue.entries[0] is entry:  # otherwise the loader was closed meanwhile
+                self._keep(entry, item)
+
+    def _must_turn(self) -> bool:
+        """Whether the loop has not turned since the last delivery, and other tasks have waited for long enough."""
+        return self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
 
     def _keep(self, entry: Ready, item: Any) -> None:
         """Keep the loaded item of the entry at the head of its queue, for :meth:`take`."""

@@ -235,7 +235,7 @@ def check(data: bytes, text: str | None) -> str:
     with audited():
         outcome = _outcome(lambda: AsyncPrefetcherState.from_bytes(data))
         if text is not None:
-            _outcome(lambda: AsyncPrefetcherState.model_validate_json(text))
+            _outcome(lambda: AsyncPrefetcherState.from_json(text))
     took = time.monotonic() - begun
     assert took < _SECONDS, f"{took:.1f} s"
     return outcome
@@ -247,7 +247,7 @@ def _outcome(read: Any) -> str:
     except CheckpointError as error:
         return _reason(error)
     assert AsyncPrefetcherState.from_bytes(state.to_bytes()) == state
-    assert AsyncPrefetcherState.model_validate_json(state.model_dump_json()) == state
+    assert AsyncPrefetcherState.from_json(state.to_json()) == state
     assert state.delivered.total >= 0
     try:
         loader = state.build(executor_factory=inline)

@@ -315,7 +315,7 @@ class Round:
         self.done[f"restore through {way}"] += 1
         match way:
             case "JSON":
-                return AsyncPrefetcherState.model_validate_json(state.model_dump_json())
+                return AsyncPrefetcherState.from_json(state.to_json())
             case "bytes":
                 return AsyncPrefetcherState.from_bytes(state.to_bytes())
             case "file":

@@ -28,7 +28,7 @@ from tests.faults.containers import (
     text_pipeline,
     write_corpus,
 )
-from tests.inside import _codec
+from tests.inside import _codec, iterator_state
 from tests.iterators.sources import ListIterator
 from tests.pipelines import Count
 
@@ -121,7 +121,7 @@ NAMES = [
     *("pickle.loads", "importlib.import_module", "numpy.load", "ctypes.CDLL", "antigravity", "this", "__main__", ""),
     *(
         "asyncprefetch",
-        "asyncprefetch._checkpoint.container.write_file",
+        "asyncprefetch._checkpoint.files.write_file",
         "asyncprefetch.batch.Batch",
         "../../etc/passwd",
         "os\0system",
@@ -177,7 +177,7 @@ def test_nothing_that_is_not_registered_is_found_whatever_the_file_names(name: s
             with pytest.raises(CheckpointError, match=r"unknown|malformed"), audited():
                 AsyncPrefetcherState.from_bytes(make_container(document))
             with pytest.raises(CheckpointError, match=r"unknown|malformed"), audited():
-                AsyncPrefetcherState.model_validate_json(json.dumps(document | {"leaves": []}))
+                AsyncPrefetcherState.from_json(json.dumps(document | {"leaves": []}))
     assert made == []
     assert set(sys.modules) == modules
 
@@ -305,7 +305,7 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
         state = await AsyncPrefetcherState.load(path)
         assert AsyncPrefetcherState.from_bytes(state.to_bytes()) == state
         loader = state.build(executor_factory=inline)
-        assert state.iterator_state(state.shards[0])
+        assert iterator_state(state, state.shards[0])
     assert ran == Careful.calls == []
     # A state is taken of a copy that went through pickle, as workers get it: of classes that the parent named.
     await loader.get_state()
@@ -363,7 +363,7 @@ async def test_expect_refuses_other_shards_other_stages_and_other_functions(tmp_
             r"shard 0\.function: saved .*is_even.*, given .*is_odd_again",
         ),
         ([from_iterable(numbers)], "shard 0: saved MapState, given FromIterableState"),
-        ([Count(3), Count(3)], "is of 1 shards, and the pipeline expected has 2"),
+        ([Count(3), Count(3)], "is of 1 shards, and the expected pipeline has 2"),
     ]:
         with pytest.raises(CheckpointError, match=reason):
             await AsyncPrefetcherState.load(path, expect=expect)

@@ -21,7 +21,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
 from tests.faults.containers import document_of, make_container
-from tests.inside import container
+from tests.inside import files
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_bytes.py"
 OLD = AsyncPrefetcherState.from_bytes(make_container(document_of(item=1)))
@@ -67,7 +67,7 @@ def steps(step: Callable[[str], None], limit: int = 1 << 30) -> Iterator[None]:
 
     for name in ("open", "fsync", "replace", "close"):
         watch(name)
-    patched.setattr(container, "open", open_raw, raising=False)
+    patched.setattr(files, "open", open_raw, raising=False)
     try:
         yield
     finally:
@@ -257,7 +257,7 @@ async def test_what_can_not_be_saved_is_told_by_the_check_with_the_same_reason(t
 def test_a_directory_without_permission_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match="Permission denied"):
-        container.check_writable(tmp_path / "state")
+        files.check_writable(tmp_path / "state")
     tmp_path.chmod(0o700)
 
 
@@ -266,7 +266,7 @@ def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp
     OLD._save(tmp_path / "state")
     done: list[str] = []
     with steps(done.append):
-        container.check_writable(tmp_path / "state")
+        files.check_writable(tmp_path / "state")
     assert [name for name in done if name != "close of the directory"] == [
         *("open", "write", "fsync", "open of the directory", "fsync of the directory")
     ]
@@ -282,9 +282,9 @@ def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp
         with steps(step):
             if told:
                 with pytest.raises(CheckpointError, match=f"can't write .*state.*{os.strerror(number)}"):
-                    container.check_writable(tmp_path / "state")
+                    files.check_writable(tmp_path / "state")
             else:
-                container.check_writable(tmp_path / "state")
+                files.check_writable(tmp_path / "state")
         assert only(tmp_path) == {"state": OLD.to_bytes()}
 
 

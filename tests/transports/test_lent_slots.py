@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, full
+from asyncprefetch import AsyncPrefetcher, full
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
-from tests.inside import OnSlot, shared_memory
+from tests.inside import OnSlot, checkpoint_state, shared_memory
 from tests.limits import memory_left
 from tests.pipelines import Arrays
 from tests.test_prefetcher import rest, take
@@ -242,14 +242,14 @@ class SlowSnapshot:
 
     def __init__(self, monkeypatch):
         self._taken, self._go_on = threading.Event(), threading.Event()
-        of_snapshot = AsyncPrefetcherState.of_snapshot
+        fields_of = checkpoint_state.fields_of
 
         def slowly(*args):
             self._taken.set()
             assert self._go_on.wait(30)
-            return of_snapshot(*args)
+            return fields_of(*args)
 
-        monkeypatch.setattr(AsyncPrefetcherState, "of_snapshot", slowly)
+        monkeypatch.setattr(checkpoint_state, "fields_of", slowly)
 
     async def of(self, loader):
         asked = asyncio.create_task(loader.get_state())
