@@ -18,7 +18,7 @@ import anyio
 from asyncprefetch import _codec
 from asyncprefetch._loop import stream_transport
 from asyncprefetch._loop.closing import Shutdown
-from asyncprefetch._loop.delivery import Delivery, NextBatch
+from asyncprefetch._loop.delivery import NOTHING, Delivery
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
@@ -136,12 +136,12 @@ class Core:
             self.start()
         self._taking = True
         try:
-            while (batch := self._delivery.peek()) is None:
+            while (item := self._delivery.peek()) is NOTHING:
                 await self._delivery.wait()
-            if self._unchecked and batch.shard in self._unchecked:
-                self._check(batch)
+            if self._unchecked and self._delivery.shard in self._unchecked:
+                self._check(self._delivery.shard, item)
             self._delivery.take()
-            return batch.item
+            return item
         except StopAsyncIteration:
             await self._end()
             raise
@@ -150,13 +150,13 @@ class Core:
             if self._delivery.failure is not None and self.state is LoaderState.ACTIVE:
                 self._step(LoaderEvent.FAIL)
 
-    def _check(self, batch: NextBatch) -> None:
+    def _check(self, shard: int, item: Any) -> None:
         """Warn once a shard, at its first batch, if a checkpoint could not hold its items."""
-        self._unchecked.discard(batch.shard)
-        reason = _codec.explain_unsupported(batch.item)
+        self._unchecked.discard(shard)
+        reason = _codec.explain_unsupported(item)
         if reason is not None:
             warnings.warn(
-                f"shard {batch.shard}: a checkpoint can't hold its batches, and get_state() will raise: {reason}",
+                f"shard {shard}: a checkpoint can't hold its batches, and get_state() will raise: {reason}",
                 CheckpointWarning,
                 stacklevel=3,
             )
@@ -171,10 +171,12 @@ class Core:
     def _deal_credit(self) -> None:
         if self._snapshots.starting or self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             return
-        granted = self._delivery.scheduler.grant()
-        for shard, batches in granted:
-            self._worker_of[shard].credit(shard, batches)
-        for handle in dict.fromkeys(self._worker_of[shard] for shard, _ in granted):
+        credited: dict[WorkerHandle, None] = {}
+        for shard, batches in self._delivery.scheduler.grant():
+            handle = self._worker_of[shard]
+            handle.credit(shard, batches)
+            credited[handle] = None
+        for handle in credited:
             handle.flush()
 
     def _poll(self, due: int) -> None:

@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from asyncprefetch._loop import error_reports
 from asyncprefetch._loop.ledger import Ledger
@@ -30,11 +30,8 @@ _MAX_SECONDS_UNRETURNED = 0.0005
 _LARGE = 1 << 20
 
 
-class NextBatch(NamedTuple):
-    """The batch that is delivered next. It is still in its queue."""
-
-    shard: int
-    item: Any
+NOTHING = object()
+"""In place of an item where the consumer has to wait: any item may be ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,8 @@ class Delivery:
         self._ledgers = ledgers
         self._on_room = on_room
         self._poll = poll
-        self._next: tuple[Ready, NextBatch] | None = None  # loaded and not taken
+        self._loaded: Ready | None = None  # the entry whose item is loaded and not taken
+        self._item: Any = None  # that item
         self._turned_at = self._returned_at = time.monotonic()
         self._turn: asyncio.Handle | None = None  # pending if the loop has not turned since the last delivery
         self._unreturned = 0  # deliveries whose credit was not returned
@@ -126,8 +124,8 @@ class Delivery:
 
     # ----------------------------------------------------------------------------------------------- from the consumer
 
-    def peek(self) -> NextBatch | None:
-        """The next batch, loaded, or ``None`` if the consumer has to wait for something first: see :meth:`wait`.
+    def peek(self) -> Any:
+        """The next item, loaded, or ``NOTHING`` if the consumer has to wait for something first: see :meth:`wait`.
 
         Raises:
             StopAsyncIteration: every shard's end was reached.
@@ -139,44 +137,50 @@ class Delivery:
                 raise copy.copy(self.failure) from self.failure.__cause__
             if not self.scheduler.active:
                 raise StopAsyncIteration
-            queue = self._queues[self.scheduler.due]
-            if not queue.entries:
+            entries = self._queues[self.scheduler.due].entries
+            if not entries:
                 if self._unreturned:
                     self._return_credit(time.monotonic())
                 self._poll(self.scheduler.due)
-                if not queue.entries:
-                    return None
-            entry = queue.entries[0]
-            match entry:
-                case Ready():
-                    if self._next is not None and self._next[0] is entry:
-                        return self._next[1]
+                if not entries:
+                    return NOTHING
+            entry = entries[0]
+            if isinstance(entry, Ready):
+                if self._loaded is not entry:
                     if self._must_turn() or entry.payload.size > _LARGE:
-                        return None
+                        return NOTHING
                     self._keep(entry, _load(entry))
-                case Ended():
-                    queue.entries.popleft()
-                    self.scheduler.dropped(entry.shard)
-                    self._return_credit(time.monotonic())
-                case Failure():
-                    self.failure = entry.error
+                    if self._loaded is not entry:
+                        continue  # its payload can't be loaded, and that is the failure
+                return self._item
+            if isinstance(entry, Failure):
+                self.failure = entry.error
+            else:
+                entries.popleft()
+                self.scheduler.dropped(entry.shard)
+                self._return_credit(time.monotonic())
+
+    @property
+    def shard(self) -> int:
+        """The shard of the item that :meth:`peek` has given."""
+        assert self._loaded is not None
+        return self._loaded.shard
 
     def take(self) -> None:
-        """Deliver the batch that :meth:`peek` has given: it leaves its queue, and its credit is returned, now or soon."""
+        """Deliver the item that :meth:`peek` has given: it leaves its queue, and its credit is returned, now or soon."""
         now = time.monotonic()
-        assert self._next is not None
-        shard, self._next = self._next[0].shard, None
-        queue = self._queues[shard]
-        queue.entries.popleft()
+        shard = self.shard
+        self._loaded = self._item = None
+        entries = self._queues[shard].entries
+        entries.popleft()
         if self.seconds_to_first is None:
             self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
         self.buffered[shard] -= 1
         self.scheduler.delivered(shard)
         self._unreturned += 1
-        following = self._queues[self.scheduler.due] if self.scheduler.active else queue
         # With no batch at hand the consumer waits next, and the workers must not wait for it.
         if (
-            not following.entries
+            not self._queues[self.scheduler.due].entries
             or self._unreturned >= self._max_unreturned
             or now - self._returned_at > _MAX_SECONDS_UNRETURNED
         ):
@@ -208,12 +212,12 @@ class Delivery:
         return self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
 
     def _keep(self, entry: Ready, item: Any) -> None:
-        """Keep the loaded item of the entry at the head of its queue, for :meth:`take`."""
+        """Keep the loaded item of the entry at the head of its queue. If it can't be loaded, that is the failure."""
         if type(item) is _Unreadable:
             shard = entry.shard
             self.failure = error_reports.unreadable_error(item.error, shard, self.delivered(shard))
         else:
-            self._next = entry, NextBatch(entry.shard, item)
+            self._loaded, self._item = entry, item
 
     def _loop_turned(self) -> None:
         self._turn = None
@@ -238,7 +242,7 @@ class Delivery:
         self._closed = True
         if self._turn is not None:
             self._turn.cancel()
-        self._next = None
+        self._loaded = self._item = None
         for queue in self._each_queue():
             queue.entries.clear()
         self.put_failure(error)

@@ -12,29 +12,26 @@ from collections.abc import Mapping, Sequence
 
 
 class Scheduler(ABC):
-    """The order of delivery over the shards of one loader, and how credit is dealt among them. It does no I/O."""
+    """The order of delivery over the shards of one loader, and how credit is dealt among them. It does no I/O.
+
+    Attributes:
+        active: the shards whose end was not reached by the consumer, in order. Read only.
+        due: the shard whose turn it is. Where shards take no turns, any active shard. Read only; it means nothing when
+            no shard is active.
+    """
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int) -> None:
-        self._order = list(shards)
+        self.active = list(shards)
+        self.due = self.active[0]
         self._ahead = {shard: ahead.get(shard, 0) for shard in shards}
         self._total = sum(self._ahead.values())
         self._n_prefetch = n_prefetch
         self._enabled: set[int] = set()
 
     @property
-    def active(self) -> Sequence[int]:
-        """The shards whose end was not reached by the consumer, in order."""
-        return self._order
-
-    @property
     def ahead(self) -> int:
         """Batches made or granted and not delivered, over all shards."""
         return self._total
-
-    @property
-    @abstractmethod
-    def due(self) -> int:
-        """The shard whose turn it is. Where shards take no turns, any active shard."""
 
     @abstractmethod
     def delivered(self, shard: int) -> None:
@@ -58,8 +55,8 @@ class Scheduler(ABC):
 
     def grant(self) -> list[tuple[int, int]]:
         """Deal out all the credit that the prefetch number allows: pairs of a shard and a number of batches."""
-        if len(self._order) == 1 and (room := self._n_prefetch - self._total) > 0 and self._enabled:
-            (shard,) = self._order
+        if len(self.active) == 1 and (room := self._n_prefetch - self._total) > 0 and self._enabled:
+            (shard,) = self.active
             if shard in self._enabled:
                 self._shift(shard, room)
                 return [(shard, room)]
@@ -82,26 +79,26 @@ class InOrder(Scheduler):
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int, due: int) -> None:
         super().__init__(shards, ahead, n_prefetch)
-        self._turn = self._order.index(due) if due in self._order else 0
-
-    @property
-    def due(self) -> int:
-        return self._order[self._turn]
+        self._turn = self.active.index(due) if due in self.active else 0
+        self.due = self.active[self._turn]
 
     def delivered(self, shard: int) -> None:
         self._shift(shard, -1)
-        self._turn = (self._turn + 1) % len(self._order)
+        self._turn = (self._turn + 1) % len(self.active)
+        self.due = self.active[self._turn]
 
     def dropped(self, shard: int) -> None:
-        index = self._order.index(shard)
-        del self._order[index]
+        index = self.active.index(shard)
+        del self.active[index]
         if index < self._turn:
             self._turn -= 1
-        if self._turn >= len(self._order):
+        if self._turn >= len(self.active):
             self._turn = 0
+        if self.active:
+            self.due = self.active[self._turn]
 
     def _next_grant(self) -> int | None:
-        size = len(self._order)
+        size = len(self.active)
         if not size:
             return None
         if self._total >= self._n_prefetch:
@@ -109,7 +106,7 @@ class InOrder(Scheduler):
             return due if due in self._enabled and self._ahead[due] == 0 else None
         best, best_rank = None, 0
         for offset in range(size):
-            shard = self._order[(self._turn + offset) % size]
+            shard = self.active[(self._turn + offset) % size]
             rank = offset + self._ahead[shard] * size
             if shard in self._enabled and (best is None or rank < best_rank):
                 best, best_rank = shard, rank
@@ -121,32 +118,30 @@ class AsReady(Scheduler):
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int) -> None:
         super().__init__(shards, ahead, n_prefetch)
-        self._last = len(self._order) - 1
-
-    @property
-    def due(self) -> int:
-        return self._order[0]
+        self._last = len(self.active) - 1
 
     def delivered(self, shard: int) -> None:
         self._shift(shard, -1)
 
     def dropped(self, shard: int) -> None:
-        index = self._order.index(shard)
-        del self._order[index]
+        index = self.active.index(shard)
+        del self.active[index]
         if index <= self._last:
             self._last -= 1
+        if self.active:
+            self.due = self.active[0]
 
     def _next_grant(self) -> int | None:
         if self._total >= self._n_prefetch:
             return None
-        size = len(self._order)
+        size = len(self.active)
         best = None
         for offset in range(1, size + 1):
             index = (self._last + offset) % size
-            shard = self._order[index]
-            if shard in self._enabled and (best is None or self._ahead[shard] < self._ahead[self._order[best]]):
+            shard = self.active[index]
+            if shard in self._enabled and (best is None or self._ahead[shard] < self._ahead[self.active[best]]):
                 best = index
         if best is None:
             return None
         self._last = best
-        return self._order[best]
+        return self.active[best]
