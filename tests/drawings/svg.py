@@ -29,7 +29,7 @@ class Drawing:
             'role="img" font-family="Helvetica, Arial, sans-serif" font-size="14">',
             f"<title>{escape(title)}</title>",
             '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" '
-            f'markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z" fill="{LINE}"/>'
+            f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="{LINE}"/>'
             "</marker></defs>",
             f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
         ]
