@@ -1,34 +1,15 @@
 """The pages of ``docs/`` and of the root: their code runs, their links lead somewhere, their drawings are up to date."""
 
 import importlib
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.drawings.files import wanted_files
-
-ROOT = Path(__file__).parent.parent
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")), *DOCS]
+from tests.pages import BLOCK, DOCS, PAGES, ROOT, TRAINING, code_of, run
 
 NOT_YET = {"writing-an-iterator.md"}  # a page that is being written
 
-# What the code of a page leaves to its reader.
-TRAINING = """
-steps = 0
-def train_step(batch):
-    global steps
-    steps += 1
-    assert batch.x.shape == (8, 256)
-def time_to_checkpoint():
-    return steps == 2
-"""
-
-FENCE = re.compile(r"(?:^<!-- no-run: (?P<reason>.+) -->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"^```.*?^```$|^(?: {4}|\t).*$|`[^`\n]+`|<!--.*?-->", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -40,26 +21,6 @@ def _id(path):
     return path.name
 
 
-def code_of(page):
-    return [block["code"] for block in FENCE.finditer(page.read_text("utf-8")) if block["reason"] is None]
-
-
-def run(script, text):
-    (script.parent / "corpus").mkdir()
-    for name in ("readme.md", "again.md"):
-        (script.parent / "corpus" / name).write_text((ROOT / "README.md").read_text("utf-8"))
-    script.write_text(text)
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        cwd=script.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("page", [page for page in DOCS if code_of(page)], ids=_id)
 def test_the_code_of_a_page_runs(tmp_path, page):
     done = run(tmp_path / "page.py", "\n".join([TRAINING, *code_of(page)]))
@@ -67,7 +28,7 @@ def test_the_code_of_a_page_runs(tmp_path, page):
 
 
 def test_code_that_does_not_run_is_rare_and_has_a_reason():
-    reasons = [(page.name, block["reason"]) for page in PAGES for block in FENCE.finditer(page.read_text("utf-8"))]
+    reasons = [(page.name, block["reason"]) for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
     assert len([reason for _, reason in reasons if reason is not None]) <= 3, reasons
     fences = sum(page.read_text("utf-8").count("```python") for page in PAGES)
     assert fences == len(reasons), "a block of Python is not recognised: begin it with ```python alone on a line"

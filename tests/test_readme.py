@@ -2,9 +2,8 @@
 
 import re
 
-from tests.test_docs import ROOT, TRAINING, code_of, run
+from tests.pages import README, TRAINING, code_of, run
 
-README = ROOT / "README.md"
 RESUMED = """
     first, steps = steps, 0
     asyncio.run(resume())
