@@ -10,7 +10,8 @@ _LEFT, _TOP, _WIDE, _HIGH, _BOX = 120, 64, 66, 64, 46
 
 def _order() -> list[tuple[int, int | None]]:
     """Shard and item by turn; no item where the shard is found to be at its end."""
-    shards, drawn, turns, at = list(range(len(_ITEMS))), [0] * len(_ITEMS), [], 0
+    shards, drawn, at = list(range(len(_ITEMS))), [0] * len(_ITEMS), 0
+    turns: list[tuple[int, int | None]] = []
     while shards:
         shard = shards[at % len(shards)]
         if drawn[shard] < _ITEMS[shard]:
@@ -35,9 +36,9 @@ def draw() -> str:
     )
     drawing.text(_LEFT - 20, 28, "turn", anchor="end", fill=LINE)
     for row in range(len(_ITEMS)):
-        y = _TOP + _HIGH * row
-        drawing.rect(8, y + 4, _LEFT + _WIDE * len(turns) + 4, _HIGH - 8, fill=BAND, stroke="none")
-        drawing.text(24, y + _HIGH / 2, f"shard {'ABC'[row]}", anchor="start", bold=True, fill=STRONG[row])
+        top = _TOP + _HIGH * row
+        drawing.rect(8, top + 4, _LEFT + _WIDE * len(turns) + 4, _HIGH - 8, fill=BAND, stroke="none")
+        drawing.text(24, top + _HIGH / 2, f"shard {'ABC'[row]}", anchor="start", bold=True, fill=STRONG[row])
     centres = [(_LEFT + _WIDE * (n + 0.5), _TOP + _HIGH * (shard + 0.5)) for n, (shard, _) in enumerate(turns)]
     drawing.line(*centres, dashed=True)
     delivered = 0
