@@ -12,10 +12,10 @@ Ids = npt.NDArray[np.int64]
 
 
 class ByteModel:
-    """Guesses each token from the ``context`` tokens up to the one before it. Trained with Adam on cross entropy.
+    """Predicts each token from the ``context`` tokens before it. Trained with Adam on cross entropy.
 
-    It computes in float32, in a fixed order and with no randomness but that of ``seed``: the same batches give the same
-    weights, bit for bit, on the same machine with the same number of BLAS threads.
+    It computes in float32, in a fixed order, and ``seed`` is its only randomness: the same batches give the same weights,
+    bit for bit, on the same machine with the same number of BLAS threads.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class ByteModel:
         return loss
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
-        """All that training goes on from, as arrays by name. They are the model's own: write them out at once."""
+        """Everything that training needs to continue, as arrays by name. The model still uses them: write them at once."""
         parts = {"weight": self.weights, "mean": self.mean, "square": self.square}
         arrays = {f"{part}.{name}": array for part, group in parts.items() for name, array in group.items()}
         return {**arrays, "steps": np.array([self.steps])}
 
     def load_state(self, state: dict[str, npt.NDArray[np.generic]]) -> None:
-        """Go on from what ``state()`` gave."""
+        """Continue from what ``state()`` returned."""
         for name, array in self.state().items():
             if state[name].shape != array.shape or state[name].dtype != array.dtype:
                 raise ValueError(f"{name} is of another model: {state[name].shape}, not {array.shape}")
@@ -60,7 +60,7 @@ class ByteModel:
 
     def _loss_and_gradients(self, batch: Batch) -> tuple[float, dict[str, Array]]:
         w = self.weights
-        # The context of each target: the last tokens of its row, and in front of the row token 0, the padding.
+        # The context of each target: the tokens before it in its row, and token 0, the padding, before the row begins.
         padded = np.pad(batch.x, ((0, 0), (self.context - 1, 0)))
         contexts = np.lib.stride_tricks.sliding_window_view(padded, self.context, axis=1)[batch.mask]
         targets, rows = batch.y[batch.mask], np.arange(contexts.shape[0])
@@ -97,7 +97,7 @@ class ByteModel:
 
 
 def _sum_by_token(tokens: Ids, gradients: Array, like: Array) -> Array:
-    # np.add.at would do, at ten times the time: bring equal tokens together, and sum each run.
+    # np.add.at takes ten times as long: bring equal tokens together, and sum each run.
     order = np.argsort(tokens, kind="stable")
     found, begins = np.unique(tokens[order], return_index=True)
     summed = np.zeros_like(like)

@@ -18,14 +18,14 @@ SMOOTHED_OVER = 20
 
 
 def draw(logs: list[Path], kills: list[int], out: Path) -> None:
-    """One curve a log; a step that was trained twice counts as it was trained last. Kills are dashed lines."""
+    """One curve for each log. If a step was trained twice, the last time counts. Kills are dashed lines."""
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     for number, log in enumerate(logs):
         draw_curve(axes, StepLog.read(log), log.parent.name, wide=number == 0)
     for kill in kills:
         axes.axvline(kill, color="black", linestyle="--", linewidth=1)
         axes.annotate(
-            f"SIGKILL behind {kill}",
+            f"SIGKILL after {kill}",
             (kill, 0.97),
             xycoords=("data", "axes fraction"),
             rotation=90,
@@ -43,7 +43,7 @@ def draw_curve(axes: Axes, steps: list[Step], name: str, *, wide: bool) -> None:
     xs, ys = np.array(list(losses)), np.array(list(losses.values()))
     window = min(SMOOTHED_OVER, len(ys))
     smooth = np.convolve(ys, np.full(window, 1 / window), "valid")
-    # The first curve is wide and pale, so that one that lies exactly on it leaves it visible.
+    # The first curve is wide and pale: it stays visible under a second one that lies exactly on it.
     [line] = axes.plot(xs[window - 1 :], smooth, label=name, linewidth=6 if wide else 1.5, alpha=0.35 if wide else 1)
     axes.plot(xs, ys, ".", color=line.get_color(), alpha=0.15, markersize=3)
 

@@ -4,7 +4,7 @@
     python examples/pipeline.py --code src --prose books     # or your own folders, files and globs
     python examples/pipeline.py --batches 2000
 
-Each of two workers makes half of the batches, out of its half of the documents: there must be two or more of each.
+Each of two workers makes half of the batches from its half of the documents, so each corpus needs at least two documents.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def pipeline(corpora: dict[str, str], shard: int) -> PackingIterator:
 
 
 def standard_library(folder: Path, n_files: int = 400) -> dict[str, str]:
-    """Two corpora that every Python has: modules of its standard library, and their docstrings."""
+    """Two corpora that every Python brings: the modules of its standard library, and their docstrings."""
     paths = {"code": folder / "code.jsonl", "prose": folder / "prose.jsonl"}
     library = Path(sysconfig.get_path("stdlib"))
     with paths["code"].open("w") as code, paths["prose"].open("w") as prose:
         for path in sorted(library.glob("*.py"))[:n_files]:
             text = path.read_text("utf-8", "replace")
             print(json.dumps({"sample_id": path.name, "text": text}), file=code)
-            with warnings.catch_warnings(action="ignore"):  # what old code is told by newer compilers
+            with warnings.catch_warnings(action="ignore"):  # newer compilers warn about old code
                 tree = ast.parse(text)
             kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
             found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds)]
@@ -75,7 +75,7 @@ def standard_library(folder: Path, n_files: int = 400) -> dict[str, str]:
 
 
 def contributions(state: AsyncPrefetcherState) -> Table:
-    """What each source was to contribute, and did. The mixture counts it in its state."""
+    """The share of each source, as its weight asks and as it was drawn. The mixture counts in its state."""
     drawn: Counter[str] = Counter()
     for shard in state.shards:
         packing = state.iterator_state(shard)
@@ -103,7 +103,7 @@ async def run(corpora: dict[str, str], batches: int) -> None:
     console = Console()
     shards = [pipeline(corpora, shard) for shard in range(SHARDS)]
     async with AsyncPrefetcher(shards, n_batches_to_prefetch=8) as loader:
-        batch = await anext(loader)  # starting the workers takes a moment, and is not counted
+        batch = await anext(loader)  # the start of the workers is not timed
         began, targets = time.perf_counter(), 0
         for _ in range(batches):
             batch = await anext(loader)

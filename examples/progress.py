@@ -1,4 +1,4 @@
-"""How training reports its steps: a line that is drawn over and over, or plain lines for another program to read."""
+"""How training reports its steps: one line that is redrawn, or plain lines for another program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Report(AbstractContextManager["Report"], Protocol):
 
 
 class ProgressLine(Report):
-    """Loss, batches a second and depth of the buffer, in one line of the terminal."""
+    """Loss, batches per second and depth of the buffer, in one line of the terminal."""
 
     def __init__(self, what: str, steps: int) -> None:
         self._progress = Progress(
@@ -51,9 +51,9 @@ class ProgressLine(Report):
 
 
 class Announcer(Report):
-    """One line of standard output a step: its number, its loss, the depth of the buffer.
+    """One line on standard output for each step: its number, its loss, the depth of the buffer.
 
-    Each line wants one of standard input in answer, so that whoever reads is never more than a step behind.
+    Each line waits for an answering line on standard input, so the reader lags by one step at most.
     """
 
     async def step(self, step: int, loss: float, buffered: int) -> None:

@@ -1,4 +1,4 @@
-"""Does a run that is killed and resumed do exactly what an uninterrupted one does? Run both, and compare everything."""
+"""Compare a run that is killed and resumed with an uninterrupted one: every batch, every loss, every weight."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SECONDS_TO_VANISH = 10.0
 
 
 class ProofError(Exception):
-    """A run went wrong, so that there is nothing to compare."""
+    """A run failed, so there is nothing to compare."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of training: which batch it took, bit for bit, and what came out."""
+    """One step of training: a digest of its batch, and its loss."""
 
     step: int
     digest: str
@@ -40,9 +40,9 @@ class Step:
 
 
 class StepLog:
-    """A file with one line a step.
+    """A file with one line for each step.
 
-    Each line goes to the system at once, in one write: SIGKILL takes nothing away of what was logged.
+    Each line goes to the system at once, in one write, so SIGKILL loses nothing that was logged.
     """
 
     def __init__(self, path: Path, *, new: bool) -> None:
@@ -64,35 +64,33 @@ async def prove(command: Sequence[str], out: Path, *, steps: int, kills: Sequenc
     """Run ``command`` undisturbed, and again with kills; print whether all batches and weights are the same.
 
     Args:
-        command: trains for ``steps`` steps when given ``--out FOLDER --announce``, and goes on with ``--resume``. It
-            prints a line a step, and waits for one in answer.
-        out: folder for both runs and the picture of their losses; what it held is removed.
+        command: trains for ``steps`` steps with ``--out FOLDER --announce``, and continues with ``--resume``. It
+            prints a line for each step and waits for an answer.
+        out: folder for both runs and the picture of their losses. Its old content is removed.
         steps: how many steps a run has.
-        kills: the steps behind which to kill, ascending.
+        kills: the steps after which to kill, ascending.
 
     Raises:
-        ProofError: a run failed on its own, or left processes behind.
+        ProofError: a run failed by itself, or left a process alive.
     """
     began = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     reference, killed = out / "uninterrupted", out / "killed-and-resumed"
     await run(command, reference, steps)
     for number, kill in enumerate(kills):
-        await run(command, killed, steps, resume=number > 0, kill_behind=kill)
+        await run(command, killed, steps, resume=number > 0, kill_after=kill)
     await run(command, killed, steps, resume=True)
 
     expected, got = StepLog.read(reference / "steps.jsonl"), StepLog.read(killed / "steps.jsonl")
     weights = [read_weights(folder, steps) for folder in (reference, killed)]
     differences = [*compare_steps(expected, got, steps), *compare_weights(*weights)]
     picture = await draw(out, kills)
-    behind = " and ".join(map(str, kills))
+    after = " and ".join(map(str, kills))
     if differences:
-        print(
-            f"NOT EXACT: {len(differences)} differences after kills behind steps {behind}", *differences[:10], sep="\n"
-        )
+        print(f"NOT EXACT: {len(differences)} differences with kills after steps {after}", *differences[:10], sep="\n")
         return False
     print(
-        f"exact: {len(got)} batches compared (kills behind steps {behind}; {len(got) - steps} steps trained twice) and "
+        f"exact: {len(got)} batches compared (kills after steps {after}; {len(got) - steps} steps trained twice) and "
         f"{sum(array.nbytes for array in weights[0].values())} bytes of weights, 0 differences, in "
         f"{time.monotonic() - began:.0f} s; losses: {picture}"
     )
@@ -100,15 +98,15 @@ async def prove(command: Sequence[str], out: Path, *, steps: int, kills: Sequenc
 
 
 def random_kills(steps: int, checkpoint_every: int) -> list[int]:
-    """Two steps behind which a checkpoint is there and another step to be killed in."""
+    """Two steps after the first checkpoint and before the last step."""
     return sorted(random.SystemRandom().sample(range(checkpoint_every + 1, steps), 2))
 
 
 async def run(
-    command: Sequence[str], out: Path, steps: int, *, resume: bool = False, kill_behind: int | None = None
+    command: Sequence[str], out: Path, steps: int, *, resume: bool = False, kill_after: int | None = None
 ) -> None:
-    """Train in a child process, to the end or until it is killed, somewhere in the step behind ``kill_behind``."""
-    what = ("resumed" if resume else "new run") + ("" if kill_behind is None else f", kill behind {kill_behind}")
+    """Train in a child process, to the end or until it is killed, somewhere in the step after ``kill_after``."""
+    what = ("resumed" if resume else "new run") + ("" if kill_after is None else f", kill after {kill_after}")
     arguments = [*command, "--out", str(out), "--announce", *(["--resume"] if resume else [])]
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, env=environment())
@@ -120,13 +118,13 @@ async def run(
             async for line in child.stdout:
                 step, loss, buffered = line.split()
                 await report.step(int(step), float(loss), int(buffered))
-                child.stdin.write(b"\n")  # it may go on, for one step
-                if int(step) == kill_behind:
+                child.stdin.write(b"\n")  # lets it train one more step
+                if int(step) == kill_after:
                     await asyncio.sleep(random.random() * (time.monotonic() - before))
                     child.kill()
                     break
                 before = time.monotonic()
-        # The workers inherited the pipe: it ends when the last of them has.
+        # The workers inherited the pipe: it ends when the last worker has ended.
         async with asyncio.timeout(SECONDS_TO_VANISH):
             await child.stdout.read()
             code = await child.wait()
@@ -135,17 +133,17 @@ async def run(
     finally:
         with suppress(ProcessLookupError):
             child.kill()
-    if code != (0 if kill_behind is None else -signal.SIGKILL):
+    if code != (0 if kill_after is None else -signal.SIGKILL):
         raise ProofError(f"the run ended with exit code {code}: {' '.join(arguments)}")
 
 
 def environment() -> dict[str, str]:
-    """Ours, and without the warning with which Python tidies up behind a program that was killed."""
+    """The environment of this program, without the warning that Python gives after a killed program."""
     return {**os.environ, "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning:multiprocessing.resource_tracker"}
 
 
 def compare_steps(expected: list[Step], got: list[Step], steps: int) -> list[str]:
-    """A line for each step that took another batch, or had another loss, or is missing. A step may be there twice."""
+    """A line for each step whose batch or loss differs, or that is missing. A step may be logged twice."""
     numbers = list(range(1, steps + 1))
     by_number = {step.step: step for step in expected}
     differences = [] if list(by_number) == numbers else [f"the uninterrupted run logged the steps {list(by_number)}"]
@@ -158,12 +156,12 @@ def compare_steps(expected: list[Step], got: list[Step], steps: int) -> list[str
 
 
 def read_weights(out: Path, steps: int) -> Weights:
-    """The model in the checkpoint behind the last step: weights, and the averages of the optimizer."""
+    """The model in the checkpoint after the last step: weights, and the averages of the optimizer."""
     return safetensors.numpy.load_file(out / f"step-{steps:08d}" / "model.safetensors")
 
 
 def compare_weights(expected: Weights, got: Weights) -> list[str]:
-    """A line for each array that is not the same to the last bit."""
+    """A line for each array that differs in any bit."""
     return [
         f"weights {name} differ"
         for name in sorted(expected.keys() | got.keys())
@@ -175,7 +173,7 @@ def compare_weights(expected: Weights, got: Weights) -> list[str]:
 
 
 async def draw(out: Path, kills: Sequence[int]) -> Path:
-    """The losses of both runs as a picture. Drawn by another program: importing matplotlib takes long."""
+    """Draw the losses of both runs. Another program does it, because importing matplotlib takes long."""
     picture = out / "loss.png"
     script = Path(__file__).with_name("loss_curve.py")
     logs = [str(out / name / "steps.jsonl") for name in ("uninterrupted", "killed-and-resumed")]

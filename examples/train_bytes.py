@@ -1,18 +1,18 @@
-"""Train a small byte-level language model on real text, with checkpoints from which it goes on exactly.
+"""Train a small byte-level language model on real text, with exact checkpoints.
 
     python examples/train_bytes.py                      # on the sources of Python's standard library
     python examples/train_bytes.py my_folder more.jsonl # or on any text
-    python examples/train_bytes.py --resume             # go on from the newest checkpoint
+    python examples/train_bytes.py --resume             # continue from the newest checkpoint
     python examples/train_bytes.py --prove              # kill it, resume it, compare everything
 
-Two workers read, tokenize and pack the text, each its half of the documents, while the model learns.
+Two workers read, tokenize and pack the text while the model learns. Each takes half of the documents.
 """
 
 from __future__ import annotations
 
 import os
 
-# One thread, so that sums are made in one order and weights come out the same bit for bit. Before numpy is imported.
+# One thread adds in one order, so the weights are the same bit for bit. numpy reads this when it is imported.
 os.environ.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1", VECLIB_MAXIMUM_THREADS="1")
 
 import argparse
@@ -49,12 +49,12 @@ TOKENIZER = ByteTokenizer()
 
 
 class UserError(Exception):
-    """What was asked for can't be done; the message says why, and what to do."""
+    """The command can't be carried out. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     corpus: list[str]
     out: Path
@@ -67,14 +67,14 @@ class Job:
 
 
 def pipelines(job: Job) -> list[PackingIterator]:
-    """One pipeline a shard: its half of the documents, over and over -> bytes -> batches of one shape."""
+    """One pipeline for each shard: half of the documents, repeated -> bytes -> batches of one shape."""
     shards = []
     for index in range(SHARDS):
         documents = DocumentFileIterator(
             job.corpus or [sysconfig.get_path("stdlib")],
             shard=(index, SHARDS),
             exclude=() if job.corpus else ("site-packages", "dist-packages"),
-            encoding_errors="replace",  # the library's own tests hold files in odd encodings, on purpose
+            encoding_errors="replace",  # the standard library's tests hold files in odd encodings
         )
         if next(documents.get_state().build().create_iter(), None) is None:
             raise UserError(f"the corpus has fewer than {SHARDS} documents: there must be one for each shard")
@@ -91,10 +91,10 @@ async def train(job: Job) -> None:
         loader = await load_checkpoint(job.out, model, shards)
     else:
         if checkpoints(job.out):
-            raise UserError(f"{job.out} holds checkpoints: go on with --resume, or give another folder with --out")
+            raise UserError(f"{job.out} holds checkpoints: continue with --resume, or name another folder with --out")
         loader = AsyncPrefetcher(shards, n_batches_to_prefetch=PREFETCH, num_workers=WORKERS)
     job.out.mkdir(parents=True, exist_ok=True)
-    await AsyncPrefetcherState.check_writable(job.out / "loader.safetensors")  # not at the first save, hours from now
+    await AsyncPrefetcherState.check_writable(job.out / "loader.safetensors")  # fail now, not at the first save
     if model.steps >= job.steps:
         raise UserError(f"{job.out} has {model.steps} steps already: ask for more with --steps")
 
@@ -102,7 +102,7 @@ async def train(job: Job) -> None:
     with closing(StepLog(job.out / "steps.jsonl", new=not job.resume)) as log, report:
         async with loader:
             async for batch in loader:
-                # In a thread, so that the loop goes on receiving batches meanwhile.
+                # In a thread: the loop receives batches meanwhile.
                 loss = await asyncio.to_thread(model.train_step, batch)
                 log.write(Step(model.steps, digest(batch), loss))
                 await report.step(model.steps, loss, loader.statistics().buffered)
@@ -113,7 +113,7 @@ async def train(job: Job) -> None:
 
 
 def digest(batch: Batch) -> str:
-    """A fingerprint of every bit of a batch, and of the dtypes and shapes of its arrays."""
+    """A digest of every bit of a batch, with the dtypes and shapes of its arrays."""
     return hashlib.blake2b(json.dumps(batch.to_python_dict()).encode(), digest_size=16).hexdigest()
 
 
@@ -126,9 +126,9 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 async def save_checkpoint(out: Path, model: ByteModel, loader: AsyncPrefetcher[Batch]) -> None:
-    """Save model and loader together: as a folder that gets its name when all of it is on the disk.
+    """Save model and loader together, in a folder that gets its name when all of it is on the disk.
 
-    Killed at any moment, this leaves the checkpoints before it, and a ``.partial`` folder that nobody reads.
+    If the program is killed meanwhile, the earlier checkpoints stay, and a ``.partial`` folder that is not read.
     """
     state = await loader.get_state()
     whole = out / f"step-{model.steps:08d}"
@@ -148,7 +148,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def finish(partial: Path, whole: Path) -> None:
-    """Give a folder its name, for good, and remove the oldest of the others."""
+    """Give a folder its final name, and remove the oldest of the others."""
     sync_folder(partial)
     partial.rename(whole)
     sync_folder(whole.parent)
@@ -165,11 +165,11 @@ def sync_folder(folder: Path) -> None:
 
 
 async def load_checkpoint(out: Path, model: ByteModel, shards: list[PackingIterator]) -> AsyncPrefetcher[Batch]:
-    """Bring the model to where the newest checkpoint has it; the loader that goes on from there."""
+    """Load the newest checkpoint into the model, and return the loader that continues from it."""
     found = checkpoints(out)
     if not found:
-        raise UserError(f"{out} holds no checkpoint to resume from: leave out --resume, or give its folder with --out")
-    # A checkpoint of another corpus or another shape of batches is refused, with the list of what differs.
+        raise UserError(f"{out} holds no checkpoint to resume from: leave out --resume, or name its folder with --out")
+    # ``expect`` refuses a checkpoint of another corpus or another shape of batches, and lists the differences.
     state = await AsyncPrefetcherState.load(found[-1] / "loader.safetensors", expect=shards)
     model.load_state(safetensors.numpy.load_file(found[-1] / "model.safetensors"))
     if state.delivered.total != model.steps:
@@ -185,20 +185,20 @@ def main(arguments: list[str]) -> int:
     job, kills = parse(arguments)
     try:
         if kills:
-            pipelines(job)  # so that a bad corpus is told here, not by a child
+            pipelines(job)  # a bad corpus fails here, not in a child
             return 0 if asyncio.run(prove(command(job), job.out / "prove", steps=job.steps, kills=kills)) else 1
         asyncio.run(train(job))
     except (UserError, ProofError, DocumentError, AsyncPrefetchError, SafetensorError, OSError) as error:
         print(f"train_bytes: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train_bytes: interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        print("train_bytes: interrupted; --resume continues from the newest checkpoint", file=sys.stderr)
         return 130
     return 0
 
 
 def parse(arguments: list[str]) -> tuple[Job, list[int]]:
-    """The job, and the steps behind which to kill it if it is to be proved."""
+    """The job, and the steps after which ``--prove`` kills it."""
     parser = argparse.ArgumentParser(prog="train_bytes", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "corpus",
@@ -216,28 +216,28 @@ def parse(arguments: list[str]) -> tuple[Job, list[int]]:
     parser.add_argument("--batch-size", type=positive, default=16, metavar="ROWS", help="default: %(default)s")
     parser.add_argument("--sequence-length", type=positive, default=64, metavar="BYTES", help="default: %(default)s")
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder")
+    either.add_argument("--resume", action="store_true", help="continue from the newest whole checkpoint in the folder")
     either.add_argument(
         "--prove",
         action="store_true",
         help="train undisturbed, and again with two SIGKILLs; compare all batches and weights",
     )
     parser.add_argument(
-        "--kill-behind", type=positive, nargs=2, metavar="STEP", help="with --prove: where to kill (default: at random)"
+        "--kill-after", type=positive, nargs=2, metavar="STEP", help="with --prove: where to kill (default: at random)"
     )
     parser.add_argument(
-        "--announce", action="store_true", help="for other programs: print a line a step, and wait for one in answer"
+        "--announce", action="store_true", help="for other programs: print a line for each step and wait for an answer"
     )
     options = vars(parser.parse_args(arguments))
-    kill_behind, asked = options.pop("kill_behind"), options.pop("prove")
+    kill_after, asked = options.pop("kill_after"), options.pop("prove")
     job = Job(**options)
     if not asked:
         return job, []
     if job.checkpoint_every + 2 >= job.steps:
-        parser.error("--prove kills twice behind the first checkpoint: more --steps, or a smaller --checkpoint-every")
-    kills = sorted(kill_behind or random_kills(job.steps, job.checkpoint_every))
+        parser.error("--prove kills twice after the first checkpoint: more --steps, or a smaller --checkpoint-every")
+    kills = sorted(kill_after or random_kills(job.steps, job.checkpoint_every))
     if not job.checkpoint_every < kills[0] < kills[1] < job.steps:
-        parser.error("--kill-behind takes two different steps, behind the first checkpoint and before the last step")
+        parser.error("--kill-after takes two different steps, after the first checkpoint and before the last step")
     return job, kills
 
 

@@ -73,7 +73,7 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(corpus: Path, tmp_pat
         (["nowhere"], "'nowhere' does not exist"),
         (["--resume"], "holds no checkpoint to resume from"),
         (["--steps", "0"], "must be at least 1"),
-        (["--prove", "--steps", "9"], "--prove kills twice behind the first checkpoint"),
+        (["--prove", "--steps", "9"], "--prove kills twice after the first checkpoint"),
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def sceptic(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("flaw", "message"),
     [
-        ("none", "exact: 14 batches compared (kills behind steps 4 and 8; 2 steps trained twice)"),
+        ("none", "exact: 14 batches compared (kills after steps 4 and 8; 2 steps trained twice)"),
         ("a batch is lost", "step 4: Step(step=4, digest='4', loss=0.25) became Step(step=4, digest='5', loss=0.25)"),
         ("a step is missing", "step 9 is missing"),
         ("a bit of the weights differs", "weights w differ"),
@@ -149,7 +149,7 @@ async def test_a_run_that_fails_on_its_own_proves_nothing(sceptic: Any, tmp_path
         await sceptic.prove([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "out", steps=12, kills=[4, 8])
 
 
-def test_random_kills_come_behind_the_first_checkpoint_and_before_the_end(sceptic: Any) -> None:
+def test_random_kills_come_after_the_first_checkpoint_and_before_the_end(sceptic: Any) -> None:
     for _ in range(20):
         first, second = sceptic.random_kills(8, 5)
         assert (first, second) == (6, 7)
