@@ -1,6 +1,6 @@
-"""The command line: ``python -m asyncprefetch show FILE`` tells what a checkpoint holds.
+"""The command line: ``python -m asyncprefetch show FILE`` prints what a checkpoint holds.
 
-It needs none of the classes that the checkpoint names, and imports none.
+It does not need the classes that the checkpoint names, and imports none of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asyncprefetch.prefetcher import AsyncPrefetcherState
 
 
 def describe(path: str) -> str:
-    """What a saved state holds, in a few lines.
+    """A saved state in a few lines of text.
 
     Raises:
         CheckpointError: it can't be read, or is no whole checkpoint of this library.
@@ -45,8 +45,8 @@ def describe(path: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0, or 1 if the file can't be read."""
     parser = argparse.ArgumentParser(prog="python -m asyncprefetch", description="Look into checkpoints.")
-    show = parser.add_subparsers(required=True, metavar="show").add_parser("show", help="tell what a checkpoint holds")
-    show.add_argument("file", help="what AsyncPrefetcherState.save() wrote")
+    show = parser.add_subparsers(required=True, metavar="show").add_parser("show", help="print what a checkpoint holds")
+    show.add_argument("file", help="a file that AsyncPrefetcherState.save() wrote")
     file = parser.parse_args(arguments).file
     try:
         print(describe(file))

@@ -58,7 +58,7 @@ class WorkerDiedError(AsyncPrefetchError):
 
     Attributes:
         worker: the worker's number, from 0.
-        pid: its process id; ``None`` for an executor that has none, or if it died before it could tell.
+        pid: its process id; ``None`` for an executor that has none, or if it died before that was known.
         exit_code: the exit code; negative is the number of the signal; ``None`` if unknown.
         signal: the signal's name (``"SIGKILL"``), or ``None``.
         shard: global number of the shard that was being drawn from, or ``None``.

@@ -1,4 +1,4 @@
-"""A state as bytes and as a file. What the state means is not known here.
+"""A state as bytes: a container with a checksum. What the state means is not known here.
 
 The container is a safetensors file: its tensors, uint8 of one dimension, are the leaves (``leaf.000000`` and on), its
 metadata the name of the format, the version, the JSON document, and a checksum over the whole file::
@@ -28,9 +28,9 @@ _FORMAT = "asyncprefetch"
 _MAX_HEADER = 100_000_000  # bytes; the cap that safetensors sets to its readers and writers
 _PROBE = 4096  # bytes to try a directory with: a full disk may have room for none
 _BLANK = b"0" * 64
-# Can't be in the document: within a JSON string each quote has a backslash before it.
+# The document can't contain it: within a JSON string each quote has a backslash before it.
 _CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
-# What may say, escaped or not, half of a surrogate pair; and does say the halves of a whole one.
+# Matches half of a surrogate pair, escaped or not, and also the halves of a whole pair.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
@@ -77,7 +77,7 @@ def pack(document: dict[str, JsonValue], leaves: Sequence[bytes], *, version: in
 
 
 def unpack(data: bytes | bytearray, *, version: int) -> tuple[dict[str, JsonValue], list[bytes]]:
-    """The document and the leaves that :func:`pack` put together. Runs no code of the data's choosing.
+    """The document and the leaves that :func:`pack` put together. It runs no code that the data names.
 
     Time and memory are bounded by the size of the data.
 
@@ -114,7 +114,7 @@ def unpack_from(file: BinaryIO, size: int, version: int) -> tuple[dict[str, Json
         raise CheckpointError("a safetensors file, but not a checkpoint of asyncprefetch")
     start = _find_checksum(whole_header)
     content = size - 8 - header_size
-    # The header is not to be trusted before the checksum is right: what is wrong with it is told after that.
+    # Until the checksum is known to be right, errors of the header say nothing. They are raised after that.
     try:
         spans, malformed = _spans(header, content), None
     except CheckpointError as error:
@@ -141,7 +141,7 @@ def unpack_from(file: BinaryIO, size: int, version: int) -> tuple[dict[str, Json
 
 
 def parse_json(text: str | bytes | bytearray) -> JsonValue:
-    """What strict JSON says: no NaN or infinity, no key twice in an object, text and bytes only in UTF-8.
+    """The value of strict JSON: no NaN or infinity, no key twice in an object, text and bytes only in UTF-8.
 
     Raises:
         CheckpointError: the text is not such JSON, nests too deeply, or has a number too long to read.
@@ -202,7 +202,7 @@ def _find_checksum(header: bytes) -> int:
 
 
 def _announced_size(tensors: dict[str, Any]) -> int:
-    """How many bytes of data the header speaks of, if it can be trusted at all."""
+    """The number of bytes of data that the header announces, as far as it can be read."""
     reached = 0
     for tensor in tensors.values():
         match tensor:
@@ -222,7 +222,7 @@ def _check_version(written: Any, known: int) -> None:
 
 
 def _spans(tensors: dict[str, Any], size: int) -> list[tuple[int, int]]:
-    """Where each leaf lies. Together they must be the whole data: no hole, no overlap, nothing after them."""
+    """Begin and end of each leaf. Together they must cover the whole data: no hole, no overlap, nothing after them."""
     spans: list[tuple[int, int]] = []
     for index in range(len(tensors)):
         name = _leaf_name(index)

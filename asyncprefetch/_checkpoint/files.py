@@ -34,19 +34,19 @@ def unpack_file(path: str | os.PathLike[str], *, version: int) -> tuple[dict[str
 def write_file(path: str | os.PathLike[str], *parts: bytes, turn: Turn | None = None) -> None:
     """Write a file of ``parts``, one after the other, atomically and durably.
 
-    Afterwards the old one or the new one is there, whole, whatever happens.
+    Afterwards the old file or the new file is there, whole, whatever happens.
     The file can be read and written by its owner only. A symbolic link at ``path`` is replaced, not followed.
 
     Args:
         path: of the file.
         parts: its bytes.
-        turn: the place of this write among those to the same file; by default taken now. If what is there by the end was
-            asked for later, by this process, it stays.
+        turn: the place of this write among those to the same file, by default taken now. A file that was asked for later,
+            by this process, is not replaced.
 
     Raises:
-        CheckpointError: naming the path and the reason. The old file is as it was, and nothing else is left behind;
-            unless syncing the directory failed, which the message then says: the new file is there, but a power cut
-            may bring the old one back.
+        CheckpointError: it names the path and the reason. The old file is as it was, and no other file is left. If only
+            the sync of the directory failed, the message says so: the new file is there, but a power cut may bring the
+            old one back.
     """
     with turn or Turn() as taken:
         try:
@@ -66,7 +66,7 @@ def write_file(path: str | os.PathLike[str], *parts: bytes, turn: Turn | None = 
                 raise
         except (OSError, ValueError) as error:  # ValueError: the path has a NUL, or no name
             raise CheckpointError(f"can't write {os.fspath(path)!r}: {_reason(error)}") from error
-        # Also for a newer file that was left there: who wrote it may not have come to this yet.
+        # Also if a newer file was kept: the write of that file may not have reached this point yet.
         try:
             _sync_directory(target.parent)
         except OSError as error:
@@ -76,12 +76,12 @@ def write_file(path: str | os.PathLike[str], *parts: bytes, turn: Turn | None = 
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """See whether :func:`write_file` could write a small file to ``path`` now, by all its steps but the last.
+    """Check that :func:`write_file` could write a small file to ``path`` now, by all its steps but the last.
 
-    What is at ``path`` stays as it is, and nothing is left behind.
+    The file at ``path`` stays as it is, and no other file is left.
 
     Raises:
-        CheckpointError: it could not; the message names the path and the reason.
+        CheckpointError: it could not. The message names the path and the reason.
     """
     try:
         target = Path(path)
@@ -104,7 +104,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """The file, open. What goes wrong with it is a ``CheckpointError`` that names the path and the reason."""
+    """The file, open. Errors with it are raised as a ``CheckpointError`` that names the path and the reason."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -125,7 +125,7 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    # A pipe that nobody writes to would be waited for.
+    # To open a pipe without a writer would wait forever.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

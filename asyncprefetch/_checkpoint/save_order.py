@@ -1,7 +1,7 @@
-"""Which of several writes to one file was asked for last, in whatever order their threads come to the end.
+"""Keeps the file that was asked for last, if several writes to one path end in another order.
 
-A write that nobody waits for any more goes on in its thread, and its disk may hold it up until a newer one is long done.
-What processes write to one file is not put in order.
+A cancelled write goes on in its thread, and a slow disk may hold it up until a newer write is long done. Writes of
+different processes to one file are not ordered.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _numbers = itertools.count(1)
 
 
 class Turn:
-    """The place of one write among those of this process, taken when it is first entered.
+    """The place of one write among the writes of this process. It is taken when the turn is first entered.
 
-    It is entered by each that has a part in the write: by the one who asks for it, and by the thread that does it. When
-    the last of them has left, it is over. To enter and to leave waits for no disk.
+    The task that asks for the write enters it, and so does the thread that writes. When the last of them has left, the turn
+    is over. Neither entering nor leaving waits for a disk.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class Turn:
         self._file: _File | None = None  # not known yet
 
     def __enter__(self) -> Self:
-        """Take the place, or have a part in it.
+        """Take the place, or join the turn.
 
         Raises:
-            CheckpointError: it is over. What came later may be done and forgotten, so nothing may be written.
+            CheckpointError: the turn is over. A later write may be done and forgotten, so nothing may be written.
         """
         with _book.lock:
             if not self._number:
@@ -56,7 +56,7 @@ class Turn:
                 _book.forget_files()
 
     def at(self, target: Path) -> None:
-        """Say which file is written. Of its path all is resolved but the last part: a link is replaced, not followed.
+        """Set the file that is written. All of its path is resolved but the last part: a link is replaced, not followed.
 
         Raises:
             OSError, ValueError: the path can't be resolved.
@@ -66,7 +66,7 @@ class Turn:
             self._file = _book.files.setdefault(name, _File())
 
     def replace(self, temporary: Path, target: Path) -> None:
-        """Rename ``temporary`` to ``target``, or remove it if what is there was asked for later.
+        """Rename ``temporary`` to ``target``, or remove it if the file at ``target`` was asked for later.
 
         Raises:
             OSError: it can't be renamed.
@@ -83,25 +83,27 @@ class Turn:
 
 class _File:
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # held for the rename: of its own, for another file's disk may not answer
-        self.newest = 0  # number of the turn whose file is there
+        self.lock = (
+            threading.Lock()
+        )  # held for the rename; one for each file, because the disk of another file may not respond
+        self.newest = 0  # number of the turn that wrote the file
 
 
 class _Book:
-    """The turns that are not over, and the files that they are about."""
+    """The turns that are not over, and their files."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        # Held for no system call, as the loop waits for it too. Reentrant: a forgotten save may be collected, and its turn
-        # left, at any allocation within.
+        # Not held during system calls, since the loop waits for it too. Reentrant: a forgotten save may be collected, and
+        # its turn left, at any allocation while it is held.
         self.lock = threading.RLock()
         self.turns: set[Turn] = set()
         self.files: dict[str, _File] = {}
 
     def forget_files(self) -> None:
-        """Drop what no turn can ask for any more. One whose file is not known yet may ask for any."""
+        """Drop the files that no turn uses. A turn whose file is not known yet may use any."""
         used = [turn._file for turn in list(self.turns)]
         if None in used:
             return
@@ -112,5 +114,5 @@ class _Book:
 
 _book = _Book()
 if hasattr(os, "register_at_fork"):
-    # The threads that write are not in the child, and may have held a lock.
+    # The writing threads do not exist in the child, and may have held a lock.
     os.register_at_fork(after_in_child=_book.reset)

@@ -2,7 +2,7 @@
 
 The loader knows the last state that a worker sent, its position, and a fingerprint of every item that came after it.
 ``(state, skip)`` is all that a restart, a retry or a checkpoint needs: build the state, draw and discard ``skip`` items,
-and compare each with its fingerprint, so that an iterator that replays something else is found out.
+and compare each with its fingerprint. An iterator that replays different items is found by that.
 """
 
 from __future__ import annotations
@@ -13,15 +13,24 @@ from asyncprefetch._wire.messages import ShardStart
 
 
 class Ledger:
-    """What the loader knows of one shard."""
+    """What the loader knows of one shard.
+
+    Args:
+        shard: its global number.
+        start: where it began in this loader.
+        ended: whether its end is known already.
+
+    Attributes:
+        position: of the next item to come.
+    """
 
     def __init__(self, shard: int, start: ShardStart, *, ended: bool = False) -> None:
         self.shard = shard
         self.ended = ended
+        self.position = start.position
         self._state = start.state
         self._state_position = start.state_position
         self._fingerprints = deque(start.skip)  # of the items since the state
-        self.position = start.position  # of the next item to come
 
     def add_item(self, position: int, fingerprint: int) -> None:
         """An item came."""
@@ -31,7 +40,7 @@ class Ledger:
         self._fingerprints.append(fingerprint)
 
     def add_state(self, position: int, state: bytes) -> None:
-        """A state came: what was before it need not be replayed any more."""
+        """A state came: items before it need not be replayed any more."""
         if not self._state_position <= position <= self.position:
             raise RuntimeError(f"shard {self.shard}: a state at {position}, outside of what is known")
         while self._state_position < position:
@@ -46,5 +55,5 @@ class Ledger:
         self.ended = True
 
     def start(self) -> ShardStart:
-        """Where the shard goes on from what is known now. A value: what comes later does not change it."""
+        """Where the shard continues. A value: what comes later does not change it."""
         return ShardStart(self._state, self._state_position, tuple(self._fingerprints))

@@ -1,4 +1,4 @@
-"""The loader's side of the shared memory: batches that lie on slots, and which slots can go back to the worker."""
+"""The loader's side of the shared memory: batches that lie on slots, and the slots that can be returned to the worker."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from asyncprefetch._wire.shared_memory import Segment
 
 
 class LentSlots:
-    """The slots of a worker that the consumer has.
+    """The slots of a worker whose batches were delivered to the consumer.
 
     Args:
         segment: the memory.
-        max_held: when the consumer holds so many, it gets copies: the worker never runs short of slots.
+        max_held: when the consumer holds so many, it gets copies, so that the worker never runs out of slots.
     """
 
     def __init__(self, segment: Segment, max_held: int) -> None:
@@ -25,20 +25,20 @@ class LentSlots:
 
     @property
     def held(self) -> int:
-        """How many slots the consumer has."""
+        """The number of slots that the consumer holds."""
         return len(self._lent)
 
     @property
     def exhausted(self) -> bool:
-        """Whether the consumer holds as many as it may."""
+        """Whether the consumer holds as many slots as it may."""
         return self.held >= self._max_held
 
     def lend(self, slot: int) -> None:
-        """The batch on the slot goes to the consumer. From any thread."""
+        """The batch on the slot goes to the consumer. It may be called from any thread."""
         self._lent[slot] = None
 
     def returned(self) -> list[int]:
-        """The slots on which nothing lies any more, each told once."""
+        """The slots that no array lies on any more. Each is returned once."""
         if not self._lent:
             return []
         returned = [slot for slot in list(self._lent) if not self.segment.in_use(slot)]
@@ -48,10 +48,10 @@ class LentSlots:
 
 
 class OnSlot:
-    """A batch whose large arrays lie on a slot. The consumer gets them where they are, or a copy.
+    """A batch whose large arrays lie on a slot. The consumer gets the arrays on the slot, or copies of them.
 
-    A copy, when a snapshot is being taken of it, for that must not see what the consumer does to them; and when the
-    consumer holds too many slots.
+    It gets copies while a snapshot of the batch is being encoded, because the snapshot must not see what the consumer does
+    to the arrays, and while it holds too many slots.
     """
 
     __slots__ = (
@@ -99,7 +99,7 @@ class OnSlot:
 
     def open(self) -> Any:
         """The item, for the consumer to keep and to change."""
-        # Set before the look at a snapshot, which may be taken just now: this may be in another thread.
+        # Set before the check for a snapshot: this may run in a thread while the loop takes one.
         self._on_slot = True
         item = self.load(self._copy()) if self._must_copy else self.load()
         self._lent_slots.lend(self._slot)
@@ -134,7 +134,7 @@ class OnSlot:
 
 
 class _Reading:
-    """The batch for a snapshot: while this lives, the consumer gets a copy. Or this has one, made before that got it."""
+    """The batch for a snapshot. While this lives, the consumer gets a copy; if the consumer has it already, this is a copy."""
 
     __slots__ = ("__weakref__", "_batch", "memory")
 

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from asyncprefetch._wire.records import Record, RecordReader
 from asyncprefetch._wire.sockets import GONE, NO_SIGNAL, is_own
 
-# What one turn of the loop reads at most: so that a flood of large frames leaves room for others.
+# One turn of the loop reads at most so many bytes, so that a flood of large frames does not starve other callbacks.
 _MAX_READ = 1 << 20
 _READ_SIZE = 1 << 17
 
 
 class LoaderSocket:
-    """Reads records and writes orders on the loop, without ever waiting.
+    """Reads records and writes orders on the loop. It never waits.
 
     Args:
         sock: the loader's end of the pair, owned from now on.
         on_records: called with the records of each read, in order.
-        on_error: called when a record can't be taken in, or an order can't be sent, and nobody knows how much of it was;
-            nothing is read or written after that.
+        on_error: called when a record can't be received or an order can't be sent, and how much of it went through is
+            unknown. Nothing is read or written after that.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class LoaderSocket:
         self._loop.add_reader(sock, self._readable)
 
     def read(self) -> bool:
-        """Read once what is there, if anything is. Gives whether there may be more.
+        """Read once. Complete records reach ``on_records`` before this returns.
 
-        Records reach ``on_records`` before this returns.
+        Returns:
+            Whether more may be there to read.
         """
         if not self._open:
             return False
@@ -76,17 +77,17 @@ class LoaderSocket:
         return size == len(target)
 
     def poll(self) -> None:
-        """Read once if anything is there. Several times cheaper than to try in vain."""
+        """Read once if anything has arrived. To ask first is several times cheaper than a read in vain."""
         if self._open and self._poll.poll(0):
             self.read()
 
     def read_to_end(self) -> None:
-        """Read all that is there. A record that is not complete is dropped."""
+        """Read all that has arrived. An incomplete record is dropped."""
         while self.read():
             pass
 
     def write(self, data: bytes) -> None:
-        """Send orders, at once or as soon as the worker has room for them."""
+        """Send orders, at once or as soon as the socket has room for them."""
         if not self._open:
             return
         try:
@@ -98,21 +99,21 @@ class LoaderSocket:
                         raise
             if data:
                 waits = bool(self._unsent)
-                self._unsent += data  # first: by this it is known that the loop may watch the socket
+                self._unsent += data  # first: it says that the loop may be watching the socket
                 if not waits:
                     self._loop.add_writer(self._socket, self._writable)
         except BaseException as error:
-            if not is_own(error, *GONE):  # that is told by its end, not here
+            if not is_own(error, *GONE):  # the transport learns of the death by the process, not here
                 self._fail(error)
 
     def close(self) -> None:
-        """Read and write no more. A worker that waits for orders sees the end of them."""
+        """Stop reading and writing. A worker that waits for orders sees their end."""
         self._stop_reading()
         self._stop_writing()
         self._socket.close()
 
     def end_orders(self) -> None:
-        """Tell the worker that no order will come: then a run of it ends."""
+        """Send no more orders. The worker sees their end, and its run ends."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except BaseException as error:
@@ -139,7 +140,7 @@ class LoaderSocket:
             self._loop.remove_writer(self._socket)
 
     def _fail(self, error: BaseException) -> None:
-        # What was read, or how much was sent, is not known any more. A new worker makes that good.
+        # How much was read or sent is unknown from here on. Only a new worker can continue.
         self._stop_reading()
         self._stop_writing()
         self._on_error(error)
@@ -149,7 +150,7 @@ class LoaderSocket:
     def _stop_reading(self) -> None:
         if self._open:
             self._open = False
-            # An end that stays registered would be ready for ever.
+            # A socket at its end is always readable: registered, it would call back without end.
             self._loop.remove_reader(self._socket)
 
     def _stop_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Second chances for an item that failed with an error of ``retry_on``: which shards rest, and until when."""
+"""Draws an item again, after a pause, if it failed with an error of ``retry_on``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asyncprefetch._wire.messages import Failed
 
 _LOG = logging.getLogger("asyncprefetch")
 
-# Retries of one item: after 0.1, 0.2, 0.4, 0.8 and 1.6 s.
+# One item is retried after 0.1, 0.2, 0.4, 0.8 and 1.6 s.
 _MAX_RETRIES = 5
 _FIRST_BACKOFF = 0.1
 
@@ -19,8 +19,11 @@ class Retries:
     """The retries of one worker's shards.
 
     Args:
-        names: the qualified names of the error classes that are worth one.
-        on_due: called with the shard when its rest is over.
+        names: the qualified names of the error classes that are retried.
+        on_due: called with the shard when its pause is over.
+
+    Attributes:
+        count: the number of retries so far.
     """
 
     def __init__(self, names: frozenset[str], on_due: Callable[[int], None]) -> None:
@@ -32,15 +35,19 @@ class Retries:
 
     @property
     def resting(self) -> Set[int]:
-        """The shards whose retry is to come."""
+        """The shards that pause before their retry."""
         return self._timers.keys()
 
     def attempts(self, shard: int) -> int:
-        """How often the shard's present item was retried."""
+        """How often the shard's current item was retried."""
         return self._attempts.get(shard, 0)
 
     def begin(self, failed: Failed) -> bool:
-        """Let the shard rest, if its failure is worth a retry and there were not too many. Gives whether it is."""
+        """Retry the shard after a pause, if its error is one that is retried and the item has retries left.
+
+        Returns:
+            Whether it will be retried.
+        """
         shard, error, attempt = failed.shard, failed.error, self.attempts(failed.shard)
         if attempt >= _MAX_RETRIES or self._names.isdisjoint(error.bases):
             return False
@@ -60,7 +67,7 @@ class Retries:
             self._attempts.pop(shard, None)
 
     def cancel(self) -> None:
-        """No retry will be due any more."""
+        """Cancel all retries that are due later."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -1,4 +1,4 @@
-"""What a loader is started from and what a checkpoint takes of it: one value for both."""
+"""All that decides the rest of a stream: a loader is started from it, and a checkpoint is made of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class ShardSnapshot:
 class Snapshot:
     """All that decides the rest of the stream. A value: nothing that happens later changes it.
 
-    ``buffer`` is in order of delivery within each shard, and over all shards where order is not promised.
+    Attributes:
+        in_order: whether the shards take strict turns.
+        due: the shard whose turn it is.
+        shards: by global number.
+        buffer: the batches that were made and not delivered, in order of delivery within each shard; over all shards where
+            order is not promised.
     """
 
     in_order: bool

@@ -1,6 +1,6 @@
-"""The stream transport: a run is one call to a worker process, and all its messages come over a socket as they are made.
+"""The stream transport: a run is one call to a worker process, and its messages come over a socket as they are made.
 
-Large arrays lie in memory that is shared with the worker, see ``segments``; the socket carries the rest.
+Large arrays lie in memory that is shared with the worker (``shared_memory``). The socket carries the rest.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
 
-# A consumer may hold so many batches, or as many as are prefetched if that is more, before it gets copies.
+# The consumer may hold so many batches, or the prefetch number if that is larger, before it gets copies.
 _MIN_HELD = 16
 
-# Credits that are used up are forgotten when so many are kept.
+# Used credits are dropped when so many are kept.
 _MAX_CREDITS = 1000
 
-# The position of a shard that sends nothing more: beyond all credit.
+# The position of a shard that sends nothing more: above all credit.
 _NO_MORE = 1 << 63
 
 
@@ -201,7 +201,7 @@ class StreamTransport:
             call.add_done_callback(self._returned)
 
     def _returned(self, call: asyncio.Future[None]) -> None:
-        # What counts came over the socket. But a call that fails leaves nobody who would send anything.
+        # The results are in the messages. But after a failed call no message will come.
         if not call.cancelled() and (error := call.exception()) is not None:
             self._fails(error)
 
@@ -217,10 +217,10 @@ class StreamTransport:
     def _exited(self, exited: asyncio.Future[int | None]) -> None:
         if self._sink is None:
             return
-        # What it sent before it died still counts.
+        # Messages that it sent before it died still count.
         self._end.read_to_end()
         if self._sink is not None:
-            # Of one that we killed for its error, the exit code tells nothing.
+            # A worker that was killed here for its error has an exit code that says nothing about the error.
             code = None if exited.cancelled() or self._failed else exited.result()
             executor = self._executor
             self._sink.died(Death(self._reason or "its process ended", executor.pid, code, executor.oom_kills))

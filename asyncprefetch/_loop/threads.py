@@ -1,4 +1,4 @@
-"""Calls that are made in a thread so that the loop goes on."""
+"""Runs a call in a thread, so that the loop is not blocked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call it in a thread; or here, holding up the loop, where there can be no more threads."""
+    """Call ``function`` in a thread. Where no thread can be started, call it here, which blocks the loop."""
     begun = False
 
     def call() -> T:

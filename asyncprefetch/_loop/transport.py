@@ -1,7 +1,8 @@
-"""What carries a run between the loop and one worker: the interface, and behind it one transport a module.
+"""The interface of a transport: it carries the runs of one worker between the loop and the worker.
 
-Nothing above this package knows which transport it has. A transport delivers a worker's messages in the order in which they
-were made, tells of a death once and after the last message, and never draws an item without credit.
+There is one module for each transport, and nothing above them knows which one it has. A transport delivers a worker's
+messages in the order in which they were made, reports a death once and after the last message, and never lets a worker
+draw an item without credit.
 """
 
 from __future__ import annotations
@@ -13,49 +14,49 @@ from asyncprefetch._wire.messages import Credit, Death, FromWorker, Setup, Start
 
 
 class Sink(Protocol):
-    """Where a transport puts what comes from its worker. Called on the loop, never after ``aclose()`` was begun."""
+    """Where a transport puts what comes from its worker. Called on the loop, and never after ``aclose()`` has begun."""
 
     def received(self, messages: Sequence[FromWorker]) -> None:
         """Messages came, in this order."""
 
     def died(self, death: Death) -> None:
-        """The worker is gone; every message of it was received before."""
+        """The worker is gone. All of its messages were received before."""
 
 
 class Transport(Protocol):
-    """One worker, from its start to its end. No method but ``aclose`` waits for anything."""
+    """One worker, from its start to its end. Only ``aclose`` waits."""
 
     @property
     def drawing(self) -> tuple[int, int] | None:
         """Shard and position of the item that is being made, as far as is known."""
 
-    def open(self, setup: Setup, start: Start) -> None:
-        """Ask for the worker, and for its first run."""
-
-    def start(self, start: Start) -> None:
-        """Ask for a further run."""
-
     @property
     def mapped(self) -> int:
         """Bytes of shared memory that the worker's batches take at present."""
+
+    def open(self, setup: Setup, start: Start) -> None:
+        """Ask for the worker and its first run."""
+
+    def start(self, start: Start) -> None:
+        """Ask for a further run."""
 
     def credit(self, credit: Credit) -> None:
         """Let a shard send more, from the next ``flush`` on at the latest."""
 
     def flush(self) -> None:
-        """Let the worker know of all credit."""
+        """Send all credit to the worker."""
 
     def poll(self) -> None:
-        """Receive what has come, without waiting for the loop to tell of it."""
+        """Receive what has arrived, without waiting for the loop."""
 
     def stop(self, stop: Stop) -> None:
-        """Ask for the end of the run; credit that was not used lapses."""
+        """Ask for the end of the run. Unused credit lapses."""
 
     def detach(self) -> None:
-        """Tell the sink nothing more, from now on."""
+        """Call nothing of the sink from now on."""
 
     def kill(self) -> None:
-        """End the worker at once, if that can be done. From any thread, also while a method runs."""
+        """End the worker at once, if the transport can. From any thread, also while another method runs."""
 
     async def aclose(self) -> None:
-        """Close the iterators, end the worker, and give back all that it held. A busy worker is waited for briefly."""
+        """Close the iterators, end the worker, and free all that it held. A busy worker is waited for briefly."""

@@ -1,19 +1,19 @@
-"""A timer for silence: it tells when nothing was heard for so many seconds though something was owed."""
+"""A timer for silence: it fires when a worker owes something and sent nothing for so many seconds."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-# A message that has arrived needs a few rounds of the loop to be heard.
+# A message that has arrived needs a few turns of the loop until it is received.
 _ROUNDS = 5
 
 
 class Watchdog:
     """Calls ``bark`` once, when ``owes()`` held and ``heard()`` was not called for ``seconds``.
 
-    What counts is the silence of the other side, not that of a loop which a long step of the consumer blocked: before it
-    barks, it lets the loop work off what has arrived meanwhile.
+    A long step of the consumer blocks the loop, and that is no silence of the worker: before the watchdog barks, it lets the
+    loop receive what has arrived meanwhile.
     """
 
     def __init__(self, seconds: float, owes: Callable[[], bool], bark: Callable[[], None]) -> None:
@@ -25,18 +25,18 @@ class Watchdog:
         self._timer: asyncio.Handle | None = None
 
     def heard(self) -> None:
-        """Something came."""
+        """A message came."""
         self._heard_at = self._loop.time()
 
     def expect(self) -> None:
-        """Something is about to be asked for: called before it is owed."""
+        """Something is about to be asked of the worker. Call it before ``owes()`` becomes true."""
         if not self._owes():
             self._heard_at = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._expired)
 
     def cancel(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -56,7 +56,7 @@ class Watchdog:
             self._bark()
 
     def _restarted(self) -> bool:
-        """Whether there is no reason to bark now; then the timer is set for the next time, if there may be one."""
+        """Whether there is no reason to bark now. The timer is then set again if there may be one later."""
         self._timer = None
         if not self._owes():
             return True

@@ -10,12 +10,12 @@ _LOGGER = logging.getLogger("asyncprefetch.worker")
 
 
 def level() -> int:
-    """From which level on the parent wants a worker's records."""
+    """The level from which on a worker sends its records."""
     return _LOGGER.getEffectiveLevel()
 
 
 def handle(worker: int, record: bytes) -> None:
-    """Hand a worker's record to the logger ``asyncprefetch.worker``.
+    """Pass a worker's record to the logger ``asyncprefetch.worker``.
 
     The message begins with the worker's number and the name of the logger it came from; both are also attributes of
     the record: ``worker`` and ``origin``.
@@ -32,5 +32,5 @@ def handle(worker: int, record: bytes) -> None:
     if _LOGGER.isEnabledFor(received.levelno):
         try:
             _LOGGER.handle(received)
-        except Exception:  # of a filter: nothing in logging may end a training
+        except Exception:  # a filter of the user's raised: an error in logging must not end a training
             traceback.print_exc()
