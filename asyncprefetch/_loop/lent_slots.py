@@ -134,7 +134,7 @@ class OnSlot:
 
 
 class _Reading:
-    """The batch for a snapshot. While this lives, the consumer gets a copy; if the consumer has it already, this is a copy."""
+    """The batch for a snapshot. While this lives, the consumer gets a copy. If it has the batch already, this is one."""
 
     __slots__ = ("__weakref__", "_batch", "memory")
 

@@ -10,9 +10,10 @@ import numpy as np
 
 import asyncprefetch
 from asyncprefetch import IteratorState, Position, StatefulIterator, register
-from tests.benchmarks.batches import SHAPES, Batch, Make, compute, plain, spin
+from tests.benchmarks.batches import SHAPES, Batch, Make, compute, many, plain, spin
 
 register("benchmarks.plain")(plain)
+register("benchmarks.many")(many)
 
 
 @register("benchmarks.in_the_slot")
@@ -74,7 +75,7 @@ class Filled(StatefulIterator[Batch]):
             yield make(shape, number)
 
 
-MAKERS = {"plain": "batches", "in_the_slot": "workloads", "tensors": "tensors"}
+MAKERS = {"plain": "batches", "many": "batches", "in_the_slot": "workloads", "tensors": "tensors"}
 """The module of each way to make a batch; that of the tensors imports torch."""
 
 

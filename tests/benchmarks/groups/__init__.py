@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.benchmarks.batches import MANY
 from tests.benchmarks.groups.costs import age, checkpoints, file, first_batch, get_state, lag
 from tests.benchmarks.groups.pipelines import place, text
 from tests.benchmarks.groups.throughput import consumer_cpu, held, overlap, tensors, throughput, workers
@@ -27,6 +28,7 @@ GROUPS = (
         held("9.6 MB", "asyncprefetch", Goal(at_least=0.85, relative=True)),
         held("9.6 MB", "asyncprefetch, in the slot", Goal(at_least=1.8, relative=True), "in_the_slot"),
     ),
+    throughput("many", MANY, held(MANY, "asyncprefetch", None, "many"), make="many"),
     consumer_cpu(),
     tensors(),
     overlap(),

@@ -9,7 +9,7 @@ from tests.benchmarks.peers import PEERS
 from tests.benchmarks.rows import DEFAULT, RAISED, WORKERS_RAISED, Goal, Group, Row, bare, stream
 
 
-def throughput(id: str, size: str, *rows: Row) -> Group:
+def throughput(id: str, size: str, *rows: Row, make: str = "plain") -> Group:
     """All contenders with batches of one size; ``rows`` are those that have goals."""
     reference = bare(size)
     seen = {"cpu_us": "CPU {:.1f} us"}
@@ -21,17 +21,25 @@ def throughput(id: str, size: str, *rows: Row) -> Group:
     limits = (
         Row("bare for, plain program", reference, "rate", "batches/s", DEFAULT, also=faults),
         Row("bare for, plain program", bare(size, True), "rate", "batches/s", RAISED, reference, also=faults),
-        Row("bare for, library imported", stream("bare", size), "rate", "batches/s", DEFAULT, reference, also=faults),
-        row(PEERS["warm"].title, stream("warm", size)),
+        Row(
+            "bare for, library imported",
+            stream("bare", size, make),
+            "rate",
+            "batches/s",
+            DEFAULT,
+            reference,
+            also=faults,
+        ),
+        row(PEERS["warm"].title, stream("warm", size, make)),
     )
     keep: dict[str, Any] = {"peer_options": {"keep_arrays": True}, "label": "arrays kept"}
-    peers = [row(PEERS[peer].title, stream(peer, size)) for peer in ("manager", "torch")]
-    peers.append(row("torch DataLoader, arrays kept", stream("torch", size, **keep)))
+    peers = [row(PEERS[peer].title, stream(peer, size, make)) for peer in ("manager", "torch")]
+    peers.append(row("torch DataLoader, arrays kept", stream("torch", size, make, **keep)))
     others = ("torchdata", "nodes", "nodes-process", "grain", "spdl", "spdl-pool")
-    peers += [row(PEERS[peer].title, stream(peer, size)) for peer in others]
-    peers.append(row(PEERS["spdl-pool"].title, stream("spdl-pool", size, raised=True), RAISED))
+    peers += [row(PEERS[peer].title, stream(peer, size, make)) for peer in others]
+    peers.append(row(PEERS["spdl-pool"].title, stream("spdl-pool", size, make, raised=True), RAISED))
     unaided: dict[str, Any] = {"peer_options": {"worker_malloc": "default"}, "label": "allocator left alone"}
-    own = (row("asyncprefetch", stream("asyncprefetch", size, **unaided)), *rows)
+    own = (row("asyncprefetch", stream("asyncprefetch", size, make, **unaided)), *rows)
     return Group(id, f"Throughput, {size} a batch", "bare, plain program, default", (*limits, *peers, *own))
 
 

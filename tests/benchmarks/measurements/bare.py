@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from itertools import count
 
-from tests.benchmarks.batches import SHAPES, plain
+from tests.benchmarks.batches import SHAPES, make_of
 from tests.benchmarks.measurements.consumer import Consumer
 
 
 async def loop(size: str, warm_up: float, seconds: float) -> dict[str, float]:
     """``for`` over a generator."""
-    consumer, shape = Consumer(warm_up, seconds), SHAPES[size]
-    for batch in (plain(shape, number) for number in count()):
+    consumer, shape, make = Consumer(warm_up, seconds), SHAPES[size], make_of(size)
+    for batch in (make(shape, number) for number in count()):
         if consumer.take(batch):
             break
     return consumer.figures()
