@@ -25,6 +25,7 @@ from tests.inside import (
     Start,
     State,
     Stop,
+    delivery,
     item_pickler,
 )
 
@@ -233,3 +234,45 @@ async def test_a_worker_that_the_loader_killed_is_not_started_again(core):
     transport.sink.died(Death("it was killed"))
     assert len(core.transports) == 1
     assert core.statistics().restarts == 0
+
+
+def suspends(call):
+    """Whether a call that has a batch at hand waits for a turn of the loop before it gives the batch."""
+    try:
+        call.send(None)
+    except StopIteration:
+        return False
+    call.close()
+    return True
+
+
+async def test_a_consumer_that_lets_the_loop_turn_between_batches_never_pays_for_a_turn(core, monkeypatch):
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_WITHOUT_TURN", 0)
+    (transport,) = core.transports
+    transport.say(Hello(1), item(1, 0), item(1, 1), item(1, 2))
+    assert not suspends(core.next())
+    assert suspends(core.next())  # the loop has not turned since
+    await asyncio.sleep(0)
+    assert not suspends(core.next())
+
+
+async def test_batches_that_only_polls_bring_let_the_loop_turn_too(core, monkeypatch):
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_WITHOUT_TURN", 0)
+    (transport,) = core.transports
+    transport.say(Hello(1))
+    items = (item(1, position) for position in range(3))
+    transport.poll = lambda: transport.say(next(items))
+    assert suspends(core.next())
+    assert await core.take() == (0, 0)
+    assert suspends(core.next())
+    assert await core.take() == (0, 1)
+
+
+async def test_a_batch_that_came_while_the_consumer_waited_for_something_else_is_given_at_once(core, monkeypatch):
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_WITHOUT_TURN", 0)
+    (transport,) = core.transports
+    transport.say(Hello(1), item(1, 0))
+    assert await core.take() == (0, 0)  # the queue is empty now
+    await asyncio.sleep(0)
+    transport.say(item(1, 1))  # as a callback of the loop does it
+    assert not suspends(core.next())

@@ -80,7 +80,10 @@ class Delivery:
         self._loaded: Ready | None = None  # the entry whose item is loaded and not taken
         self._item: Any = None  # that item
         self._turned_at = self._returned_at = time.monotonic()
-        self._turn: asyncio.Handle | None = None  # pending if the loop has not turned since the last delivery
+        self._turn: asyncio.Handle | None = None  # pending as long as the loop has not turned since a delivery
+        self._polled = (
+            False  # the next batch arrived by a poll, so the loop may not have turned since the last delivery
+        )
         self._unreturned = 0  # deliveries whose credit was not returned
         self._max_unreturned = max(1, n_prefetch // 4)
         self._closed = False
@@ -144,6 +147,7 @@ class Delivery:
                 self._poll(self.scheduler.due)
                 if not entries:
                     return NOTHING
+                self._polled = True
             entry = entries[0]
             if isinstance(entry, Ready):
                 if self._loaded is not entry:
@@ -178,12 +182,13 @@ class Delivery:
         self.buffered[shard] -= 1
         self.scheduler.delivered(shard)
         self._unreturned += 1
-        # With no batch at hand the consumer waits next, and the workers must not wait for it.
-        if (
-            not self._queues[self.scheduler.due].entries
-            or self._unreturned >= self._max_unreturned
-            or now - self._returned_at > _MAX_SECONDS_UNRETURNED
-        ):
+        self._polled = False
+        if not self._queues[self.scheduler.due].entries:
+            # The consumer waits next, and the workers must not wait for it. No callback: it would cost a turn of the loop,
+            # and the next batch comes by a turn of the loop or by a poll.
+            self._return_credit(now)
+            return
+        if self._unreturned >= self._max_unreturned or now - self._returned_at > _MAX_SECONDS_UNRETURNED:
             self._return_credit(now)
         if self._turn is None:
             self._turn = asyncio.get_running_loop().call_soon(self._loop_turned)
@@ -197,9 +202,11 @@ class Delivery:
                 # Cancelled, it took nothing; otherwise there is no await between the get and the return of the entry.
                 queue.entries.appendleft(await queue.get())
             finally:
-                self.seconds_waiting += time.monotonic() - began
+                self._turned_at = time.monotonic()
+                self.seconds_waiting += self._turned_at - began
         elif self._must_turn():
             await asyncio.sleep(0)
+            self._turned_at, self._polled = time.monotonic(), False
         else:
             entry = queue.entries[0]
             assert isinstance(entry, Ready)
@@ -209,7 +216,9 @@ class Delivery:
 
     def _must_turn(self) -> bool:
         """Whether the loop has not turned since the last delivery, and other tasks have waited for long enough."""
-        return self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
+        return (
+            self._turn is not None or self._polled
+        ) and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
 
     def _keep(self, entry: Ready, item: Any) -> None:
         """Keep the loaded item of the entry at the head of its queue. If it can't be loaded, that is the failure."""
