@@ -36,14 +36,14 @@ class AsyncPrefetcher(Generic[T_co]):
                 ...
                 state = await loader.get_state()
 
-    The workers start when ``async with`` is entered, or at the first batch. At the end of the stream they end by
-    themselves; before it, call ``aclose()`` or leave the ``async with``.
+    The workers start when ``async with`` is entered, or at the first batch. They end at the end of the stream, when the
+    ``async with`` is left, or by ``aclose()``.
 
-    Order: with ``in_order`` the shards take strict turns, and one that is exhausted drops out at its turn; without, batches
-    come as they are ready. Each shard's own sequence is kept either way, whatever the number of workers.
+    Order: with ``in_order`` the shards take strict turns, and an exhausted shard drops out at its turn. Without it, batches
+    come as they are ready. Each shard's own sequence keeps its order either way, whatever the number of workers.
 
-    Loss: none. A call that is cancelled or times out has taken nothing; a worker that dies is started again from its last
-    state and what was received is skipped; errors come after the batches received before them.
+    Loss: none. A call that is cancelled or times out has taken nothing. A worker that dies is started again from its last
+    state, and items that were received before are skipped. Errors come after the batches received before them.
 
     Args:
         base_iterator: one stateful iterator, or a sequence of them: the shards. Only its state is used; it is asked for
@@ -141,18 +141,21 @@ class AsyncPrefetcher(Generic[T_co]):
         return self._core.next()
 
     async def get_state(self, *, grace: float | None = None) -> AsyncPrefetcherState:
-        """The state of the whole loader: what was not delivered yet, and nothing else, comes out of what it builds.
+        """The state of the whole loader. The loader that it builds delivers exactly what was not delivered yet.
 
-        Ends the workers' runs, waits until each has sent its states and its final sentinel, takes states and buffered
-        batches in one step, and lets the workers go on. It can be called at any time before ``aclose()``: before the
-        first batch, after the end, after an error (then it resumes at the item that failed), and while another task
-        waits for a batch. Only the task that consumes the batches gets a state that fits what it has done with them.
+        It ends the workers' runs, waits until each has sent its states and its final sentinel, takes states and buffered
+        batches in one step, and starts the next runs. It can be called at any time before ``aclose()``: before the first
+        batch, after the end, after an error (the state then resumes at the item that failed), and while another task waits
+        for a batch. Call it in the task that consumes the batches: only there it fits what was done with them.
 
-        Cancelled, it has changed nothing. It returns when the longest running draw is over; with ``grace``, after so
-        many seconds at the latest, and then for those still busy the last known state and the number of items to skip.
+        A call that is cancelled has changed nothing.
+
+        Args:
+            grace: seconds after which it returns at the latest. For a worker that is still drawing an item then, the state
+                holds the last known state and the number of items to skip. By default it waits for the longest draw.
 
         Raises:
-            CheckpointError: a buffered batch holds what a checkpoint can't; the message names its path.
+            CheckpointError: a buffered batch holds what a checkpoint can't hold; the message names its path.
             PrefetcherClosedError: the loader is closed.
             PrefetcherBusyError: the loader belongs to another event loop.
             ValueError: ``grace`` is negative.
@@ -172,13 +175,13 @@ class AsyncPrefetcher(Generic[T_co]):
         return explain(self.statistics())
 
     async def aclose(self) -> None:
-        """Close the iterators, end the workers, and wait until they are gone; one that is busy is killed after a second.
+        """Close the iterators, end the workers, and wait until they are gone. A busy worker is killed after a second.
 
-        Idempotent. Whoever waits for a batch or a state gets ``PrefetcherClosedError``.
+        Idempotent. Calls that wait for a batch or a state raise ``PrefetcherClosedError``.
 
         Raises:
-            PrefetcherBusyError: the loader belongs to another event loop, which is not closed: nothing was changed. Where
-                that loop is closed, any other will do.
+            PrefetcherBusyError: the loader belongs to another event loop, which is not closed. Nothing was changed. If that
+                loop is closed, the loader can be closed on any other.
         """
         with anyio.CancelScope(shield=True):
             await self._core.aclose()
