@@ -253,4 +253,4 @@ def _state_of(shard: ShardSnapshot) -> Any:
 
 def _encoded(ready: Ready, leaves: list[bytes]) -> JsonValue:
     name = f"a buffered batch of shard {ready.shard}"
-    return _codec.encode(_opened(ready.payload.open, name), leaves, name=name)
+    return _codec.encode(_opened(ready.payload.load, name), leaves, name=name)

@@ -232,7 +232,7 @@ class Delivery:
 
 def _open(entry: Ready) -> Any:
     try:
-        return entry.payload.open()
+        return entry.payload.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # CancelledError, SystemExit and the like mean something else to who awaits the item

@@ -24,7 +24,7 @@ from typing import IO, Any, Literal, NoReturn
 import numpy as np
 
 from asyncprefetch import arrays
-from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire import item_layout, item_pickler
 from asyncprefetch._wire.shared_memory import Segment
 from asyncprefetch._worker import slot_allocator
 
@@ -40,7 +40,13 @@ _FRAME = re.compile(
 
 # Tracebacks are told up to the first frame of these.
 _OURS = frozenset(
-    {__file__, str(Path(__file__).parents[1] / "testing.py"), item_pickler.__file__, slot_allocator.__file__}
+    {
+        __file__,
+        str(Path(__file__).parents[1] / "testing.py"),
+        item_layout.__file__,
+        item_pickler.__file__,
+        slot_allocator.__file__,
+    }
 )
 
 _GIVEN_AWAY = "what is made by asyncprefetch.empty, full or zeros belongs to the consumer from its yield on"

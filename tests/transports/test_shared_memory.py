@@ -107,22 +107,24 @@ def test_a_retired_segment_gives_back_all_but_what_is_in_use(segment):
 
 
 def test_a_segment_that_is_being_retired_is_not_retired_by_another_thread(segment, monkeypatch):
-    """Which would close the descriptor under the first one: what it frees then may be another file's."""
-    real_fallocate = shared_memory._fallocate
+    """It would unmap the memory that the first thread is freeing."""
+    real_remove = shared_memory._remove
 
-    def fallocate(descriptor, *args):
-        freed.append(args)
-        if len(freed) == 1:
+    def remove(*args):
+        removed.append(args)
+        if len(removed) == 1:
+            descriptor = segment.descriptor
             other = threading.Thread(target=segment.retire)
             other.start()
             other.join()
             assert "memfd:asyncprefetch" in os.readlink(f"/proc/self/fd/{descriptor}")
-        return real_fallocate(descriptor, *args)
+            assert segment.descriptor == descriptor
+        real_remove(*args)
 
-    freed = []
-    monkeypatch.setattr(shared_memory, "_fallocate", fallocate)
+    removed = []
+    monkeypatch.setattr(shared_memory, "_remove", remove)
     segment.retire()
-    assert len(freed) == 1
+    assert len(removed) == 1
 
 
 @pytest.mark.parametrize("retired", [True, False])
