@@ -148,8 +148,7 @@ def test_a_frame_with_small_arrays_and_the_offsets_of_large_ones_is_filled_in():
         assert frame == ItemPickler(placer).dumps(item)
         assert checksum == fingerprint(item)
     assert pickler.walks < 6
-    # At other offsets, too.
-    for n in range(9):
+    for _ in range(9):  # and at other offsets
         placer.used = 64
         frame = pickler.dumps(item)
         placer.used = 64

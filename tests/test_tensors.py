@@ -12,6 +12,7 @@ from asyncprefetch import AsyncPrefetcher, CheckpointWarning
 from tests import stream_items
 from tests.inside import ItemPickler, Layouts, fingerprint, item_pickler
 from tests.test_prefetcher import rest
+from tests.transports.sides import Sides, lies_in_shared_memory
 
 
 async def test_without_tensors_nobody_imports_torch():
@@ -82,6 +83,18 @@ def test_tensors_of_a_known_layout_cross_as_ever(torch):
     arrays = [pickler.encode({"x": item["z"]}) for _ in range(5)]
     assert {has_tensors for _, _, has_tensors in arrays} == {False}
     assert pickler.encode({"x": item["t"]})[1] != arrays[0][1]
+
+
+def test_large_tensors_of_a_known_layout_lie_on_slots_beside_small_ones(torch):
+    with Sides() as sides:
+        for n in range(6):
+            item = {"x": torch.full((5000,), n), "y": torch.full((3,), n), "z": torch.full((2500,), n).double()}
+            crossed, slot = sides.cross(item)
+            assert slot == 0
+            assert all(same(torch, crossed[name], item[name]) for name in item)
+            assert [lies_in_shared_memory(tensor.numpy()) for tensor in crossed.values()] == [True, False, True]
+            del crossed
+            assert sides.give_back() == [0]
 
 
 def test_a_gradient_is_kept_though_none_is_taken_now(torch):

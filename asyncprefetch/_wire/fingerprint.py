@@ -1,7 +1,7 @@
 """A short checksum of an item. A replay compares it with the checksum of the item that was received before.
 
-The checksum covers the item's structure and a few bytes of its leaves. It is the same in every process. It does not depend on
-identity, hashing, memory order or padding, so equal items have equal fingerprints however their objects are shared.
+The checksum covers the item's structure and a few bytes of its leaves. It is the same in every process. It does not depend
+on identity, hashing, memory order or padding, so equal items have equal fingerprints however their objects are shared.
 
 The cost is bounded. A long list or dict counts with the parts at both ends and in the middle. A small array counts with all
 its bytes, a large one with elements from all over it. A large nest counts with its first parts, which also ends a cycle.

@@ -138,7 +138,7 @@ class Layout:
         self.unplaced: Offsets = (None,) * len(arrays)
         self._checksum = structure_checksum(item)
         self._samples = [(i, sample_step(arrays[i])) for i in sampled_parts(len(arrays))]
-        # A frame in pieces: at the odd indices, the arrays in the frame are filled in. ``None``: met once, and [] no template.
+        # Frames in pieces. The arrays are filled in at the odd indices. None: met once; []: there is no template.
         self._templates: dict[Offsets, list[Any] | None] = {}
 
     def fingerprint(self, arrays: Arrays, regular: bool) -> int:
@@ -146,7 +146,7 @@ class Layout:
         checksum = self._checksum
         if regular:
             for i, step in self._samples:
-                array = arrays[i]
+                array: Any = arrays[i]  # for mypy an array is a buffer from Python 3.12 on only
                 checksum = crc32(array if step is None else array.ravel()[step].tobytes(), checksum)
         else:
             for i, _ in self._samples:

@@ -196,7 +196,7 @@ class _Writer:
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
-    """The dispatch table: our reducers for arrays and tensors, and everything that is registered with copyreg at any time."""
+    """The dispatch table: our reducers for arrays and tensors, and all that is registered with copyreg at any time."""
 
     def __init__(self, reduce_array: Callable[[Any], Any], reduce_tensor: Callable[[Any], Any]) -> None:
         self[np.ndarray] = reduce_array

@@ -1,8 +1,8 @@
 """The messages between the loader and its workers: one frozen type for each.
 
-A shard is named by its global number. A *position* is the number of an item within its shard, counted from 0 over the shard's
-whole life; the position of a state is that of the next item. States, frames and exceptions are pickled where they are made
-and cross as bytes. A class that can't be found on the other side is then an error to report, and not the end of a worker.
+A shard is named by its global number. A *position* is the number of an item within its shard, counted from 0 over the
+shard's whole life; the position of a state is that of the next item. States, frames and exceptions are pickled where they
+are made and cross as bytes. A class that can't be found on the other side is then an error to report, not a dead worker.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ class Hello:
 
 
 class Item(NamedTuple):
-    """One item of a shard, pickled at the yield. A tuple takes half the time of a dataclass, and one is made for each batch."""
+    """One item of a shard, pickled at the yield.
+
+    A tuple, because one is made for each batch, and a dataclass takes twice the time.
+    """
 
     run: int
     shard: int

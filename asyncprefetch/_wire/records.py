@@ -72,13 +72,12 @@ The extent is how many bytes from the slot's beginning the item takes at most.
 
 Record = tuple[Header, bytes | bytearray]
 
+# The two that are called once a batch are the functions of struct themselves.
 pack_header = _HEADER.pack
-"""The header of an item's record, from the fields of :data:`Header`. Not a function of ours: it is called once a batch."""
+"""The header of an item's record, from the fields of :data:`Header`."""
 
-
-def pack_span(offset: int, length: int) -> bytes:
-    """The body in place of a frame that lies in the slot."""
-    return _SPAN.pack(offset, length)
+pack_span = _SPAN.pack
+"""The body in place of a frame that lies in the slot, from the frame's offset and length."""
 
 
 def unpack_span(body: bytes | bytearray) -> tuple[int, int]:

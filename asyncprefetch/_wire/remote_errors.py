@@ -1,7 +1,7 @@
 """Exceptions of the user's code as data.
 
-An exception may have a class that can't be pickled, or whose methods raise. It crosses as text, with the names of its classes
-and its formatted traceback. The pickled exception goes along if there is one, for the loader to raise ``from``.
+An exception may have a class that can't be pickled, or whose methods raise. It crosses as text, with the names of its
+classes and its formatted traceback. The pickled exception goes along if there is one, for the loader to raise ``from``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LOG = logging.getLogger("asyncprefetch")
 
 _MAX_PICKLED_ERROR = 1 << 20
 
-# The attributes of every exception and every class. The user's classes may have others under the same names, which may raise.
+# The attributes of every exception and class. The user's classes may have others under the same names, which may raise.
 _TRACEBACK, _MRO = BaseException.__dict__["__traceback__"], type.__dict__["__mro__"]
 _MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
 

@@ -1,7 +1,7 @@
 """Counts that iterators make while they run, of skipped documents say. They go to the loader's statistics.
 
-Each thread has counts of its own. Counts that were made before a loader calls its iterators are not the loader's: they belong
-to the program, or to the parent from which this process was forked.
+Each thread has counts of its own. Counts that were made before a loader calls its iterators are not the loader's: they
+belong to the program, or to the parent from which this process was forked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One shard in a worker: its iterator, drawn one item at a time.
 
-A shard begins a run with a state and the fingerprints of the items that followed it. The iterator is built at the first draw,
-so that the start of a run waits for nothing. It then draws those items again and compares them (a *replay*), and sends the
-items after them.
+A shard begins a run with a state and the fingerprints of the items that followed it. The iterator is built at the first
+draw, so that the start of a run waits for nothing. The shard then draws those items again and compares them (a *replay*),
+and sends the items after them.
 """
 
 from __future__ import annotations

@@ -299,8 +299,7 @@ class PlacedItem:
     def add(self, begin: int, end: int) -> None:
         """The item has these bytes."""
         self.spans.append((begin, end))
-        if end > self.extent:
-            self.extent = end
+        self.extent = max(self.extent, end)
 
     def overlaps(self, span: Span) -> bool:
         """Whether the item has any of these bytes already. Most arrays were made after the earlier ones."""

@@ -35,7 +35,8 @@ class Slots:
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._states = [_COLD] * segment.slots
-        # Taken from the end: the free slots, of which the last one was used last, so that its pages are warm; then cold ones.
+        # Taken from the end: first the free slots, the one that was used last before the others, because its pages are warm;
+        # then the cold ones.
         self._unused = list(range(segment.slots - 1, -1, -1))
         self._n_free = 0
         self._n_parked = 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch import empty, full
 from asyncprefetch.testing import assert_items_equal
-from tests.inside import MIN_PLACED, Segment, Slots, SlotState, item_layout, item_pickler
+from tests.inside import MIN_PLACED, item_layout, item_pickler
 from tests.support import assert_same, items
 from tests.transports.sides import Sides, lies_in_shared_memory
 from tests.transports.test_shared_memory import dies_of
