@@ -112,6 +112,14 @@ def test_an_item_of_many_arrays_is_pickled_as_ever_without_a_walk(count):
     assert pickler.walks < 6
 
 
+def test_large_arrays_in_a_frame_are_not_copied_to_make_a_template():
+    pickler = Counting()
+    item = {"x": np.arange(MIN_PLACED), "y": np.arange(3)}
+    for _ in range(5):
+        assert_pickled_as_ever(pickler, item)
+    assert pickler.walks == 5
+
+
 def test_with_more_arrays_an_item_is_walked():
     item = {str(n): np.full(2, n) for n in range(MAX_ARRAYS + 1)}
     layouts = Layouts()

@@ -27,6 +27,7 @@ NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
 """The dtypes of plain numbers: their names by their letters. Two letters of one dtype have one name."""
 
 _ENDS = 16  # leading and trailing elements of a long sequence, or characters of a long text
+_MAX_PARTS_WHOLE = 3 * _ENDS  # elements of a sequence or pairs of a dict up to which all of them count
 _MAX_WHOLE = 1024  # bytes of an array up to which reading all of it is as cheap as picking elements
 _ELEMENTS = 32  # of a larger array
 _MAX_PARTS = 1000
@@ -67,15 +68,15 @@ def sample_step(array: npt.NDArray[Any]) -> slice | None:
 
 def sampled_parts(count: int) -> Sequence[int]:
     """The indices of the parts of a sequence or dict that count, of ``count`` parts."""
-    if count <= 3 * _ENDS:
+    if count <= _MAX_PARTS_WHOLE:
         return range(count)
     middle = count // 2
     return [*range(_ENDS), *range(middle, middle + _ENDS), *range(count - _ENDS, count)]
 
 
 def _sampled(values: Sequence[Any]) -> Sequence[Any]:
-    indices = sampled_parts(len(values))
-    return values if len(indices) == len(values) else [values[i] for i in indices]
+    count = len(values)
+    return values if count <= _MAX_PARTS_WHOLE else [values[i] for i in sampled_parts(count)]
 
 
 def _checksum(parts: list[Any]) -> int:

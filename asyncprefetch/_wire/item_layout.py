@@ -32,7 +32,6 @@ MAX_ARRAYS = 512
 _MAX_TEMPLATES = 32
 
 _FIELDS = tuple(field.name for field in fields(Batch))
-_ndarray = np.ndarray
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -69,13 +68,14 @@ class Layouts:
         else:
             return None
         key: list[Any] = [cls]
-        arrays = []
+        arrays: Arrays = []
         regular, has_tensors = True, False
+        ndarray = np.ndarray
         for name, value in parts.items():
             # Compared by type, because equal keys are not always the same: 1 and True.
             if type(name) is not str:
                 return None
-            if type(value) is _ndarray:
+            if type(value) is ndarray:
                 array = value
             elif is_tensor(type(value)) and (tensor := as_array(value)) is not None:
                 array, has_tensors = tensor, True

@@ -74,9 +74,9 @@ class ItemPickler:
         # The fingerprint comes first: the item's memory may be the consumer's as soon as it is placed and sent.
         if known is None:
             checksum = fingerprint(item)
-        else:
-            layout, arrays, regular = known
-            checksum = layout.fingerprint(arrays, regular) if layout.has_checksum else fingerprint(item)
+            return self._walk(item), checksum, self._has_tensors
+        layout, arrays, regular = known
+        checksum = layout.fingerprint(arrays, regular) if layout.has_checksum else fingerprint(item)
         return self._frame(item, known), checksum, self._has_tensors
 
     def dumps(self, item: Any) -> bytes:

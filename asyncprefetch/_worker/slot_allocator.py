@@ -74,11 +74,20 @@ class SlotAllocator:
 
     def place_all(self, arrays: Arrays) -> Offsets:
         """Place the arrays of an item: see :meth:`place`. They are distinct, and contiguous in C order."""
-        item = self._item
+        item, current = self._item, self._current
+        memory: memoryview | None = None
         offsets: list[int | None] = []
         for array in arrays:
             if array.base is None:
-                offsets.append(self._copy(array) if array.nbytes >= MIN_PLACED else None)
+                # As in _copy(), in half the time: contiguous bytes need no array on the slot.
+                size, offset = array.nbytes, None
+                if size >= MIN_PLACED:
+                    if memory is None and (slot := self._take_slot()) is not None:
+                        memory = memoryview(self._segment.owner(slot)).cast("B")
+                    if memory is not None and (offset := current.reserve(size)) is not None:
+                        memory[offset : offset + size] = array.data.cast("B")
+                        item.add(offset, offset + size)
+                offsets.append(offset)
                 continue
             offset = self._made_at(array)
             if offset is not None and offset >= item.extent:  # the usual one: it was made after the arrays before it
