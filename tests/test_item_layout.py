@@ -115,9 +115,51 @@ def test_an_item_of_many_arrays_is_pickled_as_ever_without_a_walk(count):
 def test_large_arrays_in_a_frame_are_not_copied_to_make_a_template():
     pickler = Counting()
     item = {"x": np.arange(MIN_PLACED), "y": np.arange(3)}
-    for _ in range(5):
+    for _ in range(9):
         assert_pickled_as_ever(pickler, item)
-    assert pickler.walks == 5
+    assert pickler.walks == 9
+
+
+ODD = {
+    "read-only": lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+    "fortran": np.asfortranarray,
+    "strided": lambda array: np.repeat(array, 2, -1)[..., ::2],
+    "unaligned": lambda array: np.frombuffer(bytearray(1) + array.tobytes(), array.dtype, offset=1).reshape(
+        array.shape
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_array_of_a_known_layout_is_pickled_as_ever(odd):
+    pickler = ItemPickler()
+    for n in range(4):
+        assert_pickled_as_ever(pickler, {"x": np.full((3, 4), n), "y": np.full(3, n)})
+    item = {"x": ODD[odd](np.arange(12).reshape(3, 4)), "y": np.arange(3)}
+    assert_pickled_as_ever(pickler, item)
+    assert_items_equal(item_pickler.loads(pickler.dumps(item)), item)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([1, "a", None], object),
+        np.arange(3).astype("M8[s]"),
+        np.arange(3, dtype=">i4"),
+        np.array(["a", "bc"]),
+        np.zeros(3, [("a", "i1"), ("b", "f8")]),
+        np.zeros((3, 0)),
+        np.longdouble([1.5, 2.5]),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_arrays_of_other_dtypes_and_empty_ones_are_pickled_as_ever(array):
+    pickler = ItemPickler()
+    for n in range(5):
+        item = {"n": np.full(3, n), "array": array}
+        frame, checksum, _ = pickler.encode(item)
+        assert frame == ItemPickler().dumps(item)
+        assert checksum == fingerprint(item)
 
 
 def test_with_more_arrays_an_item_is_walked():

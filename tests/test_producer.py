@@ -124,6 +124,18 @@ def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(produce
     assert producer.handle(Credit(1, 0, 4)) == []
 
 
+def test_what_is_counted_outside_of_a_draw_is_not_told():
+    """It belongs to the program, which may run in this thread too."""
+    outlet = Collecting()
+    producer = producer_module.Producer(outlet)
+    producer.handle(Setup(0, None))
+    producer.handle(Start(1, {0: begin(from_iterable(counting))}))
+    outlet.take()
+    counters.add("outside")
+    assert producer.draw(Credit(1, 0, 1))
+    assert outlet.take()[0] == Tally({"seen": 1})
+
+
 def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatch):
     monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(from_iterable(counting), 0, tuple(map(fingerprint, range(3))))}))

@@ -170,6 +170,27 @@ def test_two_views_of_the_same_memory_arrive_apart_and_the_same_array_twice_arri
     assert [set(part.tolist()) for part in item[1:]] == [{0}, {2}, {3}, {4}]
 
 
+@pytest.mark.parametrize("first", ["view", "whole"])
+def test_a_view_and_its_array_arrive_apart_though_their_layout_is_known(sides, first):
+    for n in range(4):
+        array = full(3 * BIG, n, np.uint8)
+        view = array[BIG : 2 * BIG]
+        item, _ = sides.cross({"view": view, "whole": array} if first == "view" else {"whole": array, "view": view})
+        item["view"].fill(99)
+        assert (item["whole"] == n).all()
+        item["whole"].fill(98)
+        assert (item["view"] == 99).all()
+        del item, array, view
+        sides.give_back()
+
+
+def test_what_is_known_of_arrays_on_a_slot_goes_with_the_slot(sides):
+    for _ in range(50):
+        sides.cross([full(BIG, 7, np.uint8), full(BIG, 8, np.uint8)])
+        sides.give_back()
+    assert not sides.allocator._current.made
+
+
 def test_a_small_view_of_a_slot_lies_on_it_though_its_layout_was_seen_before(sides):
     for n in range(4):
         _, slot = sides.cross({"x": np.full(5, n), "y": np.full(3, n)})

@@ -14,7 +14,13 @@ from tests.inside import Segment, Slots, SlotState
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
 N_SLOTS = 4
-ACTIONS = st.tuples(st.sampled_from(["take", "send", "release", "keep", "drop", "reclaim", "trim"]), st.integers(0, 5))
+ACTIONS = st.tuples(st.sampled_from(["fill", "fill", "release", "keep", "drop", "reclaim", "trim"]), st.integers(0, 3))
+
+
+def some(slots, n):
+    """The slot that the number picks, in a list; an empty list if there is none."""
+    slots = list(slots)
+    return [slots[n % len(slots)]] if slots else []
 
 
 class Model:
@@ -33,8 +39,11 @@ class Model:
         assert {slot: self.slots.state(slot) for slot in range(N_SLOTS)} == expected
         assert self.slots.n_free == len(self.free)
 
-    def take(self, n):
+    def fill(self, n):
+        """Take a slot, or send the one that was taken."""
         if self.current:
+            self.slots.send(self.current[0])
+            self.sent.append(self.current.pop())
             return
         expected = self.free.pop() if self.free else self.cold.pop() if self.cold else None
         assert self.slots.take() == expected
@@ -42,21 +51,16 @@ class Model:
             self.current.append(expected)
             np.frombuffer(self.segment.owner(expected), np.uint8, 1)[0] = 1
 
-    def send(self, n):
-        if self.current:
-            self.slots.send(self.current[0])
-            self.sent.append(self.current.pop())
-
     def keep(self, n):
-        for slot in (self.sent + self.current)[n : n + 1]:
+        for slot in some(self.sent + self.current, n):
             self.kept[slot] = np.frombuffer(self.segment.owner(slot), np.uint8, 1)
 
     def drop(self, n):
-        for slot in list(self.kept)[n : n + 1]:
+        for slot in some(self.kept, n):
             del self.kept[slot]
 
     def release(self, n):
-        for slot in self.sent[n : n + 1]:
+        for slot in some(self.sent, n):
             self.sent.remove(slot)
             assert self.slots.release(slot) == (slot not in self.kept)
             (self.parked if slot in self.kept else self.free).append(slot)
