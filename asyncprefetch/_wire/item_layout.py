@@ -114,7 +114,7 @@ class Layout:
     Attributes:
         has_tensors: whether the item holds a tensor of torch.
         has_large: whether an array is large enough for a slot.
-        has_frames: whether frames are made from templates: there are arrays, and all are of plain numbers in native order.
+        has_frames: whether frames are made from templates: all arrays are of plain numbers in native byte order.
         has_checksum: whether :meth:`fingerprint` can be used: the elements of every array are plain numbers.
         unplaced: the offsets of an item that lies in the frame with all its arrays.
     """
@@ -133,7 +133,7 @@ class Layout:
     def __init__(self, item: Any, arrays: Arrays, has_tensors: bool) -> None:
         self.has_tensors = has_tensors
         self.has_large = any(array.nbytes >= MIN_PLACED for array in arrays)
-        self.has_frames = bool(arrays) and all(array.dtype in NAMES for array in arrays)
+        self.has_frames = all(array.dtype in NAMES for array in arrays)
         self.has_checksum = all(array.dtype.char in NUMBERS for array in arrays)
         self.unplaced: Offsets = (None,) * len(arrays)
         self._checksum = structure_checksum(item)
