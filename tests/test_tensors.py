@@ -1,4 +1,4 @@
-"""Torch tensors cross as arrays do, on the same memory; and where there are none, nobody imports torch."""
+"""Torch tensors cross as arrays do, on the same memory; and without tensors torch is not imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.test_prefetcher import rest
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 
-async def test_without_tensors_nobody_imports_torch():
+async def test_without_tensors_torch_is_not_imported():
     assert await rest(AsyncPrefetcher(stream_items.has_torch)) == [False]
 
 
@@ -41,7 +41,7 @@ async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, exec
                 assert same(torch, item[name], tensor), name
                 assert item[name].requires_grad == tensor.requires_grad
                 if not tensor.requires_grad:
-                    item[name].fill_(1)  # writable, and in nobody's way
+                    item[name].fill_(1)  # writable, and not shared
             number += 1
     assert number == len(expected)
     assert item["transposed"].stride() == expected[0]["transposed"].stride()

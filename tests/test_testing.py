@@ -264,7 +264,7 @@ def test_whatever_goes_wrong_only_with_shared_memory_is_told(flaw: str, what: st
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The children, in each of which a lock is held that nobody will ever release."""
+    """The child processes. In each of them a lock is held that is never released."""
     pids = []
     fork = os.fork
 

@@ -1,4 +1,4 @@
-"""What both ends of a worker's socket share: how an error of the socket is told from an error of the user's code."""
+"""What both ends of a worker's socket share: which errors are those of the socket, and not of the user's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches that lie on slots: never changed under the consumer's hands, never in a snapshot's way, never a deadlock."""
+"""Batches on slots: a batch that the consumer has never changes, snapshots are exact, and there is no deadlock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sides():
         yield sides
 
 
-# ---------------------------------------------------------------------------------------------------------------- loans
+# ---------------------------------------------------------------------------------------------------------------- lent slots
 
 
 def test_a_slot_comes_back_once_when_nothing_lies_on_it(sides):
@@ -276,7 +276,7 @@ async def test_what_the_consumer_does_to_batches_while_a_snapshot_reads_them_is_
         slow.go_on()
         state = await asked
         assert len(state.buffer) == 4
-        assert lies_in_shared_memory((await take(loader, 5))[-1])  # what came after it is nobody else's
+        assert lies_in_shared_memory((await take(loader, 5))[-1])  # the snapshot does not have those that came after it
     assert_items_equal(await rest(state.build()), pipeline.model()[1:])
 
 

@@ -1,4 +1,4 @@
-"""Slots of an anonymous file: in use as long as anything refers to them, given back in parts, and gone without a trace."""
+"""Slots of an anonymous file: in use while anything refers to them, given back in parts, and gone without a trace."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_where_address_space_is_limited_most_of_it_is_left_to_others():
     many.retire()
 
 
-def test_where_nobody_tells_how_much_address_space_is_left_it_is_tried(monkeypatch):
+def test_where_the_address_space_left_is_unknown_it_is_tried(monkeypatch):
     def refuse(path):
         raise FileNotFoundError(path)
 

@@ -1,4 +1,4 @@
-"""Where a worker puts its items, and that no slot is used for two things at a time."""
+"""Where a worker places its items. No slot is used for two things at a time."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_an_array_whose_strides_were_set_is_read_as_it_says(sides):
     array[...] = np.arange(200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        array.strides = (8, 8)  # each row begins one element behind the one before
+        array.strides = (8, 8)  # each row begins one element after the one before
     expected = array.copy()
     item, _ = sides.cross([array])
     assert_items_equal(item[0], expected)
@@ -234,7 +234,7 @@ def test_what_looks_like_an_item_that_is_known_is_not_taken_for_it(sides, warm):
     x, y = two()
     x[0] = 1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2.4; until it goes, it must be right
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy 2.4 deprecates it, and it must work until then
         x.strides = (0,)
     assert pair(sides, x, y) == ([bytes([1]) * BIG, both[1]], True, False)
     del x, y
@@ -379,7 +379,7 @@ def test_what_is_made_and_dropped_without_a_pause_is_bounded(sides):
         while array.base is not None:
             assert offset(sides, array)[1] < 64 * MB
             array = empty(MB, np.uint8)
-        sides.cross(array)  # behind all that was made on the slot
+        sides.cross(array)  # after everything that was made on the slot
         del first
         sides.give_back()
 
@@ -435,7 +435,7 @@ def protected():
 
 
 def test_what_was_yielded_is_protected_to_the_last_byte_until_it_comes_back(protected):
-    made = [full(5000, n, np.uint8) for n in range(2)]  # of less than two pages, and too small for a slot otherwise
+    made = [full(5000, n, np.uint8) for n in range(2)]  # less than two pages, and too small for a slot without protection
     views = [made[0][:], made[1]]
     assert lies_in_shared_memory(made[0])
     item, slot = protected.cross(made[:1])

@@ -18,7 +18,7 @@ ACTIONS = st.tuples(st.sampled_from(["fill", "fill", "release", "keep", "drop", 
 
 
 def some(slots, n):
-    """The slot that the number picks, in a list; an empty list if there is none."""
+    """The slot that the number picks, in a list; an empty list if there are no slots."""
     slots = list(slots)
     return [slots[n % len(slots)]] if slots else []
 
