@@ -435,7 +435,8 @@ def protected():
 
 
 def test_what_was_yielded_is_protected_to_the_last_byte_until_it_comes_back(protected):
-    made = [full(5000, n, np.uint8) for n in range(2)]  # less than two pages, and too small for a slot without protection
+    # Less than two pages each, and too small for a slot without protection.
+    made = [full(5000, n, np.uint8) for n in range(2)]
     views = [made[0][:], made[1]]
     assert lies_in_shared_memory(made[0])
     item, slot = protected.cross(made[:1])
