@@ -1,12 +1,14 @@
-"""Arrays that need no copying: in a worker, :func:`empty`, :func:`full` and :func:`zeros` give memory that is shared with
-the loader. Elsewhere, where there is none left, and to other threads and child processes of a worker, they give plain numpy
-arrays: a program runs the same.
+"""Arrays that cross to the loader without a copy.
 
-What was yielded in an item belongs to the consumer from then on. The array and the arrays that it is a view of become
-read-only, yielding it again is an error, and it must not be read: the consumer may have changed it. Writing through a view
-that was made before the yield, or through a torch tensor on the same memory, can't be noticed at no cost.
-:func:`asyncprefetch.testing.assert_resumes_exactly` finds all of that, and so does a worker with
-``ASYNCPREFETCH_PROTECT=1`` in its environment: it ends at the line that touches such memory, and writes that line to its
+In a worker, :func:`empty`, :func:`full` and :func:`zeros` allocate memory that is shared with the loader. They return plain
+numpy arrays outside of a worker, in other threads and child processes of a worker, and where no shared memory is left. A
+program runs the same with both.
+
+A yielded array belongs to the consumer; allocate a new one for each item. The array, and the arrays that it is a view of,
+become read-only, and yielding it again is an error. It must not be read either: the consumer may have changed it. A write
+through a view that was made before the yield, or through a torch tensor on the same memory, is not detected.
+:func:`asyncprefetch.testing.assert_resumes_exactly` detects all of these uses. So does a worker with
+``ASYNCPREFETCH_PROTECT=1`` in its environment: it ends at the line that uses the memory, and writes that line to its
 standard error.
 """
 
@@ -25,18 +27,18 @@ Shape = SupportsIndex | Sequence[SupportsIndex]
 
 
 class Allocator(Protocol):
-    """Where the memory comes from."""
+    """Allocates the memory of arrays."""
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"]) -> Any:
-        """An array, or ``None`` if it should be a plain one."""
+        """An array, or ``None`` if numpy should make a plain one."""
 
 
 _allocator: Allocator | None = None
-_thread = 0  # that which the allocator is for: no allocator is made for two
+_thread = 0  # the thread that may use the allocator: two threads would get the same memory
 
 
 def use(allocator: Allocator | None) -> Allocator | None:
-    """Take the memory from ``allocator`` from now on, in this thread. Gives the one before. For transports and tests."""
+    """Allocate from ``allocator`` from now on, in this thread only. Returns the one before. For transports and tests."""
     global _allocator, _thread  # noqa: PLW0603 - a process has one loader to make batches for
     before, _allocator = _allocator, allocator
     _thread = get_ident()
@@ -44,20 +46,21 @@ def use(allocator: Allocator | None) -> Allocator | None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child would make its arrays where its parent makes the next batch.
+    # A child would make its arrays on the memory of its parent's next batch.
     os.register_at_fork(after_in_child=lambda: use(None))
 
 
 def empty(shape: Shape, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
-    """An array of undefined content, as ``numpy.empty``, for an item that is yielded next.
+    """An array of undefined content, like ``numpy.empty``, for the item that is yielded next.
 
     Args:
-        shape: an int or a sequence of them.
-        dtype: by default ``float64``.
+        shape: an int or a sequence of ints.
+        dtype: ``float64`` by default.
         order: memory order, ``"C"`` or ``"F"``.
 
     Raises:
-        TypeError, ValueError: as ``numpy.empty``.
+        TypeError: ``numpy.empty`` raises it for these arguments.
+        ValueError: ``numpy.empty`` raises it for these arguments.
     """
     array = _allocate(shape, dtype, order)
     return np.empty(shape, dtype, order) if array is None else array
@@ -66,7 +69,18 @@ def empty(shape: Shape, dtype: npt.DTypeLike | None = None, order: Literal["C", 
 def full(
     shape: Shape, fill_value: Any, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C"
 ) -> npt.NDArray[Any]:
-    """An array of ``fill_value``, as ``numpy.full``: see :func:`empty`. The dtype is by default that of the value."""
+    """An array of ``fill_value``, like ``numpy.full``, for the item that is yielded next.
+
+    Args:
+        shape: an int or a sequence of ints.
+        fill_value: a scalar, or an array that can be broadcast to the shape.
+        dtype: that of the value by default.
+        order: memory order, ``"C"`` or ``"F"``.
+
+    Raises:
+        TypeError: ``numpy.full`` raises it for these arguments.
+        ValueError: ``numpy.full`` raises it for these arguments.
+    """
     if dtype is None:
         dtype = np.asarray(fill_value).dtype
     array = empty(shape, dtype, order)
@@ -75,20 +89,30 @@ def full(
 
 
 def zeros(shape: Shape, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
-    """An array of zeros, as ``numpy.zeros``: see :func:`empty`."""
+    """An array of zeros, like ``numpy.zeros``, for the item that is yielded next.
+
+    Args:
+        shape: an int or a sequence of ints.
+        dtype: ``float64`` by default.
+        order: memory order, ``"C"`` or ``"F"``.
+
+    Raises:
+        TypeError: ``numpy.zeros`` raises it for these arguments.
+        ValueError: ``numpy.zeros`` raises it for these arguments.
+    """
     array = _allocate(shape, dtype, order)
     if array is None:
         return np.zeros(shape, dtype, order)
-    array.reshape(-1, order="A").view(np.uint8).fill(0)  # as bytes: filled with 0, strings would hold the digit
+    array.reshape(-1, order="A").view(np.uint8).fill(0)  # as bytes: strings filled with 0 would hold the digit
     return array
 
 
 def _allocate(shape: Shape, dtype: npt.DTypeLike | None, order: Literal["C", "F"]) -> npt.NDArray[Any] | None:
-    """An array on shared memory, or ``None`` where numpy should make it, or say why it can't be made."""
+    """An array on shared memory. ``None``: numpy should make the array, or raise the error."""
     if _allocator is None or get_ident() != _thread:
         return None
     try:
-        # The type first: it is quicker to compare than to ask whether it is a sequence.
+        # The type first: comparing it is quicker than isinstance with an abstract class.
         lengths = tuple(map(operator.index, shape if type(shape) is tuple or isinstance(shape, Sequence) else (shape,)))
     except TypeError:
         return None

@@ -1,4 +1,4 @@
-"""For the test suite of whoever writes an iterator: does it resume exactly?
+"""Checks for the test suite of an iterator's author.
 
 def test_my_iterator_resumes_exactly():
     assert_resumes_exactly(lambda: MyIterator("its", "options"))
@@ -25,33 +25,35 @@ _MISSING = object()
 
 
 def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_items: int = 100) -> None:
-    """Check that an iterator can be stopped at any item, and goes on from its state as if nothing had happened.
+    """Check that an iterator can be stopped at any item and continues from its state exactly.
 
-    The reference is one pass in which no state is asked for. At every position, from before the first item to after
-    the end:
+    The reference is one pass without a call of ``get_state()``. The check then stops at every position, from before the
+    first item to after the end:
 
-    - asking for the state, twice, disturbs nothing and gives the same both times;
-    - the state, through JSON and ``build()``, gives an iterator that has that very state, yields the same rest, and
-      has at each further position the state that the uninterrupted one has there;
-    - a second ``create_iter()`` goes on where the first stopped, whether that was closed or not;
-    - the state has not changed when the iterator has gone on.
+    - ``get_state()`` changes nothing, and a second call returns an equal state;
+    - the state, through JSON and ``build()``, gives an iterator with an equal state. It yields the same remaining items, and
+      has at each further position the state that the uninterrupted iterator has there;
+    - a second ``create_iter()`` continues where the first one stopped, whether the first one was closed or not;
+    - a state does not change when the iterator continues.
 
-    If the iterator makes arrays by ``asyncprefetch.empty``, ``full`` or ``zeros``, one more pass finds out, on Linux,
-    whether it uses one after its yield, when it belongs to the consumer. That pass runs in a forked process in which
-    the memory of all that was yielded is protected: it ends at the line that reads or writes such an array, be it
-    through a view that was made before, in ``get_state()``, or by yielding it again. Arrays of any size are
-    looked at, also those that a worker would not place in shared memory because they are small.
+    If the iterator allocates arrays by ``asyncprefetch.empty``, ``full`` or ``zeros``, one more pass checks, on Linux, that
+    it does not use an array after its yield, when the array belongs to the consumer. That pass runs in a forked process in
+    which the memory of yielded arrays is protected. The process ends at the line that reads or writes such an array: through
+    a view that was made before, in ``get_state()``, or by yielding it again. Arrays of any size are checked, also those that
+    are too small for the shared memory of a worker.
 
-    Takes time in proportion to the square of the number of items.
+    The time grows with the square of the number of items. The forked process is killed after one minute plus ten times the
+    duration of the reference pass.
 
     Args:
-        make: gives a new iterator at each call, always the same.
-        max_items: how many items to look at. An iterator that ends before is followed to its end and beyond.
+        make: returns a new iterator at each call, which yields the same items each time.
+        max_items: number of items to check. If the iterator ends earlier, its end is checked too.
 
     Raises:
-        AssertionError: naming the position and the path of the first difference within the item or the state, or the
-            line that uses what was yielded before.
+        AssertionError: an item or a state differs. The message names the position, and the path of the first difference
+            within the item or state. Or an array was used after its yield: the message names the line.
         ValueError: ``max_items`` is below 1.
+        Exception: the iterator raised it. A note names the position.
     """
     if max_items < 1:
         raise ValueError(f"max_items must be at least 1, not {max_items}")
@@ -76,7 +78,7 @@ def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_ite
 
 
 class _Reference:
-    """What an uninterrupted pass yields, and the states along the way as JSON: the last one after the end, if any."""
+    """The items of an uninterrupted pass, and the states at its positions as JSON: the last one after the end, if any."""
 
     def __init__(self, make: Callable[[], StatefulIterator[Any]], max_items: int) -> None:
         self.items: list[Any] = []
@@ -85,7 +87,7 @@ class _Reference:
         with notice.on():
             items = iter(make().create_iter())
             while len(self.items) < max_items and (item := next(items, _MISSING)) is not _MISSING:
-                self.items.append(copy.deepcopy(item))  # the iterator may use its memory again
+                self.items.append(copy.deepcopy(item))  # the iterator may reuse its memory
         self.seconds, self.makes_arrays = time.monotonic() - began, notice.asked
         self._ended = len(self.items) < max_items
         with _at("make() must give the same items at each call"):
@@ -100,12 +102,12 @@ class _Reference:
     ) -> None:
         """Compare what ``iterator`` yields from ``position`` on, and its states, with the reference."""
         if not isinstance(iterator, StatefulIterator):
-            raise AssertionError(f"build() gave {iterator!r:.80}, which is no StatefulIterator")
+            raise AssertionError(f"build() returned {iterator!r:.80}, which is not a StatefulIterator")
 
         def check_state(position: int) -> None:
             text = _dump(iterator)
             if text != self.states[position]:
-                with _at(f"the state {self.name(position)} is another one"):
+                with _at(f"the state {self.name(position)} differs"):
                     assert_items_equal(_load(self.states[position]), _load(text), "state")
                     raise AssertionError(f"{self.states[position]} != {text}")
 
@@ -117,13 +119,13 @@ class _Reference:
         def record(position: int) -> None:
             self.states.append(_dump(iterator))
             taken.append(iterator.get_state())
-            with _at(f"get_state() {self.name(position)}, asked a second time, gave another state"):
+            with _at(f"get_state() {self.name(position)}: a second call returned another state"):
                 assert_items_equal(_load(self.states[-1]), _load(_dump(iterator)), "state")
 
-        with _at("asking for states disturbs the iterator"):
+        with _at("get_state() changes what the iterator yields"):
             self._walk(iterator, 0, record)
         for position, (state, text) in enumerate(zip(taken, self.states, strict=True)):
-            with _at(f"the state taken {self.name(position)} changed when the iterator went on"):
+            with _at(f"the state taken {self.name(position)} changed when the iterator continued"):
                 assert_items_equal(_load(text), _load(state.model_dump_json()), "state")
 
     def _walk(
@@ -133,27 +135,27 @@ class _Reference:
         visit: Callable[[int], None],
         handover: use_after_yield.Handover = nullcontext,
     ) -> None:
-        """Compare the items from ``position`` on, and call ``visit`` with each position, from the first to the end."""
+        """Compare the items from ``position`` on, and call ``visit`` with each position up to the end."""
         items = iter(iterator.create_iter())
         visit(position)
         for number in range(position, len(self.items)):
             item = next(items, _MISSING)
             if item is _MISSING:
-                raise AssertionError(f"ended where the uninterrupted iterator has item {number}")
+                raise AssertionError(f"the iterator ended where the uninterrupted one has item {number}")
             with handover(item):
                 assert_items_equal(self.items[number], item, f"item {number}")
             visit(number + 1)
         if self._ended:
             extra = next(items, _MISSING)
             if extra is not _MISSING:
-                raise AssertionError(f"yielded {extra!r:.80} where the uninterrupted iterator ends")
+                raise AssertionError(f"the iterator yielded {extra!r:.80} where the uninterrupted one ends")
             visit(len(self.items) + 1)
 
 
 def _dump(iterator: StatefulIterator[Any]) -> str:
     state = iterator.get_state()
     if not isinstance(state, IteratorState):
-        raise AssertionError(f"get_state() gave {state!r:.80}, which is no IteratorState")
+        raise AssertionError(f"get_state() returned {state!r:.80}, which is not an IteratorState")
     return state.model_dump_json()
 
 
@@ -173,19 +175,19 @@ def _at(where: str) -> Iterator[None]:
 
 
 def assert_items_equal(a: Any, b: Any, path: str = "item") -> None:
-    """Check that two items are the same in structure, types, dtypes, shapes, and in every bit of every number.
+    """Check that two items are equal in structure, types, dtypes and shapes, and in every bit of every number.
 
-    Looks into dicts (the order of whose keys counts), lists, tuples, dataclasses, pydantic models, numpy arrays
-    and scalars, and torch tensors. A NaN equals a NaN of the same bits; 0.0 is not -0.0. Anything else is compared by
+    The check goes into dicts (the order of keys counts), lists, tuples, dataclasses, pydantic models, numpy arrays and
+    scalars, and torch tensors. A NaN equals a NaN with the same bits; 0.0 does not equal -0.0. Other objects are compared by
     ``==``.
 
     Args:
-        a: the item as it should be.
-        b: the item as it is.
-        path: what the message calls them.
+        a: the expected item.
+        b: the item to check.
+        path: the name of the item in the message.
 
     Raises:
-        AssertionError: naming the path of the first difference and what is there in both.
+        AssertionError: the items differ. The message names the path of the first difference and both values.
     """
     if type(a) is not type(b):
         _differ(path, f"{type(a).__qualname__} {a!r:.80}", f"{type(b).__qualname__} {b!r:.80}")
@@ -231,7 +233,7 @@ def _assert_arrays_equal(a: Any, b: Any, path: str) -> None:
         _differ(path, f"dtype {a.dtype}", f"dtype {b.dtype}")
     if a.shape != b.shape:
         _differ(path, f"shape {a.shape}", f"shape {b.shape}")
-    if a.dtype.names is not None:  # field by field: what lies between the fields of a structure means nothing
+    if a.dtype.names is not None:  # field by field: the padding between fields is undefined
         for name in a.dtype.names:
             _assert_arrays_equal(a[name], b[name], f"{path}[{name!r}]")
     elif a.dtype.hasobject:

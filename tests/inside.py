@@ -40,11 +40,10 @@ from asyncprefetch._loop.states import (
 )
 from asyncprefetch._process import context, limits, out_of_memory
 from asyncprefetch._process.context import WorkerProcess
-from asyncprefetch._wire import fingerprint as fingerprint_module
-from asyncprefetch._wire import item_pickler, records, shared_memory
+from asyncprefetch._wire import item_layout, item_pickler, records, shared_memory
 from asyncprefetch._wire.fingerprint import fingerprint
-from asyncprefetch._wire.item_layout import MAX_LAYOUTS, flatten
-from asyncprefetch._wire.item_pickler import MIN_PLACED, ItemPickler
+from asyncprefetch._wire.item_layout import MAX_ARRAYS, MAX_LAYOUTS, MIN_PLACED, Layouts
+from asyncprefetch._wire.item_pickler import ItemPickler
 from asyncprefetch._wire.messages import (
     Credit,
     Death,
@@ -64,12 +63,14 @@ from asyncprefetch._wire.messages import (
     Tally,
 )
 from asyncprefetch._wire.payloads import Framed
-from asyncprefetch._wire.records import NO_PLACE, RecordReader, Release
+from asyncprefetch._wire.records import NO_SLOT, RecordReader, Release
 from asyncprefetch._wire.remote_errors import RemoteError, class_name
 from asyncprefetch._wire.shared_memory import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
-from asyncprefetch._worker import counters, producer, pull_runner, use_after_yield, worker_socket
+from asyncprefetch._worker import counters, producer, pull_runner, shard, use_after_yield, user_code, worker_socket
+from asyncprefetch._worker.outlet import Collecting
 from asyncprefetch._worker.pull_runner import PullRunner
 from asyncprefetch._worker.slot_allocator import SlotAllocator
+from asyncprefetch._worker.slots import Slots, SlotState
 from asyncprefetch._worker.worker_socket import WorkerSocket
 from asyncprefetch.iterators._functions import called, named
 from asyncprefetch.iterators._position_digest import witness_of

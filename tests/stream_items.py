@@ -172,7 +172,7 @@ def _alarm(data: bytes) -> NoReturn:
 
 def refuse_to_punch(worker: int) -> None:
     """A worker_initializer: as where a sandbox refuses it."""
-    shared_memory._fallocate = _refused  # type: ignore[assignment]
+    shared_memory._remove = _refused  # type: ignore[assignment]
 
 
 def _refused(*args: object) -> None:

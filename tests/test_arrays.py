@@ -167,7 +167,7 @@ def test_the_type_of_a_value_is_the_type_of_the_array():
 
 
 def test_another_thread_gets_plain_arrays():
-    """An arena is of one thread: two would get the same bytes."""
+    """An allocator belongs to one thread: two would get the same bytes."""
     made = []
     with Sides():
         thread = threading.Thread(target=lambda: made.append(full(9000, 1)))

@@ -8,6 +8,7 @@ import pytest
 from asyncprefetch import register
 from asyncprefetch.iterators import from_iterable
 from tests.inside import (
+    Collecting,
     Credit,
     EndOfShard,
     Failed,
@@ -26,8 +27,10 @@ from tests.inside import (
     fingerprint,
     item_pickler,
     pull_runner,
+    user_code,
 )
 from tests.inside import producer as producer_module
+from tests.inside import shard as shard_module
 from tests.pipelines import Count, Fail
 
 
@@ -40,7 +43,7 @@ def counting():
 
 @pytest.fixture
 def producer(monkeypatch):
-    monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 3600)
+    monkeypatch.setattr(shard_module, "_MIN_STATE_INTERVAL", 3600)
     producer = PullRunner("tests")
     assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
     return producer
@@ -113,7 +116,7 @@ def test_what_was_received_before_is_skipped_and_compared(producer):
 
 
 def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(producer, monkeypatch):
-    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(Count(9), 0, tuple(map(fingerprint, range(3))))}))
     assert producer.handle(Credit(1, 0, 4)) == [Replaying(1, 0)]
     assert producer.handle(Credit(1, 0, 5)) == [Replaying(1, 0)]
@@ -121,8 +124,20 @@ def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(produce
     assert producer.handle(Credit(1, 0, 4)) == []
 
 
+def test_what_is_counted_outside_of_a_draw_is_not_told():
+    """It belongs to the program, which may run in this thread too."""
+    outlet = Collecting()
+    producer = producer_module.Producer(outlet)
+    producer.handle(Setup(0, None))
+    producer.handle(Start(1, {0: begin(from_iterable(counting))}))
+    outlet.take()
+    counters.add("outside")
+    assert producer.draw(Credit(1, 0, 1))
+    assert outlet.take()[0] == Tally({"seen": 1})
+
+
 def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatch):
-    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(from_iterable(counting), 0, tuple(map(fingerprint, range(3))))}))
     assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
     assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
@@ -130,7 +145,7 @@ def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatc
 
 
 def test_a_stop_in_the_middle_of_a_replay_gives_no_state_and_the_next_run_goes_on_with_it(producer, monkeypatch):
-    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     start = begin(Count(9), 0, tuple(map(fingerprint, range(3))))
     producer.handle(Start(1, {0: start}))
     producer.handle(Credit(1, 0, 4))
@@ -155,8 +170,8 @@ def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(produce
 
 
 def test_states_come_now_and_then(monkeypatch):
-    monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 0)
-    monkeypatch.setattr(producer_module, "_STATE_SHARE", float("inf"))
+    monkeypatch.setattr(shard_module, "_MIN_STATE_INTERVAL", 0)
+    monkeypatch.setattr(shard_module, "_STATE_SHARE", float("inf"))
     producer = PullRunner("tests")
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {0: begin(Count(3))}))
@@ -186,7 +201,7 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
                 now[0] += 0.002
                 yield item
 
-    class Sending(producer_module.Collecting):
+    class Sending(Collecting):
         def send(self, message):
             if isinstance(message, State):
                 now[0] += 1.0
@@ -194,12 +209,12 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
                 if dear == "sending":
                     spend()
 
-        def item(self, *item):
+        def item(self, where, item):
             pass
 
-    monkeypatch.setattr(producer_module, "_build", lambda state: Timed(state.stop))
-    monkeypatch.setattr(producer_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(producer_module.time, "thread_time", lambda: now[0] - waited[0])
+    monkeypatch.setattr(user_code, "_build", lambda state: Timed(state.stop))
+    monkeypatch.setattr(shard_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(shard_module.time, "thread_time", lambda: now[0] - waited[0])
     producer = producer_module.Producer(Sending())
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {shard: begin(Count(10**6)) for shard in range(shards)}))

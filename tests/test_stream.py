@@ -201,7 +201,7 @@ async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(mo
 async def test_memory_that_can_not_be_given_back_ends_nothing(monkeypatch, where):
     initializer = stream_items.refuse_to_punch if where == "worker" else None
     if where == "loader":
-        monkeypatch.setattr(shared_memory, "_fallocate", stream_items._refused)
+        monkeypatch.setattr(shared_memory, "_remove", stream_items._refused)
     async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=2, worker_initializer=initializer) as loader:
         window = await take(loader, 8)
         window.clear()

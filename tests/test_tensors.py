@@ -1,4 +1,4 @@
-"""Torch tensors cross as arrays do, on the same memory; and where there are none, nobody imports torch."""
+"""Torch tensors cross as arrays do, on the same memory; and without tensors torch is not imported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, CheckpointWarning
 from tests import stream_items
-from tests.inside import fingerprint, flatten, item_pickler
+from tests.inside import ItemPickler, Layouts, fingerprint, item_pickler
 from tests.test_prefetcher import rest
+from tests.transports.sides import Sides, lies_in_shared_memory
 
 
-async def test_without_tensors_nobody_imports_torch():
+async def test_without_tensors_torch_is_not_imported():
     assert await rest(AsyncPrefetcher(stream_items.has_torch)) == [False]
 
 
@@ -40,7 +41,7 @@ async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, exec
                 assert same(torch, item[name], tensor), name
                 assert item[name].requires_grad == tensor.requires_grad
                 if not tensor.requires_grad:
-                    item[name].fill_(1)  # writable, and in nobody's way
+                    item[name].fill_(1)  # writable, and not shared
             number += 1
     assert number == len(expected)
     assert item["transposed"].stride() == expected[0]["transposed"].stride()
@@ -63,7 +64,7 @@ def test_the_fingerprint_sees_what_a_tensor_holds(torch):
 
 
 def test_tensors_of_a_known_layout_cross_as_ever(torch):
-    pickler, plain = item_pickler.ItemPickler(), item_pickler.ItemPickler()
+    pickler = ItemPickler()
     for n in range(5):
         item = {
             "x": torch.full((2, 3), n),
@@ -71,47 +72,58 @@ def test_tensors_of_a_known_layout_cross_as_ever(torch):
             "z": np.full(4, n, np.int16),
             "t": torch.arange(6).reshape(2, 3).T if n == 3 else torch.full((3, 2), n),
         }
-        flat = flatten(item)
-        assert flat is not None
-        frame = pickler.dumps(item, flat)
-        assert pickler.has_tensors
-        assert frame == plain.dumps(item)
-        assert fingerprint(item, flat) == fingerprint(item)
+        frame, checksum, has_tensors = pickler.encode(item)
+        assert has_tensors
+        assert frame == ItemPickler().dumps(item)
+        assert checksum == fingerprint(item)
         crossed = item_pickler.loads(frame)
         assert all(same(torch, crossed[name], item[name]) for name in "xyt")
         assert crossed["z"].tolist() == [n] * 4
-    gradient = {"x": torch.zeros(3, requires_grad=True)}
-    assert flatten(gradient) is None
-    assert fingerprint({"x": item["t"]}, flatten({"x": item["t"]})) != fingerprint(
-        {"x": item["z"]}, flatten({"x": item["z"]})
-    )
-    assert not (pickler.dumps({"x": item["z"]}, flatten({"x": item["z"]})) and pickler.has_tensors)
+    assert pickler.layouts.find(item) is not None
+    arrays = [pickler.encode({"x": item["z"]}) for _ in range(5)]
+    assert {has_tensors for _, _, has_tensors in arrays} == {False}
+    assert pickler.encode({"x": item["t"]})[1] != arrays[0][1]
+
+
+def test_large_tensors_of_a_known_layout_lie_on_slots_beside_small_ones(torch):
+    with Sides() as sides:
+        for n in range(6):
+            item = {"x": torch.full((5000,), n), "y": torch.full((3,), n), "z": torch.full((2500,), n).double()}
+            crossed, slot = sides.cross(item)
+            assert slot == 0
+            assert all(same(torch, crossed[name], item[name]) for name in item)
+            assert [lies_in_shared_memory(tensor.numpy()) for tensor in crossed.values()] == [True, False, True]
+            del crossed
+            assert sides.give_back() == [0]
 
 
 def test_a_gradient_is_kept_though_none_is_taken_now(torch):
     item = {"x": torch.zeros(3, requires_grad=True)}
+    pickler = ItemPickler()
     with torch.no_grad():
-        assert flatten(item) is None
-        assert item_pickler.loads(item_pickler.ItemPickler().dumps(item))["x"].requires_grad
+        for _ in range(3):
+            assert item_pickler.loads(pickler.dumps(item))["x"].requires_grad
+    assert len(pickler.layouts) == 0
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_sparse_tensors_of_four_dimensions_cross(torch):
     item = {"x": torch.zeros(2, 2, 2, 2).to_sparse()}
-    crossed = item_pickler.loads(item_pickler.ItemPickler().dumps(item, flatten(item)))["x"]
+    crossed = item_pickler.loads(ItemPickler().dumps(item))["x"]
     assert crossed.shape == (2, 2, 2, 2)
     rows = torch.tensor([[[0, 1], [0, 1]], [[0, 1], [0, 1]]])
     columns = torch.zeros((2, 2, 1), dtype=torch.int64)
     batched = torch.sparse_csr_tensor(rows, columns, torch.ones(2, 2, 1), size=(2, 2, 1, 3))
-    assert flatten({"x": batched}) is None
+    layouts = Layouts()
+    assert [layouts.find({"x": batched}) for _ in range(3)] == [None] * 3
 
 
 def test_a_tensor_is_several_times_smaller_than_torch_makes_it(torch):
-    pickler = item_pickler.ItemPickler()
-    assert len(pickler.dumps(torch.zeros(4))) < 200
-    assert pickler.has_tensors
-    pickler.dumps(1)
-    assert not pickler.has_tensors
+    pickler = ItemPickler()
+    frame, _, has_tensors = pickler.encode(torch.zeros(4))
+    assert len(frame) < 200
+    assert has_tensors
+    assert not pickler.encode(1)[2]
 
 
 def test_opening_the_first_tensor_imports_torch_in_a_thread(torch):

@@ -106,16 +106,22 @@ def test_an_endless_iterator_is_looked_at_as_far_as_asked() -> None:
             "counts after the yield",
             r"^resumed at position 1: item 1\['x'\]\[0\]: expected np.int64\(1\), got np.int64\(0\)",
         ),
-        ("repeats the last item", r"^resumed at position 1: the state at position 1 is another one: state.position"),
+        ("repeats the last item", r"^resumed at position 1: the state at position 1 differs: state.position"),
         ("loses the dtype", r"^resumed at position 0: item 0\['x'\]: expected dtype int64, got dtype int32"),
         ("state differs after build", r"^resumed at position 0: .*state.stop: expected 4, got 14"),
-        ("asking moves it", r"get_state\(\) at position 0, asked a second time"),
-        ("asking twice differs", r"get_state\(\) at position 0, asked a second time, .*: state.stop: expected"),
-        ("state aliases", r"^the state taken at position 0 changed when the iterator went on: state.position"),
+        ("asking moves it", r"get_state\(\) at position 0: a second call returned another state"),
+        (
+            "asking twice differs",
+            r"get_state\(\) at position 0: a second call returned another state: state.stop: expected",
+        ),
+        ("state aliases", r"^the state taken at position 0 changed when the iterator continued: state.position"),
         ("second iter starts anew", r"^a second create_iter\(\) at position 1: item 1\['x'\]\[0\]"),
-        ("end is not in the state", r"^resumed after the end: yielded .* where the uninterrupted iterator ends"),
-        ("build gives a list", r"^resumed at position 0: build\(\) gave \[1, 2\], which is no StatefulIterator"),
-        ("state is a dict", r"get_state\(\) gave .*which is no IteratorState"),
+        (
+            "end is not in the state",
+            r"^resumed after the end: the iterator yielded .* where the uninterrupted one ends",
+        ),
+        ("build gives a list", r"^resumed at position 0: build\(\) returned \[1, 2\], which is not a StatefulIterator"),
+        ("state is a dict", r"get_state\(\) returned .*which is not an IteratorState"),
     ],
 )
 def test_a_flaw_is_found_and_its_place_named(flaw: str, message: str) -> None:
@@ -168,13 +174,13 @@ def test_what_belongs_to_the_iterator_can_be_used(way: str) -> None:
     ("way", "what"),
     [
         ("again", r"item 1: ValueError: an array .* was yielded before, .*: make a new one for each item"),
-        ("one buffer of empty", r"ValueError: .* from its yield on, and is read-only\n.*    buffer.fill\(n\)"),
-        ("write late", r"ValueError: .* from its yield on, and is read-only\n.*    array\[0\] = -1"),
+        ("one buffer of empty", r"ValueError: .* after its yield, and is read-only\n.*    buffer.fill\(n\)"),
+        ("write late", r"ValueError: .* after its yield, and is read-only\n.*    array\[0\] = -1"),
         (
             "write late through a view",
-            r"what is made .* \(SIGSEGV\) by\n.*, in _write_late_through_a_view\n    view\[0\] = -1",
+            r"an array made .* \(SIGSEGV\) by\n.*, in _write_late_through_a_view\n    view\[0\] = -1",
         ),
-        ("read late", r"what is made .* \(SIGSEGV\) by\n.*, in _read_late\n    following\[...\] = array \+ 1"),
+        ("read late", r"an array made .* \(SIGSEGV\) by\n.*, in _read_late\n    following\[...\] = array \+ 1"),
     ],
 )
 def test_a_use_of_an_array_after_its_yield_is_found_and_its_line_named(way: str, what: str) -> None:
@@ -243,7 +249,7 @@ class Guarded(StatefulIterator[Any]):
         ("another item", r"after item 1 was yielded: item 2\['x'\]\[2\]: expected np.int64\(3\), got np.int64\(7\)"),
         ("raises", r"after item 1 was yielded: KeyError: 'missing'\n  File [^\n]*, in create_iter\n.*, in go_wrong\n"),
         ("exits", r"after item 1 was yielded: its process ended with exit code 3"),
-        ("dies", r"after item 1 was yielded: its process ended by SIGTERM in\n"),
+        ("dies", r"after item 1 was yielded: its process ended by SIGTERM at\n"),
         (
             "yields what can't be pickled",
             r"after item 1 was yielded: item 2: TypeError: cannot pickle 'generator' object",
@@ -258,7 +264,7 @@ def test_whatever_goes_wrong_only_with_shared_memory_is_told(flaw: str, what: st
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The children, in each of which a lock is held that nobody will ever release."""
+    """The child processes. In each of them a lock is held that is never released."""
     pids = []
     fork = os.fork
 
@@ -279,7 +285,8 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_a_pass_that_hangs_ends_and_says_where(monkeypatch: pytest.MonkeyPatch, forks: list[int]) -> None:
     monkeypatch.setattr(use_after_yield, "_MIN_SECONDS", 0.3)
     with pytest.raises(
-        AssertionError, match=r"no end after \S+ s, in a forked process .*, of\n(.*\n)*    lock.acquire"
+        AssertionError,
+        match=r"the pass did not end within \S+ s \(in a forked process, .*\); it was at\n(.*\n)*    lock.acquire",
     ):
         assert_resumes_exactly(lambda: Guarded("waits for a lock"))
     assert len(forks) == 1

@@ -133,7 +133,7 @@ async def test_a_snapshot_is_taken_at_the_final_sentinel_and_holds_all_that_came
     assert not pending.done()
     transport.say(Final(1))
     snapshot = pending.result()
-    assert [ready.payload.open() for ready in snapshot.buffer] == [(0, 0), (0, 1), (0, 2)]
+    assert [ready.payload.load() for ready in snapshot.buffer] == [(0, 0), (0, 1), (0, 2)]
     assert snapshot.shards[0].start == ShardStart(b"at three", 3, ())
     assert transport.told[-1] == Start(2, {0: ShardStart(b"at three", 3, ())})  # the next run is on its way
 

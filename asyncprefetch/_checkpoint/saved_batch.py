@@ -18,7 +18,7 @@ class Saved:
     leaves: tuple[bytes, ...]  # of the whole state: the structure names its own
     size: int
 
-    def open(self) -> Any:
+    def load(self) -> Any:
         return _codec.decode(self.structure, self.leaves)
 
     def reading(self) -> Self:

@@ -168,7 +168,7 @@ def _state_of(shard: ShardSnapshot) -> Any:
 
 def _encoded(ready: Ready, leaves: list[bytes]) -> JsonValue:
     name = f"a buffered batch of shard {ready.shard}"
-    return _codec.encode(_loaded(ready.payload.open, name), leaves, name=name)
+    return _codec.encode(_loaded(ready.payload.load, name), leaves, name=name)
 
 
 def _loaded(load: Callable[[], Any], name: str) -> Any:

@@ -262,7 +262,7 @@ class Delivery:
 
 def _load(entry: Ready) -> Any:
     try:
-        return entry.payload.open()
+        return entry.payload.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # CancelledError, SystemExit and the like would mean something else to the consumer

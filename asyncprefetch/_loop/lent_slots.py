@@ -61,22 +61,22 @@ class OnSlot:
         "_lent_slots",
         "_on_slot",
         "_owner",
-        "_place",
         "_reading",
         "_slot",
+        "_span",
     )
 
     def __init__(  # noqa: PLR0917 - called once a batch, and by name that would take twice as long
         self,
         frame: bytes | bytearray,
-        place: tuple[int, int] | None,
+        span: tuple[int, int] | None,
         slot: int,
         extent: int,
         has_tensors: bool,
         loans: LentSlots,
     ) -> None:
         self._frame = frame
-        self._place = place
+        self._span = span
         self._slot = slot
         self._extent = extent
         self._has_tensors = has_tensors
@@ -88,7 +88,7 @@ class OnSlot:
     @property
     def size(self) -> int:
         """See :class:`~asyncprefetch._payloads.Payload`."""
-        size = self._place[1] if self._place is not None else len(self._frame)
+        size = self._span[1] if self._span is not None else len(self._frame)
         if self._must_copy:
             size += self._extent
         return size + import_size() if self._has_tensors else size
@@ -97,11 +97,11 @@ class OnSlot:
     def _must_copy(self) -> bool:
         return self._lent_slots.exhausted or (self._reading is not None and self._reading() is not None)
 
-    def open(self) -> Any:
+    def load(self) -> Any:
         """The item, for the consumer to keep and to change."""
         # Set before the check for a snapshot: this may run in a thread while the loop takes one.
         self._on_slot = True
-        item = self.load(self._copy()) if self._must_copy else self.load()
+        item = self.item_on(self._copy()) if self._must_copy else self.item_on()
         self._lent_slots.lend(self._slot)
         return item
 
@@ -123,12 +123,12 @@ class OnSlot:
         """Bytes of the slot that it takes."""
         return self._extent
 
-    def load(self, memory: Any = None) -> Any:
-        """The item, on ``memory``, by default on the slot itself."""
+    def item_on(self, memory: Any = None) -> Any:
+        """The item, with its large arrays on ``memory``, by default on the slot itself."""
         memory = self._owner if memory is None else memory
         frame: Any = self._frame
-        if self._place is not None:
-            offset, length = self._place
+        if self._span is not None:
+            offset, length = self._span
             frame = memoryview(memory).cast("B")[offset : offset + length]
         return item_pickler.loads(frame, memory)
 
@@ -146,8 +146,8 @@ class _Reading:
     def size(self) -> int:
         return self._batch.extent
 
-    def open(self) -> Any:
-        return self._batch.load(self.memory)
+    def load(self) -> Any:
+        return self._batch.item_on(self.memory)
 
     def reading(self) -> Self:
         return self

@@ -32,7 +32,7 @@ from asyncprefetch._wire.records import (
     pack_credit,
     pack_release,
     pack_stop,
-    unpack_place,
+    unpack_span,
 )
 from asyncprefetch._wire.shared_memory import Segment
 from asyncprefetch._worker import stream_runner
@@ -254,8 +254,8 @@ class StreamTransport:
         if slot == NO_SLOT:
             return Framed(body, has_tensors)
         assert self._lent_slots is not None
-        place = unpack_place(body) if marks & IN_SLOT else None
-        return OnSlot(body, place, slot, extent, has_tensors, self._lent_slots)
+        span = unpack_span(body) if marks & IN_SLOT else None
+        return OnSlot(body, span, slot, extent, has_tensors, self._lent_slots)
 
     def _forget_credits(self) -> None:
         credits, positions = self._credits, self._positions

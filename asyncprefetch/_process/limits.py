@@ -7,7 +7,6 @@ import errno
 import mmap
 import os
 import sys
-from pathlib import Path
 
 if sys.platform != "win32":
     import resource
@@ -62,20 +61,6 @@ def _is_left(used: int, reserved: int = 0) -> bool:
     except (OSError, ValueError, OverflowError):
         return False
     return True
-
-
-def address_space_left() -> int | None:
-    """Bytes; ``None`` where there is no limit (RLIMIT_AS), or nobody tells."""
-    if sys.platform != "linux":
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
-        return None
-    try:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    except OSError:  # no /proc, or no more descriptors
-        return None
-    return max(limit - used, 0)
 
 
 def check_descriptors() -> None:

@@ -1,132 +1,215 @@
-"""What the usual item looks like: a ``Batch`` or a dict of a few arrays, with the same dtypes and shapes each time.
+"""The layouts of items: everything that follows from the names, dtypes and shapes of an item's arrays, computed once.
 
-To walk such an item once more costs several times what the copy of its bytes does where the arrays are small. So what
-follows from the layout alone is kept: of a frame, all that is not in the arrays.
+Most iterators yield items of one layout: a ``Batch`` or a dict of arrays with the same dtypes and shapes each time. To walk
+such an item costs several times as much as to copy its arrays if these are small. A pickler therefore keeps a
+:class:`Layout` for each layout that it met twice. The layout holds the checksum of the item's structure, and templates: the
+item's frame without the bytes of the arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch._wire.fingerprint import NUMBERS, sample, sample_step, sampled_parts, structure_checksum
 from asyncprefetch._wire.tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch.batch import Batch
 
-_FIELDS = tuple(field.name for field in fields(Batch))
-_MAX_ARRAYS = 16
+MIN_PLACED = 8 << 10
+"""Bytes. Smaller arrays stay in the frame: the way through the socket is shorter than that to a slot and back."""
 
-NUMBERS = "?bBhHiIlLqQefdFD"
-"""The dtypes of plain numbers, by their letters."""
+NAMES = {np.dtype(letter): name for letter, name in NUMBERS.items()}
+"""The names of the dtypes of plain numbers in native byte order. A look-up is several times faster than ``dtype.str``."""
 
-# Of layouts that go on changing nothing is worth keeping.
 MAX_LAYOUTS = 256
+MAX_ARRAYS = 512
+# Templates of one layout: one for each set of offsets.
+_MAX_TEMPLATES = 32
 
-Layout = tuple[Any, ...]
-"""The item's class; name, dtype (a tensor's own) and shape of each array; and last whether there is a tensor."""
+_FIELDS = tuple(field.name for field in fields(Batch))
 
-Flat = tuple[Layout, list[npt.NDArray[Any]], Sequence[Any]]
-"""An item's layout, its arrays, tensors as arrays on their memory, and its arrays and tensors themselves."""
+Arrays = list[npt.NDArray[Any]]
+
+Offsets = tuple[int | None, ...]
+"""Where in the item's slot each array lies; ``None`` for an array in the frame."""
+
+Walk = Callable[[Any, list[Any], Offsets], bytes]
+"""Pickles an item without a template, given its arrays and tensors and the offsets at which they were placed."""
+
+Known = tuple["Layout", Arrays, bool]
+"""A known item: its layout; its arrays, where a tensor counts as the array on its memory; and whether the item is regular.
+
+The arrays of a regular item are distinct, contiguous in C order, aligned and writable.
+"""
 
 
-def flatten(item: Any) -> Flat | None:
-    """The item, if it is a :class:`Batch` or a dict of a few arrays and tensors; ``None`` for anything else."""
-    cls = type(item)
-    if cls is dict and len(item) <= _MAX_ARRAYS:
-        parts = item
-    elif cls is Batch:
-        parts = {name: part for name in _FIELDS if (part := getattr(item, name)) is not None}
-    else:
-        return None
-    layout: list[Any] = [cls]
-    arrays = []
-    has_tensors = False
-    for name, value in parts.items():
-        # By type: 1 and True are equal as keys, and are not the same.
-        if type(name) is not str:
-            return None
-        if type(value) is np.ndarray:
-            array = value
-        elif is_tensor(type(value)) and (tensor := as_array(value)) is not None:
-            array, has_tensors = tensor, True
+class Layouts:
+    """The layouts that were met. Not safe for use by two threads at a time."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._met_once: set[tuple[Any, ...]] = set()
+
+    def __len__(self) -> int:
+        return len(self._layouts) + len(self._met_once)
+
+    def find(self, item: Any) -> Known | None:
+        """The item with its layout, if it is a :class:`Batch` or a dict of arrays whose layout was met before."""
+        cls = type(item)
+        if cls is dict and len(item) <= MAX_ARRAYS:
+            parts = item
+        elif cls is Batch:
+            parts = {name: part for name in _FIELDS if (part := getattr(item, name)) is not None}
         else:
             return None
-        layout += (name, value.dtype, array.shape)
-        arrays.append(array)
-    layout.append(has_tensors)
-    return tuple(layout), arrays, list(parts.values()) if has_tensors else arrays
+        key: list[Any] = [cls]
+        arrays: Arrays = []
+        regular, has_tensors = True, False
+        ndarray = np.ndarray
+        for name, value in parts.items():
+            # Compared by type, because equal keys are not always the same: 1 and True.
+            if type(name) is not str:
+                return None
+            if type(value) is ndarray:
+                array = value
+            elif is_tensor(type(value)) and (tensor := as_array(value)) is not None:
+                array, has_tensors = tensor, True
+            else:
+                return None
+            key += (name, value.dtype, array.shape)
+            arrays.append(array)
+            if not array.flags.carray:
+                regular = False
+        layout = self._layouts.get(tuple(key))
+        if layout is None:
+            layout = self._meet(tuple(key), item, arrays, has_tensors)
+            if layout is None:
+                return None
+        # The same array under two names arrives as one array.
+        if regular and len(set(map(id, parts.values()))) < len(arrays):
+            regular = False
+        return layout, arrays, regular
+
+    def _meet(self, key: tuple[Any, ...], item: Any, arrays: Arrays, has_tensors: bool) -> Layout | None:
+        # A layout that comes a second time will mostly come again; many layouts come only once.
+        if key not in self._met_once:
+            if len(self) >= MAX_LAYOUTS:
+                self._met_once.clear()
+                self._layouts.clear()
+            self._met_once.add(key)
+            return None
+        self._met_once.remove(key)
+        layout = self._layouts[key] = Layout(item, arrays, has_tensors)
+        return layout
 
 
-class Templates:
-    """Frames without what is in the arrays, by layout.
+class Layout:
+    """What follows from the layout of an item.
 
-    Args:
-        dumps: makes the frame of an item. It must hold the bytes of an array that ``fits``, and all else in it must follow
-            from the layout.
-        fits: whether a contiguous and writable array of this dtype and of so many bytes is held so.
+    Attributes:
+        has_tensors: whether the item holds a tensor of torch.
+        has_large: whether an array is large enough for a slot.
+        has_frames: whether frames are made from templates: all arrays are of plain numbers in native byte order.
+        has_checksum: whether :meth:`fingerprint` can be used: the elements of every array are plain numbers.
+        unplaced: the offsets of an item that lies in the frame with all its arrays.
     """
 
-    def __init__(self, dumps: Callable[[Any], bytes], fits: Callable[[np.dtype[Any], int], bool]) -> None:
-        self._dumps = dumps
-        self._fits = fits
-        # What is not in the arrays, in pieces, with a place for each array between two; empty where there is no template.
-        self._pieces: dict[Layout, list[Any]] = {}
-        self._seen: set[Layout] = set()
+    __slots__ = (
+        "_checksum",
+        "_samples",
+        "_templates",
+        "has_checksum",
+        "has_frames",
+        "has_large",
+        "has_tensors",
+        "unplaced",
+    )
 
-    def frame(self, flat: Flat) -> bytes | None:
-        """The very frame that ``dumps`` makes of the item; ``None`` if there is no template for it."""
-        layout, arrays, values = flat
-        pieces = self._pieces.get(layout)
+    def __init__(self, item: Any, arrays: Arrays, has_tensors: bool) -> None:
+        self.has_tensors = has_tensors
+        self.has_large = any(array.nbytes >= MIN_PLACED for array in arrays)
+        self.has_frames = all(array.dtype in NAMES for array in arrays)
+        self.has_checksum = all(array.dtype.char in NUMBERS for array in arrays)
+        self.unplaced: Offsets = (None,) * len(arrays)
+        self._checksum = structure_checksum(item)
+        self._samples = [(i, sample_step(arrays[i])) for i in sampled_parts(len(arrays))]
+        # Frames in pieces. The arrays are filled in at the odd indices. None: met once; []: there is no template.
+        self._templates: dict[Offsets, list[Any] | None] = {}
+
+    def fingerprint(self, arrays: Arrays, regular: bool) -> int:
+        """The item's fingerprint: equal to that of :func:`~asyncprefetch._wire.fingerprint.fingerprint`."""
+        checksum = self._checksum
+        if regular:
+            for i, step in self._samples:
+                array: Any = arrays[i]  # for mypy an array is a buffer from Python 3.12 on only
+                checksum = crc32(array if step is None else array.ravel()[step].tobytes(), checksum)
+        else:
+            for i, _ in self._samples:
+                checksum = crc32(sample(arrays[i]), checksum)
+        return checksum
+
+    def frame(self, arrays: Arrays, offsets: Offsets) -> bytes | None:
+        """The frame of a regular item whose arrays lie at ``offsets``; ``None`` if there is no template for it."""
+        pieces = self._templates.get(offsets)
         if not pieces:
-            if pieces is None:
-                self._meet(flat)
             return None
-        for array in arrays:
-            if not array.flags.carray:
-                return None
-        if len(set(map(id, values))) < len(arrays):
-            return None  # one array under two names arrives as one
-        pieces = pieces.copy()
-        pieces[1::2] = arrays
+        if len(pieces) > 1:
+            pieces = pieces.copy()
+            if offsets is self.unplaced:
+                pieces[1::2] = arrays
+            else:
+                pieces[1::2] = [array for array, offset in zip(arrays, offsets, strict=True) if offset is None]
         return b"".join(pieces)
 
-    def _meet(self, flat: Flat) -> None:
-        layout = flat[0]
-        # Most often a layout that was seen once comes again, or none does.
-        if layout in self._seen:
-            self._seen.remove(layout)
-            self._pieces[layout] = self._cut(*flat)
-        else:
-            self._seen.add(layout)
-        if len(self._seen) + len(self._pieces) > MAX_LAYOUTS:
-            self._seen.clear()
-            self._pieces.clear()
+    def learn(self, item: Any, arrays: Arrays, offsets: Offsets, walk: Walk) -> bytes:
+        """The frame of a regular item for which there is no template. The second item at the same offsets gives one."""
+        values = [value for value in _parts(item).values() if value is not None]
+        frame = walk(item, values, offsets)
+        if offsets not in self._templates:
+            if len(self._templates) >= _MAX_TEMPLATES:
+                self._templates.clear()
+            self._templates[offsets] = [frame] if None not in offsets else None
+        elif self._templates[offsets] is None:
+            self._templates[offsets] = _cut(item, arrays, values, offsets, walk)
+        return frame
 
-    def _cut(self, layout: Layout, arrays: list[npt.NDArray[Any]], values: Sequence[Any]) -> list[Any]:
-        """A frame where it differs with what is in the arrays, and where it doesn't."""
-        sizes = [array.nbytes for array in arrays]
-        if not arrays or not all(array.nbytes and self._fits(array.dtype, array.nbytes) for array in arrays):
-            return []
-        cls, names = layout[0], layout[1:-1:3]
-        parts = list(zip(names, values, arrays, strict=True))
-        likes = [{name: _like(value, array, byte) for name, value, array in parts} for byte in (0x00, 0xFF)]
-        rest = dict.fromkeys(_FIELDS) if cls is Batch else {}
-        low, high = (self._dumps(cls(**{**rest, **like})) for like in likes)
-        differs = np.frombuffer(low, np.uint8) != np.frombuffer(high, np.uint8)
-        borders = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
-        begins, ends = borders[::2], borders[1::2]
-        if [end - begin for begin, end in zip(begins, ends, strict=True)] != sizes:
-            return []
-        pieces: list[Any] = [None] * (2 * len(sizes) + 1)
-        pieces[::2] = [low[begin:end] for begin, end in zip([0, *ends], [*begins, len(low)], strict=True)]
-        return pieces
+
+def _cut(item: Any, arrays: Arrays, values: list[Any], offsets: Offsets, walk: Walk) -> list[Any]:
+    """The pieces of a frame: cut where two frames differ that differ in nothing but the bytes of the arrays in them."""
+    in_frame = [i for i, offset in enumerate(offsets) if offset is None]
+    sizes = [arrays[i].nbytes for i in in_frame]
+    if max(sizes) >= MIN_PLACED:
+        return []  # it takes longer to copy the arrays than to walk the item
+    frames = []
+    for byte in (0x00, 0xFF):
+        like = values.copy()
+        for i in in_frame:
+            like[i] = _like(values[i], arrays[i], byte)
+        parts = {name: like.pop(0) if part is not None else None for name, part in _parts(item).items()}
+        frames.append(walk(type(item)(**parts), [part for part in parts.values() if part is not None], offsets))
+    low, high = frames
+    differs = np.frombuffer(low, np.uint8) != np.frombuffer(high, np.uint8)
+    borders = np.flatnonzero(np.diff(differs, prepend=False, append=False)).tolist()
+    begins, ends = borders[::2], borders[1::2]
+    if [end - begin for begin, end in zip(begins, ends, strict=True)] != sizes:
+        return []
+    pieces: list[Any] = [None] * (2 * len(sizes) + 1)
+    pieces[::2] = [low[begin:end] for begin, end in zip([0, *ends], [*begins, len(low)], strict=True)]
+    return pieces
+
+
+def _parts(item: Any) -> dict[str, Any]:
+    return item if type(item) is dict else {name: getattr(item, name) for name in _FIELDS}
 
 
 def _like(value: Any, array: npt.NDArray[Any], byte: int) -> Any:
-    """An array or a tensor like the given one, of which each byte is the same."""
-    same = np.empty(array.shape, array.dtype)  # not a view of another: such are not held in the frame everywhere
-    same.reshape(-1).view(np.uint8)[...] = byte
-    return same if value is array else rebuild_tensor()(same, dtype_name(value))
+    """An array or a tensor with the dtype and shape of the given one, filled with one byte."""
+    # Its memory is its own: a view of another array might be placed on a slot.
+    filled = np.empty(array.shape, array.dtype)
+    filled.reshape(-1).view(np.uint8)[...] = byte
+    return filled if value is array else rebuild_tensor()(filled, dtype_name(value))

@@ -1,9 +1,8 @@
-"""What the loader and its workers say to each other: one frozen type a message.
+"""The messages between the loader and its workers: one frozen type for each.
 
-Shards are named by their global number. *Position* is the number of an item within its shard, from 0 over the shard's
-whole life; the position of a state is that of the item which comes next. States, frames and exceptions travel as bytes
-that were pickled where they were made, so that a class that can't be found on the other side is an error to report and
-not a dead worker.
+A shard is named by its global number. A *position* is the number of an item within its shard, counted from 0 over the
+shard's whole life; the position of a state is that of the next item. States, frames and exceptions are pickled where they
+are made and cross as bytes. A class that can't be found on the other side is then an error to report, not a dead worker.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from asyncprefetch._wire.remote_errors import RemoteError
 
 @dataclass(frozen=True, slots=True)
 class ShardStart:
-    """Where a shard begins in a run: build ``state``, then draw and discard the items that ``skip`` has fingerprints of."""
+    """Where a shard begins in a run: build ``state``, then draw and discard one item for each fingerprint in ``skip``."""
 
     state: bytes
     state_position: int
@@ -26,16 +25,16 @@ class ShardStart:
 
     @property
     def position(self) -> int:
-        """Position of the first item that is sent."""
+        """The position of the first item that is sent."""
         return self.state_position + len(self.skip)
 
 
-# ------------------------------------------------------------------------------------------------- parent to worker
+# ------------------------------------------------------------------------------------------------- loader to worker
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The first message to a worker: who it is, and the user's initializer (pickled)."""
+    """The first message to a worker: its number, and the user's initializer (pickled)."""
 
     worker: int
     initializer: bytes | None
@@ -51,7 +50,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The shard may send its items up to, and without, position ``upto``: absolute, so that repeating it is harmless."""
+    """The shard may send its items below position ``upto``. The position is absolute, so a repeated credit does no harm."""
 
     run: int
     shard: int
@@ -60,7 +59,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the run: send the state of every shard that was begun and has made up a replay, then ``Final``."""
+    """End the run: send the state of every shard that was begun and is not in a replay, then ``Final``."""
 
     run: int
 
@@ -68,18 +67,21 @@ class Stop:
 ToWorker = Setup | Start | Credit | Stop
 
 
-# ------------------------------------------------------------------------------------------------- worker to parent
+# ------------------------------------------------------------------------------------------------- worker to loader
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The worker is up: its bootstrap, its imports and the user's initializer went well."""
+    """The worker is up: its bootstrap, its imports and the user's initializer succeeded."""
 
     pid: int
 
 
 class Item(NamedTuple):
-    """One item of a shard, pickled at the yield. A tuple, which is made in half the time: there is one a batch."""
+    """One item of a shard, pickled at the yield.
+
+    A tuple, because one is made for each batch, and a dataclass takes twice the time.
+    """
 
     run: int
     shard: int
@@ -100,7 +102,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Replaying:
-    """The shard is drawing again what came before: it is not stuck, though it sends nothing."""
+    """The shard draws items again that were received before. It sends nothing, but it makes progress."""
 
     run: int
     shard: int
@@ -108,7 +110,7 @@ class Replaying:
 
 @dataclass(frozen=True, slots=True)
 class EndOfShard:
-    """The shard has no item at ``position``; its state there was sent before."""
+    """The shard has no item at ``position``. Its state at this position was sent before."""
 
     run: int
     shard: int
@@ -117,7 +119,7 @@ class EndOfShard:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The user's code raised on the way to the item at ``position``; the shard sends nothing more in this run."""
+    """The user's code raised before the item at ``position`` was sent. The shard sends nothing more in this run."""
 
     run: int
     shard: int
@@ -134,7 +136,7 @@ class SetupFailed:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """The run is over: nothing of it comes after this."""
+    """The final sentinel: the run is over, and no message of it follows."""
 
     run: int
 
@@ -148,7 +150,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the worker's iterators counted since the last one."""
+    """What the worker's iterators counted since the last ``Tally``."""
 
     counted: Mapping[str, int]
 
@@ -158,9 +160,9 @@ FromWorker = Hello | Item | State | Replaying | EndOfShard | Failed | SetupFaile
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What a transport tells of a worker that is gone; of an executor without processes only the reason is known."""
+    """A transport reports that its worker is gone. If the executor has no processes, only the reason is known."""
 
     reason: str
     pid: int | None = None
     exit_code: int | None = None
-    oom_kills: int = 0  # how often the kernel ended a process for want of memory meanwhile
+    oom_kills: int = 0  # processes that the kernel has killed meanwhile because memory ran out

@@ -1,4 +1,4 @@
-"""A batch on its way from a worker to the consumer, as something that nobody can change."""
+"""A batch between its worker and the consumer: waiting for delivery, and immutable."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-# Opening the first tensor imports torch, which takes a second: as if so many bytes had to be copied.
+# Loading the first tensor imports torch, which takes about a second. A size of 1 GiB makes that happen in a thread.
 _IMPORT_SIZE = 1 << 30
 
 
 class Payload(Protocol):
-    """A batch that waits for delivery: each ``open()`` gives a new item."""
+    """A batch that waits for delivery."""
 
     @property
     def size(self) -> int:
-        """About how many bytes have to be copied to open it: a large one is opened in a thread."""
+        """About how many bytes are copied to load the batch. A large one is loaded in a thread."""
 
-    def open(self) -> Any:
-        """The item, for the consumer to keep and to change."""
+    def load(self) -> Any:
+        """The item, a new one at each call. The consumer may keep it and change it."""
 
     def reading(self) -> Payload:
-        """The same batch for a snapshot, that stays as it is whatever the consumer does to the item."""
+        """The same batch for a snapshot. It does not change, whatever the consumer does to the item."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Framed:
     def size(self) -> int:
         return len(self.frame) + (import_size() if self.has_tensors else 0)
 
-    def open(self) -> Any:
+    def load(self) -> Any:
         return pickle.loads(self.frame)
 
     def reading(self) -> Self:
@@ -44,5 +44,5 @@ class Framed:
 
 
 def import_size() -> int:
-    """What the import of torch counts, if it is still to come."""
+    """What the import of torch adds to a batch's size, in bytes: nothing if torch is imported already."""
     return _IMPORT_SIZE if "torch" not in sys.modules else 0

@@ -1,7 +1,7 @@
 """The bytes that cross the socket of the stream transport.
 
-From the loader come orders, all of one length. From the worker come records: a header, and a body of the length that it
-tells. An item's body is its frame, or the place of its frame in the slot; of every other message it is the message, pickled.
+The loader sends orders, all of one length. The worker sends records: a header, and a body whose length is in the header. The
+body of an item is its frame, or the frame's span in the item's slot. The body of any other message is the message, pickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asyncprefetch._wire.messages import Credit, FromWorker, Stop
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """To the worker: nothing on the loader's side lies on the slot any more."""
+    """To the worker: nothing on the loader's side refers to the slot."""
 
     slot: int
 
@@ -25,22 +25,22 @@ _ORDER = struct.Struct("<BIIQ")  # kind, run, shard or slot, upto
 
 
 def pack_credit(credit: Credit) -> bytes:
-    """An order as bytes."""
+    """The order as bytes."""
     return _ORDER.pack(_CREDIT, credit.run, credit.shard, credit.upto)
 
 
 def pack_stop(stop: Stop) -> bytes:
-    """An order as bytes."""
+    """The order as bytes."""
     return _ORDER.pack(_STOP, stop.run, 0, 0)
 
 
 def pack_release(slot: int) -> bytes:
-    """An order as bytes."""
+    """The order as bytes."""
     return _ORDER.pack(_RELEASE, 0, slot, 0)
 
 
 def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
-    """The whole orders in ``data``, and what is left of it."""
+    """The whole orders in ``data``, and the bytes that are left."""
     whole = len(data) - len(data) % _ORDER.size
     orders: list[Credit | Stop | Release] = []
     for kind, run, number, upto in _ORDER.iter_unpack(memoryview(data)[:whole]):
@@ -53,72 +53,61 @@ def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
     return orders, data[whole:]
 
 
-# What the body of a record is, as bits. Plain numbers: they are looked at once a batch.
+# The marks of a record: bits that say what its body is. Plain numbers, because they are read once a batch.
 ITEM = 1  # an item's frame; else a pickled message
-IN_SLOT = 2  # the frame lies in the slot, and this is its place
-TENSORS = 4  # opening the item takes torch
-
-Place = tuple[int, int]
-"""An item's slot, and how many bytes from the slot's beginning it takes at most."""
+IN_SLOT = 2  # the frame lies in the slot, and the body is its span
+TENSORS = 4  # to load the item needs torch
 
 NO_SLOT = -1
-NO_PLACE: Place = (NO_SLOT, 0)
-_HEADER = struct.Struct("<QBIIQIiQ")
-_PLACE = struct.Struct("<QQ")
+"""In place of an item's slot: the item needs none, and its extent is 0."""
 
+_HEADER = struct.Struct("<QBIIQIiQ")
+_SPAN = struct.Struct("<QQ")
 
 Header = tuple[int, int, int, int, int, int, int, int]
-"""Length of the body, marks; and of an item: run, shard, position, fingerprint, slot, extent."""
+"""Length of the body and marks; and for an item: run, shard, position, fingerprint, slot and extent.
+
+The extent is how many bytes from the slot's beginning the item takes at most.
+"""
 
 Record = tuple[Header, bytes | bytearray]
 
+# The two that are called once a batch are the functions of struct themselves.
+pack_header = _HEADER.pack
+"""The header of an item's record, from the fields of :data:`Header`."""
 
-def pack_place(offset: int, length: int) -> bytes:
-    """The body in place of a frame that lies in the slot."""
-    return _PLACE.pack(offset, length)
+pack_span = _SPAN.pack
+"""The body in place of a frame that lies in the slot, from the frame's offset and length."""
 
 
-def unpack_place(body: bytes | bytearray) -> tuple[int, int]:
+def unpack_span(body: bytes | bytearray) -> tuple[int, int]:
     """Offset and length of the frame in the slot."""
-    offset, length = _PLACE.unpack(body)
+    offset, length = _SPAN.unpack(body)
     return offset, length
 
 
-def pack_item(frame: bytes, marks: int, where: tuple[int, int, int], fingerprint: int, place: Place) -> bytes:
-    """An item's record.
-
-    Args:
-        frame: its frame, or what tells of the frame's place.
-        marks: which of the two, and what else.
-        where: run, shard and position.
-        fingerprint: the item's.
-        place: where in the slots it lies.
-    """
-    return _HEADER.pack(len(frame), marks, *where, fingerprint, *place) + frame
-
-
 def pack_message(message: FromWorker) -> bytes:
-    """The record of any other message."""
+    """The record of a message that is not an item."""
     body = pickle.dumps(message, 5)
-    return _HEADER.pack(len(body), 0, 0, 0, 0, 0, *NO_PLACE) + body
+    return _HEADER.pack(len(body), 0, 0, 0, 0, 0, NO_SLOT, 0) + body
 
 
 class RecordReader:
-    """Cuts what comes from the socket into records, however it was cut on its way."""
+    """Cuts the bytes from the socket into records, however they were split on their way."""
 
     def __init__(self) -> None:
         self._rest = b""
-        self._header: Header | None = None  # of the large record that is coming in
+        self._header: Header | None = None  # of the large record of which a part has come
         self._large = bytearray()
         self._filled = 0
 
     @property
     def room(self) -> memoryview | None:
-        """Where the next bytes go, if they are of a large record: it is then not copied again."""
+        """Where to read the next bytes to, if they belong to a large record: it is then not copied again."""
         return memoryview(self._large)[self._filled :] if self._header is not None else None
 
     def filled(self, size: int) -> list[Record]:
-        """So many bytes were put into ``room``: the record, if that was all of it."""
+        """Take note of ``size`` bytes that were read to ``room``. Returns the record if it is complete."""
         self._filled += size
         if self._header is None or self._filled < len(self._large):
             return []
@@ -145,7 +134,7 @@ class RecordReader:
         return records
 
     def _expect(self, header: Header, beginning: bytes) -> None:
-        self._large = bytearray(header[0])  # first, for there may be no memory for it
+        self._large = bytearray(header[0])  # first, because there may be too little memory for it
         self._header = header
         self._large[: len(beginning)] = beginning
         self._filled = len(beginning)

@@ -1,4 +1,8 @@
-"""An exception of the user's code as data, whatever its class does."""
+"""Exceptions of the user's code as data.
+
+An exception may have a class that can't be pickled, or whose methods raise. It crosses as text, with the names of its
+classes and its formatted traceback. The pickled exception goes along if there is one, for the loader to raise ``from``.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,23 @@ _LOG = logging.getLogger("asyncprefetch")
 
 _MAX_PICKLED_ERROR = 1 << 20
 
-# What every exception and every class has, whatever the user's have under the same names.
+# The attributes of every exception and class. The user's classes may have others under the same names, which may raise.
 _TRACEBACK, _MRO = BaseException.__dict__["__traceback__"], type.__dict__["__mro__"]
+_MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteError:
-    """An exception as data. ``bases`` are the qualified names of its class and all base classes."""
+    """An exception as data.
+
+    Attributes:
+        phase: what the worker was doing: ``"next"``, say.
+        type_name: the qualified name of its class.
+        bases: the qualified names of its class and of all base classes.
+        text: ``str()`` of the exception.
+        traceback: formatted, of several lines.
+        pickled: the exception itself; ``None`` if it can't be pickled or is too large.
+    """
 
     phase: str
     type_name: str
@@ -28,12 +42,32 @@ class RemoteError:
     pickled: bytes | None
 
 
-# What ``type`` itself knows of a class: a metaclass may have attributes of these names that raise, or give anything.
-_MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
+def describe(error: BaseException, phase: str) -> RemoteError:
+    """The exception as data. Raises nothing, whatever the exception's class does."""
+    try:
+        return _described(error, phase)
+    except BaseException:  # the user's class raised, or memory ran out
+        name = class_name(type(error))
+        return RemoteError(phase, name, (name,), "<an exception that can't be described>", "<no traceback>\n", None)
+
+
+def original_of(error: RemoteError) -> BaseException | None:
+    """The exception itself, if it can be unpickled here and comes back with the same class and text."""
+    if error.pickled is None:
+        return None
+    try:
+        original: BaseException = pickle.loads(error.pickled)
+        whole = class_name(type(original)) == error.type_name and text_of(original) == error.text
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a constructor of the user's may raise anything; SystemExit would end the program here
+        _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
+        return None
+    return original if whole else None
 
 
 def class_name(cls: type) -> str:
-    """What both sides call a class: a worker runs the user's script under the name ``__mp_main__``. Raises nothing."""
+    """The name of a class in both processes: a worker runs the user's script as ``__mp_main__``. Raises nothing."""
     name = str.__str__(_QUALNAME.__get__(cls))
     try:
         module = str.__str__(_MODULE.__get__(cls))
@@ -45,56 +79,31 @@ def class_name(cls: type) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """``str(error)``, of one that raises too. A plain ``str``: one of a subclass might not be pickled."""
+    """``str(error)`` as a plain ``str``, which can always be pickled. Raises nothing but ``KeyboardInterrupt``."""
     try:
         return str.__str__(str(error))
     except KeyboardInterrupt:
         raise
-    except BaseException:  # SystemExit too would go far from here
+    except BaseException:  # SystemExit too: it would end the process
         return "<an exception whose str() raises>"
-
-
-def describe(error: BaseException, phase: str) -> RemoteError:
-    """An exception as data: it crosses whatever its class does when it is asked for its text, its traceback or anything."""
-    try:
-        return _described(error, phase)
-    except BaseException:  # it is the user's class that answers, or there is no memory for more
-        name = class_name(type(error))
-        return RemoteError(phase, name, (name,), "<an exception that can't be described>", "<no traceback>\n", None)
 
 
 def _described(error: BaseException, phase: str) -> RemoteError:
     text = text_of(error)
-    # Not what the class may have in the place of it. The first frame is the producer's, which tells the user nothing.
+    # The first frame is the producer's, which says nothing to the user.
     raised_at: TracebackType | None = _TRACEBACK.__get__(error)
     below = raised_at.tb_next if raised_at is not None else None
     try:
         formatted = "".join(traceback.format_exception(type(error), error, below))
-    except BaseException:  # it is the user's code that formats it
+    except BaseException:  # formatting calls methods of the user's class
         formatted = "".join(traceback.format_tb(below))
     bases = tuple(map(class_name, _MRO.__get__(type(error))))
     return RemoteError(phase, bases[0], bases, text, formatted, _pickled_error(error))
 
 
 def _pickled_error(error: BaseException) -> bytes | None:
-    """The exception itself, for whoever can use it on the other side: many classes can't be pickled."""
     try:
         pickled = pickle.dumps(error)
-    except BaseException:  # and here it is the user's too
+    except BaseException:  # pickling calls methods of the user's class
         return None
     return pickled if len(pickled) <= _MAX_PICKLED_ERROR else None
-
-
-def original_of(error: RemoteError) -> BaseException | None:
-    """The exception itself, if it comes back as what it was: one with an odd constructor may not."""
-    if error.pickled is None:
-        return None
-    try:
-        original: BaseException = pickle.loads(error.pickled)
-        whole = class_name(type(original)) == error.type_name and text_of(original) == error.text
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # whatever an odd constructor does: SystemExit would end the program here
-        _LOG.debug("an exception of type %s can't be unpickled here", error.type_name, exc_info=True)
-        return None
-    return original if whole else None

@@ -1,7 +1,8 @@
 """Shared memory of one worker: an anonymous file, mapped once on each side and used again and again.
 
-It is cut into slots, one a batch. Its pages cost memory only when they are touched, so a slot may be far larger than any
-batch, and nobody has to say how large batches are. The file has no name: it goes with the last process that has it.
+The file is cut into slots; a batch takes one slot. Pages cost memory only when they are touched. A slot may therefore be far
+larger than any batch, and the size of batches need not be known. The file has no name: the system removes it with the last
+process that has it.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ import sys
 import threading
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from asyncprefetch._process import limits
+if sys.platform != "win32":
+    import resource
 
-# Of the address space, which is what the slots of one worker may take. An x86 process has 128 TiB, an ARM one 256.
+# Address space that the slots of one worker may take. A process has 128 TiB on x86, and 256 TiB on ARM.
 _MAX_MAPPED: Final = 2 << 40
 _MAX_STRIDE: Final = 8 << 30
-# Where it is limited, a segment takes no more than this part of what is left, unless its slots would be too small: other
-# workers, batches and threads need some.
+# Where address space is limited, a segment takes at most this part of what is left, or the smallest slots if that is more:
+# other workers, batches and threads need some too.
 _SHARE: Final = 16
 _MIN_STRIDE: Final = 1 << 20
 
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 PROT_NONE, PROT_READ_WRITE = 0, 3
 
 
@@ -40,42 +42,49 @@ class Geometry:
 
 
 class Segment:
-    """The mapping of one side. Slots are numbered from 0.
+    """One side's mapping of the file. Slots are numbered from 0.
 
-    The memory stays mapped as long as anything refers to it, closed or not.
+    The memory stays mapped as long as anything refers to it, also after :meth:`retire`.
+
+    Args:
+        descriptor: the file's, owned by the segment from now on.
+        geometry: how the file is cut.
+
+    Attributes:
+        slots: how many there are.
+        stride: bytes of a slot.
+        address: of the first slot.
+
+    Raises:
+        OSError: the file can't be mapped: there is too little address space (RLIMIT_AS).
     """
 
     def __init__(self, descriptor: int, geometry: Geometry) -> None:
-        """Map the file, and own its descriptor from now on.
-
-        Raises:
-            OSError: it can't be mapped: too little address space (RLIMIT_AS).
-        """
         self.stride = geometry.stride
         self.slots = geometry.slots
         self._descriptor = descriptor
-        # Also of a segment that nobody retires, or that can't be mapped.
         self._to_retire = threading.Lock()
+        # Also if the segment is never retired, or can't be mapped.
         self._close = weakref.finalize(self, os.close, descriptor)
         self._close.atexit = False
         self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
-        # A core dump would write every page of it, those that were never touched as well.
+        # A core dump would write every page, also those that were never touched.
         with contextlib.suppress(OSError):
             self._map.madvise(mmap.MADV_DONTDUMP)
         self._type: Any = ctypes.c_char * geometry.stride
-        # One owner a slot, for good: whatever lies on the slot refers to it, so that its count of references tells
-        # whether the slot is in use. A weak reference to an array would not do: slices outlive the array.
+        # One owner for each slot, for good. Everything that lies on the slot refers to it, so its reference count says
+        # whether the slot is in use. A weak reference to an array can't say that: slices outlive the array.
         self._owners: dict[int, Any] = {}
         first = self._type.from_buffer(self._map)
-        self.start = ctypes.addressof(first)
+        self.address = ctypes.addressof(first)
         del first
 
     @classmethod
     def create(cls, slots: int) -> Segment | None:
-        """A new one with so many slots, as large as they may be; ``None`` where the system gives none."""
+        """A segment with so many slots, as large as they may be; ``None`` where the system gives none."""
         if not hasattr(os, "memfd_create"):
             return None
-        left = limits.address_space_left()
+        left = _address_space_left()
         most = _MAX_MAPPED if left is None else max(left // _SHARE, slots * _MIN_STRIDE)
         stride = min(_MAX_STRIDE, min(most, _MAX_MAPPED) // slots)
         while stride >= _MIN_STRIDE:
@@ -103,19 +112,19 @@ class Segment:
 
     @property
     def descriptor(self) -> int:
-        """The file's, to be sent to the other side."""
+        """The file's descriptor, to be sent to the other side."""
         return self._descriptor
 
     @property
     def mapped(self) -> int:
-        """Bytes of memory that it takes at present."""
+        """Bytes of memory that the file takes at present."""
         try:
             return os.fstat(self._descriptor).st_blocks * 512
-        except OSError:  # it was retired, maybe just now, in another thread
+        except OSError:  # another thread retired it just now
             return 0
 
     def owner(self, slot: int) -> Any:
-        """The slot's memory: a buffer of ``stride`` bytes. Arrays on it, and all views of them, keep it in use."""
+        """The slot's memory: a buffer of ``stride`` bytes. Arrays on it, and all views of them, keep the slot in use."""
         owner = self._owners.get(slot)
         if owner is None:
             owner = self._owners[slot] = self._type.from_buffer(self._map, slot * self.stride)
@@ -127,22 +136,33 @@ class Segment:
         return owner is not None and sys.getrefcount(owner) > _UNUSED
 
     def give_back(self, slot: int) -> None:
-        """Free the slot's pages: its content is lost, and its next use takes new ones."""
+        """Give the slot's pages back to the system: its content is lost, and its next use takes new pages."""
         self._free(slot, slot + 1)
 
     def protect(self, slot: int, begin: int, end: int, access: int) -> None:
-        """Let this side do to the slot's pages what ``access`` says; anything else ends the process by SIGSEGV."""
-        start = self.start + slot * self.stride + begin
+        """Allow this side only the given access to a slot's pages. Any other access ends the process by SIGSEGV.
+
+        Args:
+            slot: the slot.
+            begin: offset of the first page.
+            end: offset after the last page.
+            access: :data:`PROT_NONE` or :data:`PROT_READ_WRITE`.
+
+        Raises:
+            OSError: ``begin`` is no page's beginning, or there are too many ranges with different access.
+        """
+        start = self.address + slot * self.stride + begin
         if _libc().mprotect(ctypes.c_void_p(start), ctypes.c_size_t(end - begin), access):
             raise OSError(ctypes.get_errno(), "mprotect failed")
 
     def retire(self) -> None:
-        """Give back all that nothing lies on, and close the descriptor. The rest goes when nothing lies on any of it.
+        """Give back the memory on which nothing lies, and close the descriptor. The rest is freed with the last reference.
 
-        It takes as long as freeing the memory does. Nobody may use the segment any more, but what lies on it is safe.
+        The segment must not be used any more, but everything that lies on it stays as it is. May be called from any thread,
+        and more than once. It takes as long as the system takes to free the memory.
         """
         if not self._to_retire.acquire(blocking=False):
-            return  # it is, or another thread is at it: then the descriptor may be another file's any moment
+            return  # another call has done it or is doing it
         begin = 0
         for slot in [*(slot for slot in sorted(self._owners) if self.in_use(slot)), self.slots]:
             if slot > begin:
@@ -154,10 +174,9 @@ class Segment:
         del self._map
 
     def _free(self, begin: int, end: int) -> None:
-        mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-        # Where a sandbox refuses it the memory stays, which is no reason to end anything.
+        # Where a sandbox refuses it, the memory stays: no reason to end anything.
         with contextlib.suppress(OSError):
-            _fallocate(self._descriptor, mode, begin * self.stride, (end - begin) * self.stride)
+            _remove(self.address + begin * self.stride, (end - begin) * self.stride)
 
 
 @functools.cache
@@ -165,16 +184,28 @@ def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    # os.posix_fallocate can't punch holes.
-    call = _libc().fallocate
-    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    if call(descriptor, mode, offset, length):
-        raise OSError(ctypes.get_errno(), "fallocate failed")
+def _remove(address: int, size: int) -> None:
+    # mmap.madvise() keeps the interpreter locked, and to free a gigabyte takes half a second. A call by ctypes does not.
+    if _libc().madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.MADV_REMOVE):
+        raise OSError(ctypes.get_errno(), "madvise failed")
+
+
+def _address_space_left() -> int | None:
+    """Bytes; ``None`` where there is no limit (RLIMIT_AS), or where it can't be found out."""
+    if sys.platform != "linux":
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    except OSError:  # no /proc, or no more descriptors
+        return None
+    return max(limit - used, 0)
 
 
 def _count_unused() -> int:
-    """How many references an owner has that nobody uses, as ``in_use`` counts them."""
+    """How many references ``in_use`` counts to the owner of a slot that is not in use."""
     owners = {0: (ctypes.c_char * 1)()}
     owner = owners.get(0)
     return sys.getrefcount(owner)

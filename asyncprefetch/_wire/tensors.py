@@ -1,4 +1,4 @@
-"""Torch tensors as numpy arrays, without importing torch: where there is a tensor, somebody else has imported it."""
+"""Torch tensors as numpy arrays, without importing torch: if there is a tensor, torch is imported already."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy.typing as npt
 
 
 def is_tensor(cls: type) -> bool:
-    """Whether ``cls`` is ``torch.Tensor`` itself; its subclasses have reductions of their own."""
+    """Whether ``cls`` is ``torch.Tensor`` itself. Its subclasses have reductions of their own."""
     return cls.__name__ == "Tensor" and cls.__module__ == "torch"
 
 
 def as_array(tensor: Any) -> npt.NDArray[Any] | None:
-    """The tensor's own memory as an array (of its bits, if numpy lacks the dtype), or ``None``.
+    """An array on the tensor's memory (of its bits, if numpy lacks the dtype); ``None`` if an array can't represent it.
 
-    Only for what an array can stand for: on the CPU, dense, without a gradient, and without attributes of its own.
+    An array can represent a dense tensor on the CPU, without a gradient and without attributes of its own.
     """
     if tensor.__dict__ or tensor.requires_grad:
         return None
     torch = sys.modules["torch"]
     try:
         array: npt.NDArray[Any] = tensor.numpy()
-    except (TypeError, RuntimeError):  # a dtype that numpy lacks, or no tensor that an array can stand for
+    except (TypeError, RuntimeError):  # a dtype that numpy lacks, or a kind of tensor that an array can't represent
         if not tensor.is_cpu or tensor.layout is not torch.strided:
             return None
         bits = {1: torch.uint8, 2: torch.int16}.get(tensor.element_size())
@@ -34,17 +34,17 @@ def as_array(tensor: Any) -> npt.NDArray[Any] | None:
             return None
         array = tensor.view(bits).numpy()
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        return None  # an order that no array has
+        return None  # arrays have no such memory order
     return array
 
 
 def dtype_name(tensor: Any) -> str:
-    """The tensor's dtype by its name in torch."""
+    """The name of the tensor's dtype in torch."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 @functools.cache
 def rebuild_tensor() -> Callable[[npt.NDArray[Any], str], Any]:
-    """The function that makes a tensor of the array and the name of its dtype: it lies where torch is imported."""
+    """The function that makes a tensor from an array and the name of a dtype. Its module imports torch."""
     rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._wire.torch_tensors").rebuild
     return rebuild

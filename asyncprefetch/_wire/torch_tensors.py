@@ -1,5 +1,7 @@
-"""Makes torch tensors of the arrays that they crossed as. The one module that imports torch: nothing else imports it
-but a frame that holds a tensor."""
+"""Makes torch tensors from the arrays that they were pickled as.
+
+Only this module imports torch, and only the load of a frame that holds a tensor imports this module.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 
 
 def rebuild(array: npt.NDArray[Any], dtype: str) -> torch.Tensor:
-    """The tensor on the array's memory; ``dtype`` is its name, which differs where numpy has only the bits."""
+    """The tensor on the array's memory. ``dtype`` is its dtype's name: numpy may have only the bits."""
     tensor = torch.from_numpy(array)
     wanted = getattr(torch, dtype)
     return tensor if tensor.dtype == wanted else tensor.view(wanted)

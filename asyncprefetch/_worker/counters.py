@@ -1,7 +1,7 @@
-"""What iterators count while they run, documents passed over for instance: on its way to the loader's statistics.
+"""Counts that iterators make while they run, of skipped documents say. They go to the loader's statistics.
 
-A thread's counts are its own. What is pending when a loader calls its iterators is of somebody else: of the program, or of
-the parent that this process was forked from.
+Each thread has counts of its own. Counts that were made before a loader calls its iterators are not the loader's: they
+belong to the program, or to the parent from which this process was forked.
 """
 
 from __future__ import annotations
@@ -10,45 +10,52 @@ import threading
 from collections import Counter
 
 
-class _Counted(threading.local):
+class Counted(threading.local):
+    """The counts of a thread.
+
+    Attributes:
+        by_name: since the last drain.
+        pauses: how many :class:`Pause` last. While any does, nothing is counted.
+    """
+
     def __init__(self) -> None:
         self.by_name: Counter[str] = Counter()
         self.pauses = 0
 
 
+counted = Counted()
+
+
 class Pause:
-    """Nothing is counted in this thread from now on: what is drawn again was counted when it was drawn first.
+    """Nothing is counted in this thread until :meth:`end`: items that are drawn again were counted the first time.
 
     Args:
-        wanted: whether it is one at all.
+        wanted: if false, counting goes on.
     """
 
     def __init__(self, wanted: bool) -> None:
         self._lasts = wanted
-        _counted.pauses += wanted
+        counted.pauses += wanted
 
     def end(self) -> None:
-        """Count again. Idempotent."""
-        _counted.pauses -= self._lasts
+        """Count again. A second call does nothing."""
+        counted.pauses -= self._lasts
         self._lasts = False
 
 
-_counted = _Counted()
-
-
 def add(name: str, count: int = 1) -> None:
-    """Count so many of what ``name`` says."""
-    if not _counted.pauses:
-        _counted.by_name[name] += count
+    """Add to the count of this name."""
+    if not counted.pauses:
+        counted.by_name[name] += count
 
 
 def pending() -> bool:
     """Whether this thread counted anything since the last drain."""
-    return bool(_counted.by_name)
+    return bool(counted.by_name)
 
 
 def drain() -> dict[str, int]:
-    """What this thread counted since the last call."""
-    counted = dict(_counted.by_name)
-    _counted.by_name.clear()
-    return counted
+    """The counts of this thread since the last drain."""
+    counts = dict(counted.by_name)
+    counted.by_name.clear()
+    return counts

@@ -1,4 +1,4 @@
-"""Log records of a worker process: collected there, sent with its messages, handled by the parent's logging."""
+"""Log records of a worker process. The worker collects them and sends them with its messages; the loader logs them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections import deque
 
 _LOGGER = logging.getLogger("asyncprefetch.worker")
 
-# Bounded: a worker that logs without pause while no message of its own leaves must not fill the memory.
-_collected: deque[bytes] = deque(maxlen=10_000)
+# Bounded: a worker may log without pause while it sends no message, and must not fill the memory.
+collected: deque[bytes] = deque(maxlen=10_000)
+"""Pickled records since the last drain."""
 
-# The parent's handlers: kept, because one that is collected may close its file, and some files are ended by that.
+# The parent's handlers are kept, because a handler that is garbage-collected may close its file.
 _inherited: list[logging.Handler] = []
 
 
@@ -25,8 +26,8 @@ class _Collector(logging.Handler):
             if record.exc_info:
                 sendable.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
                 sendable.exc_info = None
-            _collected.append(_dump(sendable.__dict__))
-        except Exception:  # logging's contract: a record that can't be handled must not break the caller
+            collected.append(_dump(sendable.__dict__))
+        except Exception:  # logging must not raise in the caller
             self.handleError(record)
 
 
@@ -39,14 +40,13 @@ def _dump(attributes: dict[str, object]) -> bytes:
 
 
 def collect(level: int) -> None:
-    """Send what this process logs at ``level`` or above to the parent, and nowhere else.
+    """Collect the records of this process at ``level`` or above. No other handler gets them.
 
-    A forked process has the parent's loggers, and all their handlers. Each record goes to the parent instead, also that of a
-    logger that keeps its records to itself there.
+    A forked process has the parent's loggers and their handlers. They are removed, and every logger propagates its records.
     """
     root = logging.getLogger()
     for logger in [root, *root.manager.loggerDict.values()]:
-        if isinstance(logger, logging.Logger):  # and no place holder for one
+        if isinstance(logger, logging.Logger):  # and not a placeholder
             _inherited.extend(logger.handlers)
             logger.handlers.clear()
             logger.propagate = True
@@ -56,12 +56,12 @@ def collect(level: int) -> None:
 
 def pending() -> bool:
     """Whether a record was collected since the last drain."""
-    return bool(_collected)
+    return bool(collected)
 
 
 def drain() -> list[bytes]:
-    """The records collected since the last call."""
+    """The records since the last drain."""
     records = []
-    while _collected:
-        records.append(_collected.popleft())
+    while collected:
+        records.append(collected.popleft())
     return records

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from asyncprefetch._wire.messages import FromWorker, ToWorker
-from asyncprefetch._worker.producer import Collecting, Producer
+from asyncprefetch._worker.outlet import Collecting
+from asyncprefetch._worker.producer import Producer
 
 
 class PullRunner:

@@ -1,4 +1,4 @@
-"""What the stream transport runs in its worker: a run is one call, in which orders come and records go over a socket."""
+"""The worker's side of the stream transport. A run is one call; during it, orders come and records go over a socket."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch import arrays
-from asyncprefetch._wire import item_pickler
-from asyncprefetch._wire.item_layout import Flat
+from asyncprefetch._wire.item_pickler import ItemPickler
 from asyncprefetch._wire.messages import Credit, FromWorker, Setup, Start, Stop
 from asyncprefetch._wire.records import (
     IN_SLOT,
     ITEM,
-    NO_PLACE,
+    NO_SLOT,
     TENSORS,
-    Place,
     Release,
-    pack_item,
+    pack_header,
     pack_message,
-    pack_place,
+    pack_span,
 )
 from asyncprefetch._wire.shared_memory import Geometry, Segment
 from asyncprefetch._worker.producer import Producer
@@ -38,10 +36,10 @@ if sys.platform != "win32":
 
 _LOG = logging.getLogger("asyncprefetch.worker")
 
-# A longer frame is put into the slot: the socket holds about 200 kB, and a loader that is busy does not read it.
+# Bytes. A longer frame is copied to the slot: the socket holds about 200 kB, and a busy loader does not read it.
 _MAX_FRAME = 16 << 10
 
-# Orders are looked for so often, in seconds, while there is credit to work on.
+# Seconds between two looks for orders while there is credit.
 _LOOK_EVERY = 0.0005
 
 
@@ -71,7 +69,7 @@ class StreamRunner:
                     if protect:
                         faulthandler.enable()  # names the line
                         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        self._pickler = item_pickler.ItemPickler(self._allocator)
+        self._pickler = ItemPickler(self._allocator)
         self._send: Callable[[FromWorker], None] = self._send_over_socket
         self._producer = Producer(self)
 
@@ -81,14 +79,14 @@ class StreamRunner:
         self._producer.handle(setup)
 
     def run(self, start: Start) -> None:
-        """One run: until its final sentinel is sent, or no order can come any more."""
-        # Before the start is handled: that may run the user's code, which may take memory, and so look for orders.
+        """One run: until its final sentinel is sent, or until no order can come any more."""
+        # Before the start is handled: that may run the user's code, which may take memory, and so receive orders.
         self._due.clear()
         self._stop = None
         try:
             self._producer.handle(start)
         except BrokenExecutor:
-            return  # the initializer failed, and that was told
+            return  # the initializer failed, which was reported
         producer, due = self._producer, self._due
         while not self._over:
             if self._stop is not None:
@@ -97,30 +95,30 @@ class StreamRunner:
                 if stop.run == start.run:
                     return
             elif not due:
-                self._take(wait=True)
+                self._receive(wait=True)
             elif producer.draw(due[0]):
                 if time.monotonic() - self._looked_at > _LOOK_EVERY:
-                    self._take(wait=False)
+                    self._receive(wait=False)
             else:
                 due.popleft()
 
     def close(self) -> list[FromWorker]:
-        """Close the iterators. Gives the last log records: nobody reads the socket any more."""
+        """Close the iterators. Returns the last log records: the loader does not read the socket any more."""
         last: list[FromWorker] = []
         self._send = last.append
         self._producer.close()
         return last
 
     def _look(self) -> None:
-        """See what has come: before memory is taken, slots that were released can be used."""
+        """Receive the orders that have come: slots that were released can be used before memory is taken."""
         try:
-            self._take(wait=False)
+            self._receive(wait=False)
         except BaseException:
-            # This is within the user's code, which may catch what a handler of its own raises here, and go on. Orders that
-            # were received and not kept would be lost then, and a death can be made good.
+            # This is called within the user's code, which may catch what its signal handler raises here, and go on. Orders
+            # that were received would be lost then. The loader can replace a worker that died.
             die()
 
-    def _take(self, *, wait: bool) -> None:
+    def _receive(self, *, wait: bool) -> None:
         orders = self._end.receive(wait=wait)
         self._looked_at = time.monotonic()
         if orders is None:
@@ -138,28 +136,29 @@ class StreamRunner:
                 case Stop():
                     self._stop = order
         if released and self._allocator is not None:
-            # One slot for each item that may be made now, and one for that which is being made.
-            keep = sum(map(self._producer.missing, self._due)) + (not self._allocator.is_open)
+            # Keep one slot for each item that may be made now, and one for the item in progress.
+            keep = sum(map(self._producer.missing, self._due)) + (not self._allocator.has_current)
             self._allocator.trim(keep)
 
     # ---------------------------------------------------------------------------------------- the producer's outlet
 
-    def item(self, where: tuple[int, int, int], fingerprint: int, item: Any, flat: Flat | None) -> None:
-        """Send an item. Raises whatever pickle raises, and ``ValueError`` for an array that was sent before."""
-        arena = self._allocator
-        place: Place | None = None
+    def item(self, where: tuple[int, int, int], item: Any) -> None:
+        """Send an item: see :class:`~asyncprefetch._worker.outlet.Outlet`."""
+        allocator = self._allocator
+        slot, extent = NO_SLOT, 0
         try:
-            frame = self._pickler.dumps(item, flat)
-            marks = ITEM | TENSORS if self._pickler.has_tensors else ITEM
-            if arena is not None:
-                if len(frame) > _MAX_FRAME and (offset := arena.place_bytes(frame)) is not None:
-                    frame, marks = pack_place(offset, len(frame)), marks | IN_SLOT
-                place = arena.seal()
+            frame, fingerprint, has_tensors = self._pickler.encode(item)
+            marks = ITEM | TENSORS if has_tensors else ITEM
+            if allocator is not None:
+                if len(frame) > _MAX_FRAME and (offset := allocator.place_bytes(frame)) is not None:
+                    frame, marks = pack_span(offset, len(frame)), marks | IN_SLOT
+                if (sealed := allocator.seal()) is not None:
+                    slot, extent = sealed
         except BaseException:
-            if arena is not None:
-                arena.discard()
+            if allocator is not None:
+                allocator.discard()
             raise
-        self._end.send(pack_item(frame, marks, where, fingerprint, place or NO_PLACE))
+        self._end.send(pack_header(len(frame), marks, *where, fingerprint, slot, extent) + frame)
 
     def send(self, message: FromWorker) -> None:
         """Send any other message."""

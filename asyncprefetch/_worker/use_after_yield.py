@@ -1,7 +1,7 @@
-"""Whether an iterator leaves alone what it has yielded: a pass in a process whose memory is protected from then on.
+"""Detects the use of arrays after their yield, by a pass in a forked process that protects the memory of yielded arrays.
 
-What an iterator does to an array of ``asyncprefetch.empty``, ``full`` or ``zeros`` after its yield can't be seen from
-outside, but the hardware sees it. It ends the process, so the pass is made in a forked one, which names the line.
+A late access to an array of ``asyncprefetch.empty``, ``full`` or ``zeros`` can't be detected by Python code, but a protected
+page ends the process. The forked process reports the line that it was at.
 """
 
 from __future__ import annotations
@@ -24,33 +24,39 @@ from typing import IO, Any, Literal, NoReturn
 import numpy as np
 
 from asyncprefetch import arrays
-from asyncprefetch._wire import item_pickler
+from asyncprefetch._wire import item_layout, item_pickler
 from asyncprefetch._wire.shared_memory import Segment
 from asyncprefetch._worker import slot_allocator
 
 if sys.platform != "win32":
     import resource
 
-# A forked process lacks the threads of its parent, and waits for ever for a lock that one of them held.
+# Seconds. A forked process lacks its parent's threads. If one of them held a lock, the process may wait for it for ever.
 _MIN_SECONDS = 60.0
 
 _FRAME = re.compile(
     r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE
 )  # as faulthandler writes it, the last call first
 
-# Tracebacks are told up to the first frame of these.
+# Tracebacks are cut at the first frame in one of these files.
 _OURS = frozenset(
-    {__file__, str(Path(__file__).parents[1] / "testing.py"), item_pickler.__file__, slot_allocator.__file__}
+    {
+        __file__,
+        str(Path(__file__).parents[1] / "testing.py"),
+        item_layout.__file__,
+        item_pickler.__file__,
+        slot_allocator.__file__,
+    }
 )
 
-_GIVEN_AWAY = "what is made by asyncprefetch.empty, full or zeros belongs to the consumer from its yield on"
+_GIVEN_AWAY = "an array made by asyncprefetch.empty, full or zeros belongs to the consumer after its yield"
 
 Handover = Callable[[Any], AbstractContextManager[None]]
-"""Used around whatever is still to be done with an item: at its end the item is given away."""
+"""A context for the checks of an item. The item is handed over to the consumer when it ends."""
 
 
 class Notice:
-    """Notices whether arrays are asked for, and leaves it to numpy to make them."""
+    """An allocator that records whether an array was asked for, and lets numpy make it."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -61,7 +67,7 @@ class Notice:
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Notice what is asked for within."""
+        """Use this allocator within the context."""
         before = arrays.use(self)
         try:
             yield
@@ -70,24 +76,24 @@ class Notice:
 
 
 def check(walk: Callable[[Handover], None], n_items: int, seconds: float) -> None:
-    """Call ``walk`` in a forked process that ends at the first use of an array after it was handed over.
+    """Call ``walk`` in a forked process that ends at the first use of an array after its handover.
 
-    Where shared memory can't be had, nothing is checked.
+    Without shared memory nothing is checked.
 
     Args:
         walk: draws the items and hands each of them over.
         n_items: how many it hands over at most.
-        seconds: how long it should take.
+        seconds: how long it is expected to take. The limit is one minute plus ten times this.
 
     Raises:
-        AssertionError: an array was used after it was handed over, ``walk`` raised, or it did not come to its end.
+        AssertionError: an array was used after its handover, ``walk`` raised, or it did not end in time.
     """
     if sys.platform != "linux":
         return
     allowed = _MIN_SECONDS + 10 * seconds
-    given = memoryview(mmap.mmap(-1, 8)).cast("Q")  # shared with the child: how many items were handed over
+    given = memoryview(mmap.mmap(-1, 8)).cast("Q")  # shared with the child: the number of items handed over
     with tempfile.TemporaryFile() as report:
-        # What is buffered would be written by both.
+        # Both processes would write buffered text.
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -105,14 +111,14 @@ def check(walk: Callable[[Handover], None], n_items: int, seconds: float) -> Non
         text = report.read().decode(errors="replace")
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
-        where = f"after item {given[0] - 1} was yielded" if given[0] else "before anything was yielded"
+        where = f"after item {given[0] - 1} was yielded" if given[0] else "before the first item was yielded"
         raise AssertionError(f"with its arrays in shared memory, {where}: {_explain(code, text, allowed)}")
 
 
 def _run(
     walk: Callable[[Handover], None], n_items: int, seconds: float, given: memoryview, report: IO[bytes]
 ) -> NoReturn:
-    """The child's life. It ends without what its parent has planned for its own end."""
+    """The child's life. It ends without its parent's exit handlers."""
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -159,7 +165,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _explain(code: int, text: str, seconds: float) -> str:
-    """What the child's end means, with the lines that it was at."""
+    """What the child's end means, with the lines at which it ended."""
     if code > 0:
         return text or f"its process ended with exit code {code}"
     frames = (traceback.FrameSummary(file, int(line), name) for file, line, name in _FRAME.findall(text))
@@ -167,8 +173,9 @@ def _explain(code: int, text: str, seconds: float) -> str:
     trace = "".join(traceback.format_list(theirs[::-1])) or "  the item itself"
     match -code:
         case signal.SIGSEGV:
-            return f"{_GIVEN_AWAY}, but was read or written (SIGSEGV) by\n{trace}"
+            return f"{_GIVEN_AWAY}, but it was read or written (SIGSEGV) by\n{trace}"
         case signal.SIGALRM:
-            return f"no end after {seconds:g} s, in a forked process without the threads of this one, of\n{trace}"
+            limit = f"{seconds:g} s (in a forked process, without the threads of this one)"
+            return f"the pass did not end within {limit}; it was at\n{trace}"
         case number:
-            return f"its process ended by {signal.Signals(number).name} in\n{trace}"
+            return f"its process ended by {signal.Signals(number).name} at\n{trace}"

@@ -1,4 +1,4 @@
-"""The worker's end of the socket to the loader. It may wait."""
+"""The worker's end of the socket to the loader. Unlike the loader's end, it may wait."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import os
 import select
 import signal
 import socket
+import time
 
 from asyncprefetch._wire.messages import Credit, Stop
 from asyncprefetch._wire.records import Release, unpack_orders
 from asyncprefetch._wire.sockets import GONE, NO_SIGNAL, is_own
-from asyncprefetch._worker.spin_wait import SpinWait
+
+_SPIN = 0.00005  # seconds at most
+
+# After a spin in vain so many waits go without one. After each further one it is twice as many, up to a limit.
+_FIRST_PAUSE, _LAST_PAUSE = 8, 256
 
 
 def die() -> None:
-    """End this worker at once: another one is started at its last state."""
+    """End this process at once. The loader starts another worker at the last state."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -26,14 +31,14 @@ class WorkerSocket:
         self._socket = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._spin_wait = SpinWait()
+        self._spin_wait = SpinWait(self._poll)
         self._rest = b""
 
     def receive(self, *, wait: bool) -> list[Credit | Stop | Release] | None:
         """The orders that have come; with ``wait`` at least one. ``None`` when no more can come."""
         if wait:
-            self._spin_wait.look(self._has_come)
-        elif not self._has_come():
+            self._spin_wait.spin()
+        elif not self._poll.poll(0):
             return []
         while True:
             try:
@@ -49,15 +54,40 @@ class WorkerSocket:
                 return orders
 
     def send(self, record: bytes) -> None:
-        """Send a record."""
+        """Send a record. If the loader is gone, the record is dropped: this process ends with it."""
         try:
             self._socket.sendall(record, NO_SIGNAL)
         except BaseException as error:
             if is_own(error, *GONE):
-                return  # and this process ends with the loader: see executors
-            # A handler of the user's raised in the middle of it, an alarm's, say, and nobody knows how much was sent.
-            # A death can be made good, a record in pieces can't.
+                return
+            # A signal handler of the user's raised in the middle of the call, and it is not known how much was sent. The
+            # loader can replace a worker that died, but it can't make sense of a partial record.
             die()
 
-    def _has_come(self) -> bool:
-        return bool(self._poll.poll(0))
+
+class SpinWait:
+    """Polls for a moment before the worker goes to sleep, where that has paid off before.
+
+    To be put to sleep and woken up takes tens of microseconds, and a quick consumer waits for them. Where credit comes
+    quickly, polling saves that time. Where it does not, one spin in many finds out when it does again.
+
+    Args:
+        poll: of the socket.
+    """
+
+    def __init__(self, poll: select.poll) -> None:
+        self._poll = poll
+        self._pause = _FIRST_PAUSE
+        self._skip = 0
+
+    def spin(self) -> None:
+        """Poll until there is something to read, for a moment at most; or not at all, if spins were in vain before."""
+        if self._skip:
+            self._skip -= 1
+            return
+        until = time.monotonic() + _SPIN
+        while not self._poll.poll(0):
+            if time.monotonic() > until:
+                self._skip, self._pause = self._pause, min(2 * self._pause, _LAST_PAUSE)
+                return
+        self._pause = _FIRST_PAUSE

@@ -10,48 +10,48 @@ import socket
 from pathlib import Path
 
 from asyncprefetch import arrays
-from tests.inside import ItemPickler, LentSlots, OnSlot, Segment, SlotAllocator, flatten, item_pickler
+from tests.inside import ItemPickler, LentSlots, OnSlot, Segment, SlotAllocator, item_pickler
 
 
 class Sides:
-    """A worker's arena, from which arrays are made within ``with``, and a loader's loans."""
+    """A worker's allocator, from which arrays are made within ``with``, and a loader's lent slots."""
 
     def __init__(self, slots=8, max_held=8, *, protect=False):
         self.memory = Segment.create(slots)
         self.growths = 0
-        self.arena = SlotAllocator(self.memory, self._grow, protect=protect)
-        self.pickler = ItemPickler(self.arena)
-        self.loans = LentSlots(Segment(os.dup(self.memory.descriptor), self.memory.geometry), max_held)
+        self.allocator = SlotAllocator(self.memory, self._grow, protect=protect)
+        self.pickler = ItemPickler(self.allocator)
+        self.lent_slots = LentSlots(Segment(os.dup(self.memory.descriptor), self.memory.geometry), max_held)
 
     def __enter__(self):
-        self._before = arrays.use(self.arena)
+        self._before = arrays.use(self.allocator)
         return self
 
     def __exit__(self, *_):
         arrays.use(self._before)
         self.memory.retire()
-        self.loans.segment.retire()
+        self.lent_slots.segment.retire()
 
     def _grow(self):
         self.growths += 1
 
     def send(self, item):
         """The item as it waits for delivery: on a slot, or as a frame if it needs none."""
-        frame = self.pickler.dumps(item, flatten(item))
-        place = self.arena.seal()
-        return frame if place is None else OnSlot(frame, None, *place, self.pickler.has_tensors, self.loans)
+        frame, _, has_tensors = self.pickler.encode(item)
+        sealed = self.allocator.seal()
+        return frame if sealed is None else OnSlot(frame, None, *sealed, has_tensors, self.lent_slots)
 
     def give_back(self):
         """Release what the consumer has let go. Gives the slots."""
-        returned = self.loans.returned()
+        returned = self.lent_slots.returned()
         for slot in returned:
-            self.arena.release(slot)
+            self.allocator.release(slot)
         return returned
 
     def cross(self, item):
         """The item as the consumer gets it, with its slot."""
         payload = self.send(item)
-        return (item_pickler.loads(payload), None) if isinstance(payload, bytes) else (payload.open(), payload._slot)
+        return (item_pickler.loads(payload), None) if isinstance(payload, bytes) else (payload.load(), payload._slot)
 
 
 def lies_in_shared_memory(array):

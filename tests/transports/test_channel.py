@@ -1,4 +1,4 @@
-"""The loader's end of the socket: what may be lost is told, and a worker that is gone is no error."""
+"""The loader's end of the socket: it reports a loss, and a worker that is gone is no error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.transports.sides import alarm_in
 
 
 class End:
-    """A loader's end, what it told, and the worker's socket."""
+    """A loader's end, the errors that it reported, and the worker's socket."""
 
     def __init__(self):
         self.socket, self.worker = socket.socketpair()
@@ -58,7 +58,7 @@ async def test_orders_for_which_there_is_no_room_are_sent_when_there_is():
 
 
 @pytest.mark.parametrize("call", ["recv_into", "send", "shutdown"])
-async def test_an_alarm_in_a_call_is_told_and_ends_reading_and_writing(call):
+async def test_an_alarm_in_a_call_is_reported_and_ends_reading_and_writing(call):
     with End() as both:
         alarm_in(both.socket, call)
         both.worker.send(b"a record")
@@ -72,7 +72,7 @@ async def test_an_alarm_in_a_call_is_told_and_ends_reading_and_writing(call):
         assert both.end.read() is False
 
 
-async def test_an_alarm_while_orders_that_waited_are_sent_is_told_and_the_others_are_not_sent():
+async def test_an_alarm_while_waiting_orders_are_sent_is_reported_and_the_others_are_not_sent():
     with End() as both:
         size = both.fill()
         got = both.drain()
@@ -88,9 +88,9 @@ async def test_an_alarm_while_orders_that_waited_are_sent_is_told_and_the_others
 
 async def test_a_worker_that_is_gone_is_no_error():
     with End() as both:
-        both.end.write(b"orders that nobody reads")
+        both.end.write(b"orders that are not read")
         both.worker.close()
-        both.end.write(b"orders to nobody")
+        both.end.write(b"orders after the end")
         assert both.end.read() is False
         both.end.end_orders()
         assert both.errors == []

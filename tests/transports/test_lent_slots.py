@@ -1,4 +1,4 @@
-"""Batches that lie on slots: never changed under the consumer's hands, never in a snapshot's way, never a deadlock."""
+"""Batches on slots: a batch that the consumer has never changes, snapshots are exact, and there is no deadlock."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ def sides():
         yield sides
 
 
-# ---------------------------------------------------------------------------------------------------------------- loans
+# ---------------------------------------------------------------------------------------------------------------- lent slots
 
 
 def test_a_slot_comes_back_once_when_nothing_lies_on_it(sides):
     batch, slot = sides.cross(full(BIG, 7, np.uint8))
     part = batch[5:]
     del batch
-    assert sides.loans.returned() == []
-    assert sides.loans.held == 1
+    assert sides.lent_slots.returned() == []
+    assert sides.lent_slots.held == 1
     del part
-    assert sides.loans.returned() == [slot]
-    assert sides.loans.returned() == []
-    assert sides.loans.held == 0
+    assert sides.lent_slots.returned() == [slot]
+    assert sides.lent_slots.returned() == []
+    assert sides.lent_slots.held == 0
 
 
 def test_a_batch_that_was_opened_and_not_delivered_keeps_its_slot(sides):
     payload = sides.send(np.full(BIG, 7, np.uint8))
-    assert sides.loans.returned() == []
-    payload.open()
-    assert sides.loans.returned() == []
-    assert (payload.open() == 7).all()
+    assert sides.lent_slots.returned() == []
+    payload.load()
+    assert sides.lent_slots.returned() == []
+    assert (payload.load() == 7).all()
     del payload
-    assert sides.loans.returned() == [0]
+    assert sides.lent_slots.returned() == [0]
 
 
 def test_who_holds_too_many_gets_copies_and_their_slots_come_back_at_once(sides):
@@ -63,7 +63,7 @@ def test_who_holds_too_many_gets_copies_and_their_slots_come_back_at_once(sides)
     assert [lies_in_shared_memory(batch) for batch in held] == [True, True]
     payload = sides.send(np.full(BIG, 2, np.uint8))
     assert payload.size > BIG
-    held.append(payload.open())
+    held.append(payload.load())
     del payload
     assert not lies_in_shared_memory(held[2])
     assert held[2].flags.writeable
@@ -73,7 +73,7 @@ def test_who_holds_too_many_gets_copies_and_their_slots_come_back_at_once(sides)
     assert sides.give_back() == [0]
     payload = sides.send(np.full(BIG, 3, np.uint8))
     assert payload.size < BIG
-    assert lies_in_shared_memory(payload.open())
+    assert lies_in_shared_memory(payload.load())
 
 
 def test_while_a_snapshot_reads_a_batch_the_consumer_gets_a_copy(sides):
@@ -83,36 +83,36 @@ def test_while_a_snapshot_reads_a_batch_the_consumer_gets_a_copy(sides):
     assert reading.reading() is reading
     assert reading.size == BIG
     assert payload.size > BIG
-    batch = payload.open()
+    batch = payload.load()
     assert not lies_in_shared_memory(batch)
     batch.fill(1)
-    assert (reading.open() == 7).all()
+    assert (reading.load() == 7).all()
     del reading
-    assert lies_in_shared_memory(payload.open())
+    assert lies_in_shared_memory(payload.load())
 
 
 def test_a_snapshot_of_a_batch_that_is_already_opened_has_a_copy(sides):
     payload = sides.send(full(BIG, 7, np.uint8))
-    batch = payload.open()
+    batch = payload.load()
     reading = payload.reading()
     assert lies_in_shared_memory(batch)
     batch.fill(1)
-    assert (reading.open() == 7).all()
+    assert (reading.load() == 7).all()
 
 
 def test_a_frame_on_the_slot_is_copied_with_it(sides):
     frame = sides.pickler.dumps([full(BIG, 7, np.uint8), "text"])
-    place = sides.arena.place_bytes(frame), len(frame)
-    payload = OnSlot(b"", place, *sides.arena.seal(), False, sides.loans)
+    span = sides.allocator.place_bytes(frame), len(frame)
+    payload = OnSlot(b"", span, *sides.allocator.seal(), False, sides.lent_slots)
     assert payload.size == len(frame)
-    on_slot = payload.open()
+    on_slot = payload.load()
     reading = payload.reading()
     payload._on_slot = False
-    copied = payload.open()
+    copied = payload.load()
     assert [lies_in_shared_memory(item[0]) for item in (on_slot, copied)] == [True, False]
     on_slot[0].fill(1)
     assert_items_equal(copied, [np.full(BIG, 7, np.uint8), "text"])
-    assert_items_equal(reading.open(), [np.full(BIG, 7, np.uint8), "text"])
+    assert_items_equal(reading.load(), [np.full(BIG, 7, np.uint8), "text"])
 
 
 # --------------------------------------------------------------------------------------------------- a consumer's arrays
@@ -276,7 +276,7 @@ async def test_what_the_consumer_does_to_batches_while_a_snapshot_reads_them_is_
         slow.go_on()
         state = await asked
         assert len(state.buffer) == 4
-        assert lies_in_shared_memory((await take(loader, 5))[-1])  # what came after it is nobody else's
+        assert lies_in_shared_memory((await take(loader, 5))[-1])  # the snapshot does not have those that came after it
     assert_items_equal(await rest(state.build()), pipeline.model()[1:])
 
 

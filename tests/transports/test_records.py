@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.inside import (
-    NO_PLACE,
+    NO_SLOT,
     Credit,
     EndOfShard,
     Failed,
@@ -37,7 +37,7 @@ ITEMS = st.tuples(
     st.integers(1, 7),
     st.tuples(U32, U32, U64),
     U32,
-    st.just(NO_PLACE) | st.tuples(st.integers(0, 2**31 - 1), U64),
+    st.just((NO_SLOT, 0)) | st.tuples(st.integers(0, 2**31 - 1), U64),
 )
 ERROR = RemoteError("next", "ValueError", ("ValueError",), "text", "Traceback", None)
 MESSAGES = st.one_of(
@@ -48,6 +48,10 @@ MESSAGES = st.one_of(
     st.builds(Final, U32),
     st.builds(Log, BODIES),
 )
+
+
+def pack_item(frame, marks, where, fingerprint, in_slot):
+    return records.pack_header(len(frame), marks, *where, fingerprint, *in_slot) + frame
 
 
 def pieces(data, cuts):
@@ -77,13 +81,13 @@ def read(reader, data, cuts):
 @given(st.lists(ITEMS | MESSAGES, max_size=8), CUTS)
 def test_records_come_out_as_they_went_in_wherever_they_are_cut(sent, cuts):
     reader = RecordReader()
-    data = b"".join(records.pack_item(*it) if isinstance(it, tuple) else records.pack_message(it) for it in sent)
+    data = b"".join(pack_item(*it) if isinstance(it, tuple) else records.pack_message(it) for it in sent)
     received = read(reader, data, cuts)
     assert len(received) == len(sent)
     for it, (header, body) in zip(sent, received, strict=True):
         if isinstance(it, tuple):
-            frame, marks, where, fingerprint, place = it
-            assert header == (len(frame), marks, *where, fingerprint, *place)
+            frame, marks, where, fingerprint, in_slot = it
+            assert header == (len(frame), marks, *where, fingerprint, *in_slot)
             assert body == frame
         else:
             assert header[1] == 0
@@ -94,7 +98,7 @@ def test_records_come_out_as_they_went_in_wherever_they_are_cut(sent, cuts):
 
 def test_a_large_record_is_read_to_where_it_stays():
     reader = RecordReader()
-    data = records.pack_item(b"x" * 1000, 1, (1, 2, 3), 4, NO_PLACE)
+    data = pack_item(b"x" * 1000, 1, (1, 2, 3), 4, (NO_SLOT, 0))
     assert reader.feed(data[:300]) == []
     room = reader.room
     assert len(room) == len(data) - 300
@@ -115,6 +119,6 @@ def test_orders_come_out_as_they_went_in_wherever_they_are_cut(sent, cuts):
 
 
 @given(U64, U64)
-def test_a_place_comes_out_as_it_went_in(offset, length):
-    assert records.unpack_place(records.pack_place(offset, length)) == (offset, length)
-    assert records.unpack_place(bytearray(records.pack_place(offset, length))) == (offset, length)
+def test_a_span_comes_out_as_it_went_in(offset, length):
+    assert records.unpack_span(records.pack_span(offset, length)) == (offset, length)
+    assert records.unpack_span(bytearray(records.pack_span(offset, length))) == (offset, length)

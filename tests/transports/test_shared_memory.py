@@ -1,4 +1,4 @@
-"""Slots of an anonymous file: in use as long as anything refers to them, given back in parts, and gone without a trace."""
+"""Slots of an anonymous file: in use while anything refers to them, given back in parts, and gone without a trace."""
 
 from __future__ import annotations
 
@@ -107,22 +107,24 @@ def test_a_retired_segment_gives_back_all_but_what_is_in_use(segment):
 
 
 def test_a_segment_that_is_being_retired_is_not_retired_by_another_thread(segment, monkeypatch):
-    """Which would close the descriptor under the first one: what it frees then may be another file's."""
-    real_fallocate = shared_memory._fallocate
+    """It would unmap the memory that the first thread is freeing."""
+    real_remove = shared_memory._remove
 
-    def fallocate(descriptor, *args):
-        freed.append(args)
-        if len(freed) == 1:
+    def remove(*args):
+        removed.append(args)
+        if len(removed) == 1:
+            descriptor = segment.descriptor
             other = threading.Thread(target=segment.retire)
             other.start()
             other.join()
             assert "memfd:asyncprefetch" in os.readlink(f"/proc/self/fd/{descriptor}")
-        return real_fallocate(descriptor, *args)
+            assert segment.descriptor == descriptor
+        real_remove(*args)
 
-    freed = []
-    monkeypatch.setattr(shared_memory, "_fallocate", fallocate)
+    removed = []
+    monkeypatch.setattr(shared_memory, "_remove", remove)
     segment.retire()
-    assert len(freed) == 1
+    assert len(removed) == 1
 
 
 @pytest.mark.parametrize("retired", [True, False])
@@ -242,7 +244,7 @@ def test_where_address_space_is_limited_most_of_it_is_left_to_others():
     many.retire()
 
 
-def test_where_nobody_tells_how_much_address_space_is_left_it_is_tried(monkeypatch):
+def test_where_the_address_space_left_is_unknown_it_is_tried(monkeypatch):
     def refuse(path):
         raise FileNotFoundError(path)
 

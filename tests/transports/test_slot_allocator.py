@@ -1,4 +1,4 @@
-"""Where a worker puts its items, and that no slot is used for two things at a time."""
+"""Where a worker places its items. No slot is used for two things at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch import empty, full
 from asyncprefetch.testing import assert_items_equal
-from tests.inside import MAX_LAYOUTS, MIN_PLACED, item_pickler
+from tests.inside import MIN_PLACED, item_layout, item_pickler
 from tests.support import assert_same, items
 from tests.transports.sides import Sides, lies_in_shared_memory
 from tests.transports.test_shared_memory import dies_of
@@ -37,7 +37,7 @@ def address(array):
 
 def offset(sides, array):
     """On which slot of the worker's memory it lies, and where."""
-    return divmod(address(array) - sides.memory.start, sides.memory.stride)
+    return divmod(address(array) - sides.memory.address, sides.memory.stride)
 
 
 # -------------------------------------------------------------------------------------------------- in place, or copied
@@ -100,7 +100,7 @@ def test_contiguous_views_are_given_away_where_they_are_and_with_them_what_they_
     assert_items_equal(item[0], expected)
     assert item[0].flags.c_contiguous == seen.flags.c_contiguous
     distance = address(seen) - address(array)
-    assert address(item[0]) - sides.loans.segment.start == slot * sides.memory.stride + distance
+    assert address(item[0]) - sides.lent_slots.segment.address == slot * sides.memory.stride + distance
     for left in (array, seen):
         with pytest.raises(ValueError, match="read-only"):
             left[0, ...] = 1
@@ -128,11 +128,11 @@ def test_other_views_are_copied_and_give_nothing_away(sides, view):
     for _ in range(2):
         item = item_pickler.loads(sides.pickler.dumps([view(array)]), sides.memory.owner(0))
         assert_items_equal(item[0], expected)
-        sides.arena.discard()
+        sides.allocator.discard()
     payload = sides.send([view(array), "and more"])
     array.fill(3)
     if not isinstance(payload, bytes):
-        assert_items_equal(payload.open()[0], expected)
+        assert_items_equal(payload.load()[0], expected)
 
 
 def test_an_array_whose_strides_were_set_is_read_as_it_says(sides):
@@ -140,7 +140,7 @@ def test_an_array_whose_strides_were_set_is_read_as_it_says(sides):
     array[...] = np.arange(200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        array.strides = (8, 8)  # each row begins one element behind the one before
+        array.strides = (8, 8)  # each row begins one element after the one before
     expected = array.copy()
     item, _ = sides.cross([array])
     assert_items_equal(item[0], expected)
@@ -170,6 +170,27 @@ def test_two_views_of_the_same_memory_arrive_apart_and_the_same_array_twice_arri
     assert [set(part.tolist()) for part in item[1:]] == [{0}, {2}, {3}, {4}]
 
 
+@pytest.mark.parametrize("first", ["view", "whole"])
+def test_a_view_and_its_array_arrive_apart_though_their_layout_is_known(sides, first):
+    for n in range(4):
+        array = full(3 * BIG, n, np.uint8)
+        view = array[BIG : 2 * BIG]
+        item, _ = sides.cross({"view": view, "whole": array} if first == "view" else {"whole": array, "view": view})
+        item["view"].fill(99)
+        assert (item["whole"] == n).all()
+        item["whole"].fill(98)
+        assert (item["view"] == 99).all()
+        del item, array, view
+        sides.give_back()
+
+
+def test_what_is_known_of_arrays_on_a_slot_goes_with_the_slot(sides):
+    for _ in range(50):
+        sides.cross([full(BIG, 7, np.uint8), full(BIG, 8, np.uint8)])
+        sides.give_back()
+    assert not sides.allocator._current.made
+
+
 def test_a_small_view_of_a_slot_lies_on_it_though_its_layout_was_seen_before(sides):
     for n in range(4):
         _, slot = sides.cross({"x": np.full(5, n), "y": np.full(3, n)})
@@ -178,7 +199,7 @@ def test_a_small_view_of_a_slot_lies_on_it_though_its_layout_was_seen_before(sid
     sent = sides.send({"x": array[:5], "y": array[5:8]})
     with pytest.raises(ValueError, match="yielded before"):
         sides.send({"x": array[:5], "y": array[5:8]})
-    assert_items_equal(sent.open(), {"x": np.full(5, 7), "y": np.full(3, 7)})
+    assert_items_equal(sent.load(), {"x": np.full(5, 7), "y": np.full(3, 7)})
 
 
 def pair(sides, x, y):
@@ -213,7 +234,7 @@ def test_what_looks_like_an_item_that_is_known_is_not_taken_for_it(sides, warm):
     x, y = two()
     x[0] = 1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2.4; until it goes, it must be right
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy 2.4 deprecates it, and it must work until then
         x.strides = (0,)
     assert pair(sides, x, y) == ([bytes([1]) * BIG, both[1]], True, False)
     del x, y
@@ -224,29 +245,32 @@ def test_what_looks_like_an_item_that_is_known_is_not_taken_for_it(sides, warm):
     assert not y.flags.writeable
     with pytest.raises(ValueError, match="yielded before"):
         sides.send({"x": x, "y": y})
-    assert_items_equal(sent.open(), {"x": np.full(BIG, 7, np.uint8), "y": np.full(BIG, 8, np.uint8)})
+    assert_items_equal(sent.load(), {"x": np.full(BIG, 7, np.uint8), "y": np.full(BIG, 8, np.uint8)})
 
 
 def test_arrays_made_in_one_order_each_time_have_one_frame(sides):
     for _ in range(3):
         payload = sides.send({"x": full(BIG, 7, np.uint8), "y": full(BIG, 8, np.uint8)})
-    [(_, offsets)] = sides.pickler._placed
-    assert offsets == (0, BIG)
-    assert payload.open()["y"][-1] == 8
+    layout, _, _ = sides.pickler.layouts.find({"x": np.zeros(BIG, np.uint8), "y": np.zeros(BIG, np.uint8)})
+    assert list(layout._templates) == [(0, BIG)]
+    assert payload.load()["y"][-1] == 8
 
 
-def test_places_that_go_on_changing_take_no_memory(sides):
-    for n in range(3 * MAX_LAYOUTS):
-        sides.cross({"x": empty(BIG + n, np.uint8)})
+def test_offsets_that_go_on_changing_take_no_memory(sides):
+    for n in range(200):
+        kept = empty(BIG + 64 * n, np.uint8)
+        sides.cross({"x": full(BIG, 7, np.uint8)})
+        del kept
         sides.give_back()
-    assert len(sides.pickler._placed) <= MAX_LAYOUTS
+    layout, _, _ = sides.pickler.layouts.find({"x": np.zeros(BIG, np.uint8)})
+    assert 1 < len(layout._templates) <= item_layout._MAX_TEMPLATES
 
 
 def test_an_error_on_the_way_gives_nothing_away(sides):
     array = full(BIG, 7, np.uint8)
     with pytest.raises(TypeError, match="pickle"):
         sides.send([array, (n for n in ())])
-    sides.arena.discard()
+    sides.allocator.discard()
     sides.cross(np.zeros(BIG))
     array.fill(8)
     item, _ = sides.cross([array])
@@ -281,7 +305,7 @@ def test_arrays_made_ahead_are_copied_when_their_turn_comes_and_their_slot_waits
     assert sides.cross(np.zeros(BIG))[1] == other  # the first slot is not free, for the third array lies on it
     sides.give_back()
     del third
-    sides.arena.trim(keep=2)
+    sides.allocator.trim(keep=2)
     taken = [sides.cross(np.zeros(BIG))[1] for _ in range(2)]
     assert sorted(taken) == sorted([slot, other])
 
@@ -299,7 +323,7 @@ def test_the_slot_that_came_back_last_is_used_first(sides):
 
 def test_slots_that_come_back_just_before_new_memory_would_be_taken_are_used():
     with Sides() as sides:
-        sides.arena._before_growth = sides.give_back
+        sides.allocator._before_growth = sides.give_back
         assert [sides.cross(np.zeros(BIG))[1] for _ in range(5)] == [0] * 5
 
 
@@ -310,7 +334,7 @@ def test_with_no_slot_left_items_ride_in_frames():
         assert array.base is None
         assert isinstance(sides.send([array]), bytes)
         assert isinstance(sides.send([np.zeros(BIG)]), bytes)
-        assert sides.arena.place_bytes(b"frame") is None
+        assert sides.allocator.place_bytes(b"frame") is None
         assert [set(array.tolist()) for array in held] == [{0}, {1}]
         del held[0]
         sides.give_back()
@@ -319,8 +343,8 @@ def test_with_no_slot_left_items_ride_in_frames():
 
 def test_a_frame_may_lie_on_the_slot_beside_the_arrays(sides):
     frame = sides.pickler.dumps([np.full(BIG, 7, np.uint8), "text"])
-    offset = sides.arena.place_bytes(frame)
-    slot, extent = sides.arena.seal()
+    offset = sides.allocator.place_bytes(frame)
+    slot, extent = sides.allocator.seal()
     assert offset + len(frame) == extent
     memory = sides.memory.owner(slot)
     array, text = item_pickler.loads(memoryview(memory).cast("B")[offset:extent], memory)
@@ -331,7 +355,7 @@ def test_a_frame_may_lie_on_the_slot_beside_the_arrays(sides):
 def test_an_item_that_needs_no_slot_takes_none(sides):
     scratch = full(BIG, 1)
     assert sides.pickler.dumps({"small": np.zeros(3)})
-    assert sides.arena.seal() is None
+    assert sides.allocator.seal() is None
     scratch.fill(2)  # it was not given away
     assert (sides.cross([scratch])[0][0] == 2).all()
 
@@ -345,7 +369,7 @@ def test_what_was_made_and_dropped_leaves_its_room_to_the_next(sides):
     empty(MB).fill(1)
     item, _ = sides.cross(np.full(BIG, 7, np.uint8))
     assert offset(sides, empty(MB)) == (1, 0)
-    assert address(item) == sides.loans.segment.start
+    assert address(item) == sides.lent_slots.segment.address
 
 
 def test_what_is_made_and_dropped_without_a_pause_is_bounded(sides):
@@ -355,7 +379,7 @@ def test_what_is_made_and_dropped_without_a_pause_is_bounded(sides):
         while array.base is not None:
             assert offset(sides, array)[1] < 64 * MB
             array = empty(MB, np.uint8)
-        sides.cross(array)  # behind all that was made on the slot
+        sides.cross(array)  # after everything that was made on the slot
         del first
         sides.give_back()
 
@@ -377,13 +401,13 @@ def test_memory_of_free_slots_is_given_back_but_for_some(sides):
     assert sides.memory.mapped == 6 * MB
     del batches[3:]
     assert sides.give_back() == [3, 4, 5]
-    sides.arena.trim(keep=5)
+    sides.allocator.trim(keep=5)
     assert sides.memory.mapped == 6 * MB
-    sides.arena.trim(keep=1)
+    sides.allocator.trim(keep=1)
     assert sides.memory.mapped == 4 * MB
     assert sides.cross(np.zeros(BIG))[1] == 5  # the one that was used last
     assert [(array == n).all() for n, (array, _) in enumerate(batches)] == [True] * 3
-    sides.arena.trim(keep=0)
+    sides.allocator.trim(keep=0)
     assert sides.memory.mapped == 4 * MB  # 3 held, and one that was not given back
     assert sorted(sides.cross(np.zeros(BIG))[1] for _ in range(4)) == [3, 4, 6, 7]  # the others can be used again
 
@@ -392,12 +416,12 @@ def test_a_slot_on_which_the_iterator_still_has_an_array_is_not_used_before_that
     kept = full(MB, 7, np.uint8)
     sides.cross(kept)
     assert sides.give_back() == [0]
-    sides.arena.trim(keep=0)
+    sides.allocator.trim(keep=0)
     assert (kept == 7).all()
     assert sides.cross(np.zeros(BIG))[1] == 1
     sides.give_back()
     del kept
-    sides.arena.trim(keep=0)
+    sides.allocator.trim(keep=0)
     assert sides.memory.mapped == 0
 
 
@@ -411,7 +435,8 @@ def protected():
 
 
 def test_what_was_yielded_is_protected_to_the_last_byte_until_it_comes_back(protected):
-    made = [full(5000, n, np.uint8) for n in range(2)]  # of less than two pages, and too small for a slot otherwise
+    # Less than two pages each, and too small for a slot without protection.
+    made = [full(5000, n, np.uint8) for n in range(2)]
     views = [made[0][:], made[1]]
     assert lies_in_shared_memory(made[0])
     item, slot = protected.cross(made[:1])
@@ -548,7 +573,7 @@ def test_any_items_cross_unchanged_however_slots_come_back(rounds):
             following = build(rounds[n + 1]["parts"], plain=False) if ahead else None
             named = dict(zip("abcd", item, strict=False))
             payload = sides.send(named if turn["named"] else item)
-            got = item_pickler.loads(payload) if isinstance(payload, bytes) else payload.open()
+            got = item_pickler.loads(payload) if isinstance(payload, bytes) else payload.load()
             if turn["named"]:
                 assert list(got) == list(named)
                 got = list(got.values())
@@ -567,7 +592,7 @@ def test_any_items_cross_unchanged_however_slots_come_back(rounds):
                     overwrite(held.pop(number)[1])
             if turn["given back"]:
                 sides.give_back()
-                sides.arena.trim(keep=1)
+                sides.allocator.trim(keep=1)
         compare(held)
         held.clear()
         kept.clear()
