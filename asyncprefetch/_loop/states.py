@@ -119,6 +119,73 @@ RUN: Mapping[RunState, Mapping[RunEvent, RunState]] = {
     RunState.CLOSED: {RunEvent.CLOSE: RunState.CLOSED},
 }
 
+
+class PullState(Enum):
+    """Where the worker of a pull transport is in its life."""
+
+    NEW = auto()  # nothing was submitted
+    STARTING = auto()  # the first call has not come back
+    UP = auto()
+    LOST = auto()  # a call failed; the exit code is awaited
+    REPORTED = auto()  # the worker handle knows of the death
+    CLOSED = auto()
+
+
+class PullEvent(Enum):
+    """What happens to the worker of a pull transport."""
+
+    OPEN = auto()  # the first call is submitted
+    ANSWER = auto()  # a call came back
+    FAULT = auto()  # the executor or its worker failed
+    REPORT = auto()
+    CLOSE = auto()
+
+
+PULL: Mapping[PullState, Mapping[PullEvent, PullState]] = {
+    PullState.NEW: {
+        PullEvent.OPEN: PullState.STARTING,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.STARTING: {
+        PullEvent.ANSWER: PullState.UP,
+        PullEvent.FAULT: PullState.LOST,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.UP: {
+        PullEvent.ANSWER: PullState.UP,
+        PullEvent.FAULT: PullState.LOST,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.LOST: {
+        PullEvent.REPORT: PullState.REPORTED,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.REPORTED: {PullEvent.CLOSE: PullState.CLOSED},
+    PullState.CLOSED: {PullEvent.CLOSE: PullState.CLOSED},
+}
+
+
+class CallsState(Enum):
+    """Whether an executor takes calls."""
+
+    OPEN = auto()
+    FAILING = auto()  # a call failed; those under way have a moment to come back, and no more are submitted
+    CLOSED = auto()  # nothing more is submitted, taken or reported
+
+
+class CallsEvent(Enum):
+    """What happens to the calls of an executor."""
+
+    FAIL = auto()
+    CLOSE = auto()
+
+
+CALLS: Mapping[CallsState, Mapping[CallsEvent, CallsState]] = {
+    CallsState.OPEN: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
+    CallsState.FAILING: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
+    CallsState.CLOSED: {CallsEvent.CLOSE: CallsState.CLOSED},
+}
+
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 

@@ -340,7 +340,8 @@ class WorkerHandle:
             return
         self._deaths[drawing] += 1
         restarts = self._deaths[drawing] - 1
-        if not self._was_up or self._killed or restarts >= self._options.max_restarts:
+        hopeless = not self._was_up or self._killed or death.breaks_contract
+        if hopeless or restarts >= self._options.max_restarts:
             self._give_up(
                 error_reports.death_error(self.number, death, drawing, was_up=self._was_up, restarts=restarts)
             )

@@ -158,9 +158,10 @@ FromWorker = Hello | Item | State | Replaying | EndOfShard | Failed | SetupFaile
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What a transport tells of a worker that is gone; of an executor without processes only the reason is known."""
+    """What a transport knows about a worker that is gone. Without a process of ours it knows the reason only."""
 
     reason: str
     pid: int | None = None
     exit_code: int | None = None
     oom_kills: int = 0  # how often the kernel ended a process for want of memory meanwhile
+    breaks_contract: bool = False  # the executor did what no executor may do, and would do it again

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from asyncprefetch._wire import item_pickler
 from asyncprefetch._wire.fingerprint import fingerprint
 from asyncprefetch._wire.item_layout import Flat, flatten
 from asyncprefetch._wire.messages import (
@@ -24,7 +23,6 @@ from asyncprefetch._wire.messages import (
     Final,
     FromWorker,
     Hello,
-    Item,
     Log,
     Replaying,
     Setup,
@@ -34,9 +32,7 @@ from asyncprefetch._wire.messages import (
     State,
     Stop,
     Tally,
-    ToWorker,
 )
-from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.remote_errors import RemoteError, describe
 from asyncprefetch._worker import counters, logs
 from asyncprefetch.base import IteratorState, StatefulIterator
@@ -75,28 +71,6 @@ class Outlet(Protocol):
         """Any other message. Raises nothing."""
 
 
-class Collecting:
-    """An outlet that keeps the messages, to be given as the answer to a call."""
-
-    def __init__(self) -> None:
-        self._messages: list[FromWorker] = []
-        self._pickler = item_pickler.ItemPickler()
-
-    def item(self, where: tuple[int, int, int], fingerprint: int, item: Any, flat: Flat | None) -> None:
-        """Keep the item as one frame."""
-        payload = Framed(self._pickler.dumps(item, flat), self._pickler.has_tensors)
-        self._messages.append(Item(*where, fingerprint, payload))
-
-    def send(self, message: FromWorker) -> None:
-        """Keep the message."""
-        self._messages.append(message)
-
-    def take(self) -> list[FromWorker]:
-        """What was kept since the last time."""
-        messages, self._messages = self._messages, []
-        return messages
-
-
 class Producer:
     """The worker's end of the protocol.
 
@@ -108,29 +82,24 @@ class Producer:
         self._outlet = outlet
         self._shards: dict[int, _Shard] = {}
         self._run = -1
-        self._set_up = False
+        self.is_set_up = False  # whether the user's initializer succeeded
 
-    def handle(self, message: ToWorker) -> None:
+    def handle(self, message: Setup | Start | Stop) -> None:
         """Do what ``message`` asks. Raises nothing of the user's.
 
         Raises:
-            BrokenExecutor: this is not the worker that the loader set up.
+            BrokenExecutor: the worker is not set up.
         """
         counters.drain()
         _send_reports(self._outlet)
         if isinstance(message, Setup):
             self._setup(message)
-        elif not self._set_up:
-            # An engine put another worker in the place of the one that the loader knows: the same to it as a death.
-            raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
+        elif not self.is_set_up:
+            raise BrokenExecutor("the worker was not set up")
         elif isinstance(message, Start):
             self._start(message)
-        elif isinstance(message, Stop):
-            self._stop(message)
         else:
-            # Of a replay one piece: the answer tells that it goes on, and the credit is good for another call.
-            while self.draw(message) and not self._shards[message.shard].is_behind:
-                pass
+            self._stop(message)
 
     def draw(self, credit: Credit) -> bool:
         """Draw one item, or a piece of a replay. Gives whether the credit may be good for more."""
@@ -165,7 +134,7 @@ class Producer:
                 _send_reports(self._outlet)
                 self._outlet.send(SetupFailed(raised.error))
                 return
-        self._set_up = True
+        self.is_set_up = True
         _send_reports(self._outlet)
         self._outlet.send(Hello(os.getpid()))
 
