@@ -7,6 +7,7 @@ from asyncprefetch._checkpoint.save_order import Turn
 from asyncprefetch._codec import MAX_DEPTH, decode, encode, encode_state, explain_unsupported
 from asyncprefetch._codec.registry import find_kind, find_tag, kind_of, tag_of
 from asyncprefetch._loop import (
+    call_queue,
     delivery,
     error_reports,
     loader_socket,
@@ -16,6 +17,7 @@ from asyncprefetch._loop import (
     stream_transport,
 )
 from asyncprefetch._loop.core import Core
+from asyncprefetch._loop.credit_queue import CreditQueue
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
 from asyncprefetch._loop.loader_socket import LoaderSocket
@@ -26,10 +28,16 @@ from asyncprefetch._loop.scheduler import AsReady, InOrder
 from asyncprefetch._loop.shutdown import in_daemon_thread
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import (
+    CALLS,
     LOADER,
+    PULL,
     RUN,
+    CallsEvent,
+    CallsState,
     LoaderEvent,
     LoaderState,
+    PullEvent,
+    PullState,
     RunEvent,
     RunState,
     WrongTransitionError,
@@ -39,6 +47,7 @@ from asyncprefetch._process import context, limits, out_of_memory
 from asyncprefetch._process.context import WorkerProcess
 from asyncprefetch._wire import fingerprint as fingerprint_module
 from asyncprefetch._wire import item_pickler, records, shared_memory
+from asyncprefetch._wire.calls import Answer, Call, Refusal
 from asyncprefetch._wire.fingerprint import fingerprint
 from asyncprefetch._wire.item_layout import MAX_LAYOUTS, flatten
 from asyncprefetch._wire.item_pickler import MIN_PLACED, ItemPickler
@@ -65,7 +74,7 @@ from asyncprefetch._wire.records import NO_PLACE, RecordReader, Release
 from asyncprefetch._wire.remote_errors import RemoteError, class_name
 from asyncprefetch._wire.shared_memory import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
 from asyncprefetch._worker import counters, producer, pull_runner, use_after_yield, worker_socket
-from asyncprefetch._worker.pull_runner import PullRunner
+from asyncprefetch._worker.pull_runner import Collecting, PullRunner
 from asyncprefetch._worker.slot_allocator import SlotAllocator
 from asyncprefetch._worker.worker_socket import WorkerSocket
 from asyncprefetch.iterators._functions import called, named
