@@ -63,6 +63,7 @@ from asyncprefetch._wire.messages import (
     Log,
     Replaying,
     Setup,
+    SetupFailed,
     ShardStart,
     Start,
     State,
