@@ -19,6 +19,7 @@ from asyncprefetch._checkpoint.state import StateData
 from asyncprefetch._loop.core import Core
 from asyncprefetch._loop.delivery import NOTHING
 from asyncprefetch._loop.options import Options, Resources, pickle_for_worker
+from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._wire.messages import ShardStart
@@ -211,6 +212,7 @@ class AsyncPrefetcher(Generic[T_co]):
             PrefetcherBusyError: the loader belongs to another event loop, which is not closed: nothing was changed. Where
                 that loop is closed, any other will do.
         """
+        running_loop()  # anyio can't shield without one
         with anyio.CancelScope(shield=True):
             await self._core.aclose()
 

@@ -24,6 +24,7 @@ from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.loop_watch import LoopWatch
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
+from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState, RunState, advance
 from asyncprefetch._loop.transport import Sink, Transport
@@ -68,7 +69,7 @@ class Core:
         """Ask for the workers. Does nothing if that was done before.
 
         Raises:
-            PrefetcherClosedError, PrefetcherBusyError: see :meth:`check_usable`.
+            PrefetcherClosedError, PrefetcherBusyError, EventLoopError: see :meth:`check_usable`.
         """
         self.check_usable()
         if self.state is not LoaderState.NEW:
@@ -95,6 +96,7 @@ class Core:
         Raises:
             PrefetcherClosedError: ``aclose()`` was called.
             PrefetcherBusyError: the running loop is not the one on which the loader was started.
+            EventLoopError: no event loop of asyncio is running.
         """
         if self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             raise PrefetcherClosedError("the loader was closed; build another one from its last state")
@@ -107,7 +109,7 @@ class Core:
     @property
     def _other_loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop on which it was started, if that is not the running one."""
-        return self._loop if self._loop is not asyncio.get_running_loop() else None
+        return self._loop if self._loop is not running_loop() else None
 
     def _open_transport(self, worker: int, sink: Sink) -> Transport:
         options = self.options
@@ -127,7 +129,7 @@ class Core:
 
     def next_nowait(self, check: Callable[[int, Any], None]) -> Any:
         """The next item, if it is at hand and nothing has to be waited for, decided or told; else ``NOTHING``."""
-        if self.state is not LoaderState.ACTIVE or asyncio.get_running_loop() is not self._loop:
+        if self.state is not LoaderState.ACTIVE or running_loop() is not self._loop:
             return NOTHING
         return self._delivery.next_nowait(check)
 
