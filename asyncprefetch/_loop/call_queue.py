@@ -115,7 +115,7 @@ class CallQueue:
         return submitted
 
     def _was_submitted(self, submitted: _Submitted, done: asyncio.Future[Future[Any]]) -> None:
-        if done.cancelled() or self._state is CallsState.CLOSED:
+        if done.cancelled():
             return
         try:
             call = asyncio.wrap_future(done.result(), loop=self._loop)
@@ -125,8 +125,7 @@ class CallQueue:
             call.add_done_callback(lambda call: self._came_back(submitted, call))
 
     def _refused(self, submitted: _Submitted, error: Exception) -> None:
-        # A further call would overtake this one. The outcome waits for the loop: a caller that grants credit goes on first.
-        self._step(CallsEvent.FAIL)
+        # Not at once: a caller that grants credit to several shards must be done first.
         self._loop.call_soon(self._has_outcome, submitted, fault_of(error))
 
     def _came_back(self, submitted: _Submitted, call: asyncio.Future[Any]) -> None:

@@ -32,11 +32,13 @@ class Fault:
 
     Attributes:
         reason: in words.
+        error: what the executor raised, if that is the fault.
         breaks_contract: whether another start would end in the same way.
         exit_code_counts: whether the exit code of its process, if there is one, says more than the reason.
     """
 
     reason: str
+    error: BaseException | None = None
     breaks_contract: bool = False
     exit_code_counts: bool = True
 
@@ -62,10 +64,8 @@ def outcome_of(call: asyncio.Future[Any], number: int) -> Outcome:
 def fault_of(error: BaseException) -> Fault:
     """The fault of an executor that raised ``error``."""
     if "MemoryError" in str(error.__cause__):  # as a process pool reports a result for which there is no memory here
-        return Fault(f"no memory here for what it sent{memory_advice()}", exit_code_counts=False)
-    if not isinstance(error, BrokenExecutor | RuntimeError):
-        _LOG.error("an executor failed with an error of its own", exc_info=error)
-    return Fault(f"{type(error).__name__}: {error}")
+        return Fault(f"no memory here for what it sent{memory_advice()}", error, exit_code_counts=False)
+    return Fault(f"{type(error).__name__}: {error}", error)
 
 
 def verdict(executor: Executor, outcomes: Sequence[Outcome]) -> Fault:
@@ -75,6 +75,8 @@ def verdict(executor: Executor, outcomes: Sequence[Outcome]) -> Fault:
     if isinstance(first, Refusal):
         first = _fault_of_refusal(first, outcomes, name)
     if not first.breaks_contract:
+        if first.error is not None and not isinstance(first.error, BrokenExecutor | RuntimeError):
+            _LOG.error("an executor failed with an error of its own", exc_info=first.error)
         return first
     return Fault(f"its executor, {name}, {first.reason}. {_CONTRACT}", breaks_contract=True, exit_code_counts=False)
 

@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerStalledError, WorkerDiedError, register
-from asyncprefetch.executors import InlineExecutor
+from asyncprefetch.executors import InlineExecutor, ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 from tests.conftest import inline
 from tests.inside import (
@@ -34,8 +34,9 @@ from tests.inside import (
     Start,
     Stop,
     call_queue,
+    shutdown,
 )
-from tests.pipelines import Count, in_turns
+from tests.pipelines import Count, Die, in_turns
 from tests.test_failures import until_error
 from tests.test_prefetcher import rest, take, through_bytes
 
@@ -113,8 +114,13 @@ class ByHand(Executor):
     def __init__(self):
         self.calls: dict[int, Future] = {}  # by number, those not answered
         self.asked: list[Call] = []
+        self.closes = 0  # calls that close the iterators
 
-    def submit(self, function, call):
+    def submit(self, function, *args):
+        if not args:
+            self.closes += 1
+            return Future()
+        (call,) = args
         self.calls[call.number] = Future()
         self.asked.append(call)
         return self.calls[call.number]
@@ -232,7 +238,7 @@ async def test_after_a_failed_call_no_more_are_submitted_and_earlier_ones_still_
     transport.flush()
     await executor.answer(4, item(2))
     assert heard.deaths == []
-    await executor.answer(2, item(1))
+    await executor.answer(2, item(1), more=True)
     assert heard.messages == [item(1)]
     assert [death.reason for death in heard.deaths] == ["BrokenExecutor: the node is gone"]
     assert len(executor.asked) == 5
@@ -287,17 +293,30 @@ async def test_a_result_that_is_not_the_calls_own_is_no_answer(result, text):
     assert text in death.reason
 
 
-async def test_a_transport_that_is_closed_takes_nothing_more():
+async def test_a_transport_that_is_closed_takes_nothing_more(caplog):
     transport, executor, heard = await three_ahead()
-    await executor.fail(2, BrokenExecutor())
-    closing = asyncio.create_task(transport.aclose())
-    await executor.turns()
-    calls = dict(executor.calls)
-    await closing
-    for call in calls.values():
-        call.set_exception(BrokenExecutor())
-    await executor.turns()
-    assert (heard.messages, heard.deaths) == ([], [])
+    await executor.fail(3, BrokenExecutor())
+    await transport.aclose()
+    assert executor.closes == 0  # the executor may be dead
+    await executor.fail(2, ConnectionError())
+    await executor.answer(4, item(3))
+    assert (heard.messages, heard.deaths, caplog.text) == ([], [], "")
+
+
+async def test_a_transport_whose_worker_lives_has_its_iterators_closed(monkeypatch):
+    monkeypatch.setattr(shutdown, "CLOSE_GRACE", 0)
+    transport, executor, _ = await three_ahead()
+    await transport.aclose()
+    assert executor.closes == 1
+
+
+async def test_an_error_that_is_the_executors_own_is_logged(caplog):
+    _, executor, heard = await three_ahead()
+    await executor.fail(2, ConnectionError("no route"))
+    for number in (3, 4):
+        await executor.fail(number, ConnectionError("and again"))
+    assert [death.reason for death in heard.deaths] == ["ConnectionError: no route"]
+    assert caplog.text.count("an executor failed with an error of its own") == 1
 
 
 # ----------------------------------------------------------------------------------- executors that complete out of order
@@ -508,3 +527,17 @@ async def test_an_executor_that_goes_silent_is_a_stall_and_can_be_closed():
         got, raised = await until_error(loader)
         assert isinstance(raised, ProducerStalledError)
         assert got == list(range(len(got)))
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_an_item_that_kills_its_worker_each_time_is_found_though_calls_draw_many():
+    """A death loses all items of its call. The next worker begins with one item a call, so the one that kills is named."""
+    pipeline = Die.make(500, 300, "SIGKILL")
+    async with AsyncPrefetcher(
+        pipeline, n_batches_to_prefetch=64, max_restarts=2, executor_factory=lambda worker: ProcessExecutor()
+    ) as loader:
+        got, raised = await until_error(loader)
+    assert got == list(range(300))
+    assert isinstance(raised, WorkerDiedError)
+    assert (raised.shard, raised.position) == (0, 300)
+    assert "It was started again 2 times without progress" in str(raised)
