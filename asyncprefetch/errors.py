@@ -55,7 +55,10 @@ class ProducerError(AsyncPrefetchError):
 
 
 class WorkerDiedError(AsyncPrefetchError):
-    """A worker is gone: killed, crashed, or ended by an exit of any code.
+    """A worker is gone: killed, crashed, or ended by an exit of any code. Or its executor is not one that a loader can use.
+
+    A loader needs an executor with one worker, which makes each call once and in the order of submission. The message names
+    an executor that does something else.
 
     Attributes:
         worker: the worker's number, from 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from asyncprefetch._wire.messages import Credit, EndOfShard, Failed, FromWorker, Item
+from asyncprefetch._wire.messages import Credit, EndOfShard, Failed, Final, FromWorker, Item
 
 # The position of a shard that sends nothing more: beyond all credit.
 _NO_MORE = 1 << 63
@@ -18,16 +18,18 @@ class CreditQueue:
         self._positions: dict[int, int] = {}  # by shard: of the next item to come
         self._sent: deque[Credit] = deque()  # may hold credits that are used up, after one that is not
         self._unsent: list[Credit] = []
+        self._is_open = False
 
     def begin(self, positions: Mapping[int, int]) -> None:
-        """A run begins, whose shards send their items from these positions on."""
-        self.clear()
-        self._positions = dict(positions)
-
-    def clear(self) -> None:
-        """The run takes no more items."""
+        """Begin a run, whose shards send their items from these positions on."""
         self._sent.clear()
+        self._positions = dict(positions)
+        self._is_open = True
+
+    def end(self) -> None:
+        """End the run: no more credit is sent. The worker may still be drawing on what was sent before."""
         self._unsent.clear()
+        self._is_open = False
 
     def add(self, credit: Credit) -> None:
         """Credit was granted."""
@@ -54,6 +56,13 @@ class CreditQueue:
             self._positions[message.shard] = message.position + 1
         elif isinstance(message, EndOfShard | Failed):
             self._positions[message.shard] = _NO_MORE
+        elif isinstance(message, Final):
+            self._sent.clear()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the worker should continue with the credit that it has."""
+        return self._is_open and self.drawing is not None
 
     @property
     def drawing(self) -> tuple[int, int] | None:

@@ -82,13 +82,13 @@ class PullTransport:
 
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""
-        self._credits.clear()
+        self._credits.end()
         self._calls.submit(stop)
 
     def detach(self) -> None:
         """Report nothing more to the sink."""
         self._sink = None
-        self._credits.clear()
+        self._credits.end()
 
     def kill(self) -> None:
         """Kill the process; another executor is left alone. From any thread: it touches nothing of the transport."""
@@ -122,7 +122,7 @@ class PullTransport:
         self._sink.received(answer.messages)
         self.flush()
         # While the worker has credit left, keep calls ahead. Otherwise a further call would find nothing to draw.
-        while self._can_call and answer.more and self._credits.drawing is not None:
+        while self._can_call and answer.more and self._credits.goes_on:
             self._calls.submit()
 
     def _failed(self, fault: Fault) -> None:

@@ -1,6 +1,6 @@
-"""The states of a loader and of a worker's run, and the two tables in which every transition stands.
+"""The states of a loader, of a worker's run, and of the pull transport, with one table of transitions for each.
 
-A transition that is not in its table is a fault in this library and raises at once.
+A table holds every transition that is possible. Any other one is a fault in this library and raises at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TypeVar
 class LoaderState(Enum):
     """Where a loader is in its life."""
 
-    NEW = auto()  # nothing was started
+    NEW = auto()  # no worker was started
     ACTIVE = auto()
-    ENDED = auto()  # every shard's end was reached
-    FAILED = auto()  # an error was raised to the consumer, and will be again
+    ENDED = auto()  # every shard is exhausted
+    FAILED = auto()  # an error was raised to the consumer; each further call raises it again
     CLOSING = auto()
     CLOSED = auto()
 
@@ -43,7 +43,7 @@ LOADER: Mapping[LoaderState, Mapping[LoaderEvent, LoaderState]] = {
     },
     LoaderState.ENDED: {LoaderEvent.CLOSE: LoaderState.CLOSING},
     LoaderState.FAILED: {LoaderEvent.CLOSE: LoaderState.CLOSING},
-    # To be closed again: its loop was closed in the midst of the first time, and another one takes over.
+    # A loader is closed a second time if its event loop was closed during the first. Another loop then finishes it.
     LoaderState.CLOSING: {LoaderEvent.CLOSE: LoaderState.CLOSING, LoaderEvent.ALL_GONE: LoaderState.CLOSED},
     LoaderState.CLOSED: {},
 }
@@ -53,20 +53,20 @@ class RunState(Enum):
     """Where a worker's run is."""
 
     OFF = auto()  # no worker yet
-    STARTING = auto()  # the worker was asked for and has not said hello
-    RUNNING = auto()  # it may be given credit
-    STOPPING = auto()  # a stop was sent, the final sentinel has not come
+    STARTING = auto()  # the worker is being started and has not said hello
+    RUNNING = auto()  # it takes credit
+    STOPPING = auto()  # a stop was sent, and the final sentinel has not come
     IDLE = auto()  # between two runs
-    LOST = auto()  # the worker is gone, its restart not decided
-    RETIRED = auto()  # no shard of it has anything more to send
-    FAILED = auto()  # given up; its shards' consumers get the error
+    LOST = auto()  # the worker is gone; whether it is started again is not decided
+    RETIRED = auto()  # its shards have nothing more to send
+    FAILED = auto()  # it is not started again; the consumer gets the error
     CLOSED = auto()
 
 
 class RunEvent(Enum):
     """What happens to a worker's run."""
 
-    OPEN = auto()  # a worker is asked for, and a run with it
+    OPEN = auto()  # a worker is started, and a run with it
     HELLO = auto()
     STOP = auto()
     FINAL = auto()
@@ -195,10 +195,10 @@ class WrongTransitionError(RuntimeError):
 
 
 def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
-    """The state after ``event``.
+    """Return the state after ``event``.
 
     Raises:
-        WrongTransitionError: the event is not in the table for this state.
+        WrongTransitionError: the table has no such event in this state.
     """
     try:
         return table[state][event]

@@ -20,6 +20,7 @@ from tests.inside import (
     CreditQueue,
     EndOfShard,
     Failed,
+    Final,
     Framed,
     FromWorker,
     Hello,
@@ -99,8 +100,11 @@ def test_the_credit_of_a_run_ends_with_it():
     credits.add(Credit(1, 0, 9))
     credits.take()
     credits.add(Credit(1, 0, 10))
-    credits.clear()
-    assert (credits.drawing, credits.has_unsent) == (None, False)
+    assert credits.goes_on
+    credits.end()
+    assert (credits.drawing, credits.has_unsent, credits.goes_on) == ((0, 0), False, False)  # a call may be drawing
+    credits.received(Final(1))
+    assert credits.drawing is None
 
 
 # ------------------------------------------------------------------------------------------ calls that the test answers
@@ -219,11 +223,13 @@ async def test_after_a_stop_nothing_is_drawn_before_the_next_run():
     transport, executor, _ = await three_ahead()
     transport.credit(Credit(1, 0, 10))
     transport.stop(Stop(1))
+    assert transport.drawing == (0, 1)
     for number in (2, 3, 4):
         await executor.answer(number, Replaying(1, 0), more=True)
     assert executor.asked[5:] == [Call(5, (Stop(1),))]
+    await executor.answer(5, Final(1))
+    assert transport.drawing is None
     transport.start(start(2))
-    await executor.answer(5)
     await executor.answer(6)
     assert executor.calls == {}
     transport.credit(Credit(2, 0, 3))
