@@ -62,7 +62,6 @@ class CallQueue:
         self._state = CallsState.OPEN
         self._calls: deque[_Submitted] = deque()
         self._next = 0  # number of the next call
-        self._submitting: asyncio.Future[Future[Any]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -89,10 +88,10 @@ class CallQueue:
     def submit_in_thread(self, *messages: ToWorker) -> None:
         """Submit the first call from a thread: ``submit()`` may start a process, and block for as long as that takes."""
         submitted = self._add(messages)
-        self._submitting = in_daemon_thread(
+        submitting = in_daemon_thread(
             lambda: self._executor.submit(self._handler, submitted.call), "asyncprefetch-executor"
         )
-        self._submitting.add_done_callback(lambda done: self._was_submitted(submitted, done))
+        submitting.add_done_callback(lambda done: self._was_submitted(submitted, done))
 
     def fail(self, fault: Fault) -> None:
         """The worker is gone, and no call comes back any more."""
@@ -105,8 +104,6 @@ class CallQueue:
         self._calls.clear()
         if self._timer is not None:
             self._timer.cancel()
-        if self._submitting is not None and not self._loop.is_closed():
-            self._submitting.cancel()
 
     def _add(self, messages: tuple[ToWorker, ...]) -> _Submitted:
         submitted = _Submitted(Call(self._next, messages))
@@ -115,8 +112,6 @@ class CallQueue:
         return submitted
 
     def _was_submitted(self, submitted: _Submitted, done: asyncio.Future[Future[Any]]) -> None:
-        if done.cancelled():
-            return
         try:
             call = asyncio.wrap_future(done.result(), loop=self._loop)
         except Exception as error:  # submit() raised, or what it returned is no future

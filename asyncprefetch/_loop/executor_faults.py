@@ -93,6 +93,6 @@ def _fault_of_refusal(refusal: Refusal, outcomes: Sequence[Outcome], executor: s
     if any(isinstance(other, Answer) or (isinstance(other, Refusal) and other.due > 0) for other in outcomes):
         return Fault(f"made call {number} in another worker than the calls around it", breaks_contract=True)
     return Fault(
-        f"call {number} reached a worker that knows none of the calls before it: the executor, {executor}, replaced its "
-        "worker, or has more than one"
+        f"call {number} reached a worker that knows none of the calls before it: the executor ({executor}) replaced "
+        "its worker, or has more than one"
     )
