@@ -10,6 +10,7 @@ from asyncprefetch._loop import (
     call_queue,
     delivery,
     error_reports,
+    executor_life,
     loader_socket,
     pull_transport,
     retries,

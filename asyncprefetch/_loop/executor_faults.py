@@ -65,7 +65,8 @@ def fault_of(error: BaseException) -> Fault:
     """The fault of an executor that raised ``error``."""
     if "MemoryError" in str(error.__cause__):  # as a process pool reports a result for which there is no memory here
         return Fault(f"no memory here for what it sent{memory_advice()}", error, exit_code_counts=False)
-    return Fault(f"{type(error).__name__}: {error}", error)
+    # Another error leaves the process alive. It is killed then, and its exit code says nothing.
+    return Fault(f"{type(error).__name__}: {error}", error, exit_code_counts=isinstance(error, BrokenExecutor))
 
 
 def verdict(executor: Executor, outcomes: Sequence[Outcome]) -> Fault:
@@ -94,5 +95,6 @@ def _fault_of_refusal(refusal: Refusal, outcomes: Sequence[Outcome], executor: s
         return Fault(f"made call {number} in another worker than the calls around it", breaks_contract=True)
     return Fault(
         f"call {number} reached a worker that knows none of the calls before it: the executor ({executor}) replaced "
-        "its worker, or has more than one"
+        "its worker, or has more than one",
+        exit_code_counts=False,
     )

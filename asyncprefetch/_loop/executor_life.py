@@ -25,7 +25,6 @@ class ExecutorLife:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._process = executor if isinstance(executor, ProcessExecutor) else None
-        self._loop = asyncio.get_running_loop()
 
     @property
     def starts_without_blocking(self) -> bool:
@@ -38,10 +37,10 @@ class ExecutorLife:
             asyncio.wrap_future(self._process.exited).add_done_callback(lambda _: on_exit())
 
     def report_death(self, fault: Fault, report: Callable[[Death], None]) -> None:
-        """Call ``report`` when all that can be known of the death is known; never before this returns."""
+        """Call ``report`` when all that can be known of the death is known."""
         process = self._process
         if process is None:
-            self._loop.call_soon(report, Death(fault.reason, breaks_contract=fault.breaks_contract))
+            report(Death(fault.reason, breaks_contract=fault.breaks_contract))
             return
         # The exit code is known when the process is reaped. Whatever failed, end it.
         process.kill()
@@ -72,13 +71,9 @@ class ExecutorLife:
             lambda: self._executor.shutdown(wait=True, cancel_futures=True), "asyncprefetch-executor"
         )
         over.add_done_callback(_log_error)
-        try:
-            done, _ = await asyncio.wait([over], timeout=CLOSE_GRACE)
-            if not done:
-                _LOG.warning("an executor is still busy; it was left to itself")
-        finally:
-            if not over.get_loop().is_closed():
-                over.cancel()
+        done, _ = await asyncio.wait([over], timeout=CLOSE_GRACE)
+        if not done:
+            _LOG.warning("an executor is still busy; it was left to itself")
 
 
 def _log_error(future: asyncio.Future[None]) -> None:

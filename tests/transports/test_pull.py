@@ -35,6 +35,7 @@ from tests.inside import (
     Start,
     Stop,
     call_queue,
+    executor_life,
     shutdown,
 )
 from tests.pipelines import Count, Die, in_turns
@@ -328,6 +329,87 @@ async def test_a_transport_whose_worker_lives_has_its_iterators_closed(monkeypat
     transport, executor, _ = await three_ahead()
     await transport.aclose()
     assert executor.closes == 1
+
+
+async def test_a_call_that_was_cancelled_is_the_end_of_its_executor():
+    _, executor, heard = await three_ahead()
+    for call in executor.calls.values():
+        call.cancel()
+    await executor.turns()
+    assert [death.reason for death in heard.deaths] == ["BrokenExecutor: its executor was shut down"]
+
+
+async def test_a_worker_that_never_answered_is_not_asked_to_close_its_iterators():
+    executor = ByHand()
+    transport = PullTransport(executor, Heard())
+    transport.open(SETUP, start())
+    await transport.aclose()
+    assert executor.closes == 0
+
+
+async def test_the_first_submit_to_an_executor_of_others_does_not_block_the_loop():
+    threads = []
+
+    class Foreign(ThreadPoolExecutor):
+        def submit(self, function, /, *args):
+            threads.append(threading.current_thread())
+            return super().submit(function, *args)
+
+    assert await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: Foreign(1))) == [0, 1, 2]
+    assert threads[0] is not threading.main_thread()
+    assert set(threads[1:]) == {threading.main_thread()}
+
+
+async def test_a_first_submit_that_raises_is_an_error():
+    class Refuses(ThreadPoolExecutor):
+        def submit(self, function, /, *args):
+            raise ConnectionError("no cluster")
+
+    with pytest.raises(WorkerDiedError, match="worker 0 died: ConnectionError: no cluster"):
+        await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: Refuses(1)))
+
+
+async def test_an_executor_that_can_not_be_shut_down_is_left_to_itself(monkeypatch, caplog):
+    monkeypatch.setattr(executor_life, "CLOSE_GRACE", 0)
+    going_on = threading.Event()
+
+    class Busy(InlineExecutor):
+        def shutdown(self, *args, **kwargs):
+            going_on.wait(10)
+
+    async with AsyncPrefetcher(Count(3), executor_factory=lambda worker: Busy()):
+        pass
+    assert "an executor is still busy; it was left to itself" in caplog.text
+    going_on.set()
+
+
+async def test_an_error_in_shutting_an_executor_down_is_logged(caplog):
+    class Refuses(InlineExecutor):
+        def shutdown(self, *args, **kwargs):
+            raise ConnectionError("no route")
+
+    async with AsyncPrefetcher(Count(3), executor_factory=lambda worker: Refuses()) as loader:
+        assert await anext(loader) == 0
+    assert "shutting an executor down raised" in caplog.text
+    assert "no route" in caplog.text
+
+
+async def test_a_process_whose_call_failed_is_ended_and_started_again(caplog):
+    class Fails(ProcessExecutor):
+        def submit(self, function, /, *args, **kwargs):
+            future = super().submit(function, *args, **kwargs)
+            if not args or args[0].number < 3:
+                return future
+            failed: Future = Future()
+            failed.set_exception(ConnectionError("a lost message"))
+            return failed
+
+    executors = [ProcessExecutor, Fails]
+    async with asyncio.timeout(20):
+        loader = AsyncPrefetcher(Count(20), executor_factory=lambda worker: executors.pop()())
+        assert await rest(loader) == list(range(20))
+    assert loader.statistics().restarts == 1
+    assert "died: ConnectionError: a lost message" in caplog.text
 
 
 async def test_an_error_that_is_the_executors_own_is_logged(caplog):
