@@ -10,6 +10,7 @@ from asyncprefetch._loop import (
     call_queue,
     delivery,
     error_reports,
+    executor_faults,
     executor_life,
     loader_socket,
     pull_transport,

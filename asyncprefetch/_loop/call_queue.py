@@ -120,25 +120,29 @@ class CallQueue:
             call.add_done_callback(lambda call: self._came_back(submitted, call))
 
     def _refused(self, submitted: _Submitted, error: Exception) -> None:
-        # Not at once: a caller that grants credit to several shards must be done first.
-        self._loop.call_soon(self._has_outcome, submitted, fault_of(error))
+        # The outcome is stored at once: an exit that is reported next must not hide its cause. It is acted on later: a
+        # caller that grants credit to several shards must be done first.
+        submitted.outcome = fault_of(error)
+        self._loop.call_soon(self._take)
 
     def _came_back(self, submitted: _Submitted, call: asyncio.Future[Any]) -> None:
-        self._has_outcome(submitted, outcome_of(call, submitted.call.number))
+        submitted.outcome = outcome_of(call, submitted.call.number)
+        self._take()
 
-    def _has_outcome(self, submitted: _Submitted, outcome: Outcome) -> None:
+    def _take(self) -> None:
         if self._state is CallsState.CLOSED:
             return
-        submitted.outcome = outcome
-        if not isinstance(outcome, Answer):
-            self._step(CallsEvent.FAIL)
-            if self._timer is None:
-                self._timer = self._loop.call_later(_GRACE_SECONDS, self._judge)
         while self._calls and isinstance(answer := self._calls[0].outcome, Answer):
             self._calls.popleft()
             self._on_answer(answer)
-        if self._state is CallsState.FAILING and all(call.outcome is not None for call in self._calls):
+        outcomes = [call.outcome for call in self._calls]
+        if all(outcome is None or isinstance(outcome, Answer) for outcome in outcomes):
+            return
+        self._step(CallsEvent.FAIL)
+        if None not in outcomes:
             self._judge()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_GRACE_SECONDS, self._judge)
 
     def _judge(self, fault: Fault | None = None) -> None:
         outcomes = [call.outcome for call in self._calls if call.outcome is not None]

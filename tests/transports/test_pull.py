@@ -35,6 +35,7 @@ from tests.inside import (
     Start,
     Stop,
     call_queue,
+    executor_faults,
     executor_life,
     shutdown,
 )
@@ -261,6 +262,21 @@ async def test_calls_that_never_come_back_do_not_hide_a_failed_one(monkeypatch):
     assert [death.reason for death in heard.deaths] == ["BrokenExecutor: the node is gone"]
     await executor.answer(2, item(1))  # too late
     assert (heard.messages, len(heard.deaths)) == ([], 1)
+
+
+async def test_an_exit_does_not_hide_why_a_call_was_refused():
+    """A process that could not be started has ended, too: on Python 3.14 that is known first."""
+
+    class Refuses(ByHand):
+        def submit(self, function, *args):
+            raise BrokenExecutor("no more threads")
+
+    faults = []
+    calls = call_queue.CallQueue(Refuses(), PullRunner("tests").handle, on_answer=faults.append, on_fault=faults.append)
+    calls.submit(SETUP)
+    calls.fail(executor_faults.Fault("its process ended"))
+    await asyncio.sleep(0)
+    assert [fault.reason for fault in faults] == ["BrokenExecutor: no more threads"]
 
 
 async def test_a_death_is_reported_once(monkeypatch, caplog):
