@@ -130,8 +130,6 @@ class CallQueue:
         self._take()
 
     def _take(self) -> None:
-        if self._state is CallsState.CLOSED:
-            return
         while self._calls and isinstance(answer := self._calls[0].outcome, Answer):
             self._calls.popleft()
             self._on_answer(answer)
