@@ -205,6 +205,14 @@ async def test_calls_are_kept_ahead_while_credit_is_left_in_the_worker():
     assert executor.calls == {}  # a call more would find nothing to draw
 
 
+async def test_credit_that_another_call_brings_needs_no_further_call():
+    transport, executor, _ = await running(credit=1)
+    transport.credit(Credit(1, 0, 2))
+    transport.flush()
+    await executor.answer(1, item(0))
+    assert list(executor.calls) == [2]
+
+
 async def test_credit_waits_for_a_call_if_enough_are_under_way_and_goes_all_with_the_next():
     transport, executor, _ = await three_ahead()
     for upto in (10, 11):
