@@ -584,22 +584,26 @@ async def test_a_call_that_is_made_twice_is_harmless_if_its_first_answer_is_retu
     assert await rest(AsyncPrefetcher(Count(20), executor_factory=lambda worker: TwiceForOne())) == list(range(20))
 
 
-refused = threading.Event()
+drawing, refused = threading.Event(), threading.Event()
 
 
 @register("tests.pull.until_refused")
 def until_refused():
     yield from range(2)
-    refused.wait(10)  # one thread draws this item, and another takes the next call
+    drawing.set()
+    refused.wait(10)
     yield 2
 
 
 async def test_a_pool_of_threads_is_named_in_the_error():
-    refused.clear()
+    for event in (drawing, refused):
+        event.clear()
 
     class Pool(ThreadPoolExecutor):
         def submit(self, function, /, *args):
             def call():
+                if args and args[0].number == 3:
+                    drawing.wait(10)  # call 2 is running in another thread
                 result = function(*args)
                 if isinstance(result, Refusal):
                     refused.set()
@@ -608,7 +612,7 @@ async def test_a_pool_of_threads_is_named_in_the_error():
             return super().submit(call)
 
     async with asyncio.timeout(10):
-        with pytest.raises(WorkerDiedError, match=r"Pool, made call \d+ while call \d+ was running\. A loader needs"):
+        with pytest.raises(WorkerDiedError, match=r"Pool, made call 3 while call 2 was running\. A loader needs"):
             await rest(AsyncPrefetcher(from_iterable(until_refused), executor_factory=lambda worker: Pool(4)))
 
 
