@@ -3,7 +3,8 @@
 - your iterator: :class:`ProducerError`, :class:`ProducerStalledError`
 - the outside broke it: :class:`WorkerDiedError`
 - a checkpoint that can't be written or read: :class:`CheckpointError`
-- the caller: :class:`PrefetcherClosedError` (you closed it), :class:`PrefetcherBusyError` (two tasks or two loops use it)
+- the caller: :class:`PrefetcherClosedError` (you closed it), :class:`PrefetcherBusyError` (two tasks or two loops use it),
+  :class:`EventLoopError` (no event loop of asyncio runs)
 
 Each constructor takes a message first and details by keyword, so that every error can be pickled and copied.
 """
@@ -54,7 +55,10 @@ class ProducerError(AsyncPrefetchError):
 
 
 class WorkerDiedError(AsyncPrefetchError):
-    """A worker is gone: killed, crashed, or ended by an exit of any code.
+    """A worker is gone: killed, crashed, or ended by an exit of any code. Or its executor is not one that a loader can use.
+
+    A loader needs an executor with one worker, which makes each call once and in the order of submission. The message names
+    an executor that does something else.
 
     Attributes:
         worker: the worker's number, from 0.
@@ -121,6 +125,10 @@ class PrefetcherClosedError(AsyncPrefetchError):
 
 class PrefetcherBusyError(AsyncPrefetchError):
     """Two tasks asked for the next batch at once, or the loader was used from a second event loop."""
+
+
+class EventLoopError(AsyncPrefetchError, RuntimeError):
+    """The loader was used where no event loop of asyncio runs: under trio, or outside of any event loop."""
 
 
 class CheckpointWarning(UserWarning):

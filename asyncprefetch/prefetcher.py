@@ -16,6 +16,7 @@ from asyncprefetch._checkpoint import container, files, state
 from asyncprefetch._checkpoint.save_order import Turn
 from asyncprefetch._loop.core import Core
 from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, Resources, pickle_for_worker
+from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._wire.messages import ShardStart
@@ -183,6 +184,7 @@ class AsyncPrefetcher(Generic[T_co]):
             PrefetcherBusyError: the loader belongs to another event loop, which is not closed. Nothing was changed. If that
                 loop is closed, the loader can be closed on any other.
         """
+        running_loop()  # anyio can't shield without one
         with anyio.CancelScope(shield=True):
             await self._core.aclose()
 

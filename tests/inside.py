@@ -10,8 +10,11 @@ from asyncprefetch._checkpoint.state import iterator_state
 from asyncprefetch._codec import MAX_DEPTH, decode, encode, encode_state, explain_unsupported
 from asyncprefetch._codec.registry import find_kind, find_tag, kind_of, tag_of
 from asyncprefetch._loop import (
+    call_queue,
     delivery,
     error_reports,
+    executor_faults,
+    executor_life,
     loader_socket,
     pull_transport,
     retries,
@@ -19,6 +22,7 @@ from asyncprefetch._loop import (
     stream_transport,
 )
 from asyncprefetch._loop.core import Core
+from asyncprefetch._loop.credit_queue import CreditQueue
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
 from asyncprefetch._loop.loader_socket import LoaderSocket
@@ -29,10 +33,16 @@ from asyncprefetch._loop.scheduler import AsReady, InOrder
 from asyncprefetch._loop.shutdown import in_daemon_thread
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import (
+    CALLS,
     LOADER,
+    PULL,
     RUN,
+    CallsEvent,
+    CallsState,
     LoaderEvent,
     LoaderState,
+    PullEvent,
+    PullState,
     RunEvent,
     RunState,
     WrongTransitionError,
@@ -41,6 +51,7 @@ from asyncprefetch._loop.states import (
 from asyncprefetch._process import context, limits, out_of_memory
 from asyncprefetch._process.context import WorkerProcess
 from asyncprefetch._wire import item_layout, item_pickler, records, shared_memory
+from asyncprefetch._wire.calls import Answer, Call, Refusal
 from asyncprefetch._wire.fingerprint import fingerprint
 from asyncprefetch._wire.item_layout import MAX_ARRAYS, MAX_LAYOUTS, MIN_PLACED, Layouts
 from asyncprefetch._wire.item_pickler import ItemPickler
@@ -56,6 +67,7 @@ from asyncprefetch._wire.messages import (
     Log,
     Replaying,
     Setup,
+    SetupFailed,
     ShardStart,
     Start,
     State,
@@ -86,9 +98,9 @@ def delivery_of(loader):
     return loader._core._delivery
 
 
-def ledger_of(loader, shard):
+def ledger_of(loader, number):
     """What a loader knows of a shard."""
-    return loader._core._ledgers[shard]
+    return loader._core._ledgers[number]
 
 
 def handle_of(loader, worker=0):

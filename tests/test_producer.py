@@ -15,7 +15,6 @@ from tests.inside import (
     Final,
     Hello,
     Item,
-    PullRunner,
     Replaying,
     Setup,
     ShardStart,
@@ -26,7 +25,6 @@ from tests.inside import (
     counters,
     fingerprint,
     item_pickler,
-    pull_runner,
     user_code,
 )
 from tests.inside import producer as producer_module
@@ -41,10 +39,33 @@ def counting():
         yield n
 
 
+class Driven:
+    """A producer that is told one thing at a time, and what it sends for it."""
+
+    def __init__(self):
+        self.sent = Collecting()
+        self.producer = producer_module.Producer(self.sent)
+
+    def handle(self, message):
+        if isinstance(message, Credit):
+            return self.draw(message)
+        self.producer.handle(message)
+        return self.sent.take()
+
+    def draw(self, credit):
+        """All items that there is credit for, or one piece of a replay."""
+        answers = []
+        while self.producer.draw(credit):
+            answers += self.sent.take()
+            if isinstance(answers[-1], Replaying):
+                return answers
+        return answers + self.sent.take()
+
+
 @pytest.fixture
 def producer(monkeypatch):
     monkeypatch.setattr(shard_module, "_MIN_STATE_INTERVAL", 3600)
-    producer = PullRunner("tests")
+    producer = Driven()
     assert [type(answer) for answer in producer.handle(Setup(0, None))] == [Hello]
     return producer
 
@@ -94,12 +115,12 @@ def test_the_end_of_a_shard_comes_with_its_state(producer):
 def test_a_live_iterator_serves_the_next_run_only_if_it_is_where_the_parent_wants_it(producer):
     producer.handle(Start(1, {0: begin(Count(9))}))
     producer.handle(Credit(1, 0, 3))
-    live = producer._producer._shards[0]
+    live = producer.producer._shards[0]
     producer.handle(Start(2, {0: begin(Count(9, 100, position=3), 3)}))  # another state, the same position
-    assert producer._producer._shards[0] is live
+    assert producer.producer._shards[0] is live
     assert items(producer.handle(Credit(2, 0, 4))) == [3]
     producer.handle(Start(3, {0: begin(Count(9, position=2), 2)}))
-    assert producer._producer._shards[0] is not live
+    assert producer.producer._shards[0] is not live
     assert items(producer.handle(Credit(3, 0, 4))) == [2, 3]
 
 
@@ -149,10 +170,10 @@ def test_a_stop_in_the_middle_of_a_replay_gives_no_state_and_the_next_run_goes_o
     start = begin(Count(9), 0, tuple(map(fingerprint, range(3))))
     producer.handle(Start(1, {0: start}))
     producer.handle(Credit(1, 0, 4))
-    live = producer._producer._shards[0]
+    live = producer.producer._shards[0]
     assert producer.handle(Stop(1)) == [Final(1)]
     producer.handle(Start(2, {0: start}))
-    assert producer._producer._shards[0] is live
+    assert producer.producer._shards[0] is live
     assert producer.handle(Credit(2, 0, 4)) == [Replaying(2, 0)]
     assert items(producer.handle(Credit(2, 0, 4))) == [3]
     state, final = producer.handle(Stop(2))
@@ -172,7 +193,7 @@ def test_after_a_failure_a_shard_sends_nothing_more_and_the_others_go_on(produce
 def test_states_come_now_and_then(monkeypatch):
     monkeypatch.setattr(shard_module, "_MIN_STATE_INTERVAL", 0)
     monkeypatch.setattr(shard_module, "_STATE_SHARE", float("inf"))
-    producer = PullRunner("tests")
+    producer = Driven()
     producer.handle(Setup(0, None))
     producer.handle(Start(1, {0: begin(Count(3))}))
     answers = producer.handle(Credit(1, 0, 2))
@@ -236,25 +257,16 @@ def test_closing_closes_the_iterators(producer):
                 closed.append(self.position)
 
     producer.handle(Start(1, {0: begin(Count(9))}))
-    shard = producer._producer._shards[0]
+    shard = producer.producer._shards[0]
     shard._iterator = Closing(9)
     shard._items = shard._iterator.create_iter()
     shard._next = shard._items.__next__
     producer.handle(Credit(1, 0, 2))
-    producer.close()
+    producer.producer.close()
     assert closed == [2]
 
 
-@pytest.mark.parametrize("message", [Start(1, {}), Credit(1, 0, 1), Stop(1)])
-def test_a_producer_that_was_not_set_up_is_another_one_than_the_loader_knows(message):
-    with pytest.raises(BrokenExecutor, match="replaced its worker"):
-        PullRunner("tests").handle(message)
-
-
-def test_a_pickled_producer_is_the_one_of_its_process():
-    here = pickle.loads(pickle.dumps(PullRunner("a key")))
-    try:
-        assert pickle.loads(pickle.dumps(PullRunner("a key"))) is here
-        assert pickle.loads(pickle.dumps(PullRunner("another key"))) is not here
-    finally:
-        pull_runner._workers.clear()
+@pytest.mark.parametrize("message", [Start(1, {}), Stop(1)])
+def test_a_producer_that_was_not_set_up_runs_nothing(message):
+    with pytest.raises(BrokenExecutor, match="not set up"):
+        Driven().handle(message)

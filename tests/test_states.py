@@ -1,9 +1,26 @@
 import pytest
 
-from tests.inside import LOADER, RUN, LoaderEvent, LoaderState, RunEvent, RunState, WrongTransitionError, advance
+from tests.inside import (
+    CALLS,
+    LOADER,
+    PULL,
+    RUN,
+    CallsEvent,
+    CallsState,
+    LoaderEvent,
+    LoaderState,
+    PullEvent,
+    PullState,
+    RunEvent,
+    RunState,
+    WrongTransitionError,
+    advance,
+)
 
 
-@pytest.mark.parametrize(("table", "states"), [(LOADER, LoaderState), (RUN, RunState)])
+@pytest.mark.parametrize(
+    ("table", "states"), [(LOADER, LoaderState), (RUN, RunState), (PULL, PullState), (CALLS, CallsState)]
+)
 def test_every_state_is_in_its_table_and_can_be_reached(table, states):
     assert set(table) == set(states)
     start = next(iter(states))
@@ -20,6 +37,29 @@ def test_every_state_is_in_its_table_and_can_be_reached(table, states):
 def test_a_run_can_be_closed_from_every_state(state):
     """Also a second time: the first may have been cut off."""
     assert advance(RUN, state, RunEvent.CLOSE) is RunState.CLOSED
+
+
+@pytest.mark.parametrize("state", PullState)
+def test_a_pull_transport_can_be_closed_from_every_state(state):
+    assert advance(PULL, state, PullEvent.CLOSE) is PullState.CLOSED
+
+
+@pytest.mark.parametrize("state", [PullState.STARTING, PullState.UP])
+def test_an_executor_can_fail_until_it_is_lost(state):
+    assert advance(PULL, state, PullEvent.FAULT) is PullState.LOST
+
+
+@pytest.mark.parametrize(
+    "state", [PullState.NEW, PullState.STARTING, PullState.UP, PullState.REPORTED, PullState.CLOSED]
+)
+def test_a_death_is_reported_once(state):
+    with pytest.raises(WrongTransitionError):
+        advance(PULL, state, PullEvent.REPORT)
+
+
+@pytest.mark.parametrize("state", CallsState)
+def test_calls_can_be_closed_in_every_state(state):
+    assert advance(CALLS, state, CallsEvent.CLOSE) is CallsState.CLOSED
 
 
 @pytest.mark.parametrize("state", [RunState.STARTING, RunState.RUNNING, RunState.STOPPING, RunState.IDLE])

@@ -22,6 +22,7 @@ from asyncprefetch._loop.delivery import NOTHING, Delivery
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
+from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.snapshots import Snapshots
 from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState, advance
@@ -62,7 +63,7 @@ class Core:
         """Ask for the workers. Does nothing if that was done before.
 
         Raises:
-            PrefetcherClosedError, PrefetcherBusyError: see :meth:`check_usable`.
+            PrefetcherClosedError, PrefetcherBusyError, EventLoopError: see :meth:`check_usable`.
         """
         self.check_usable()
         if self.state is not LoaderState.NEW:
@@ -87,6 +88,7 @@ class Core:
         Raises:
             PrefetcherClosedError: ``aclose()`` was called.
             PrefetcherBusyError: the running loop is not the one on which the loader was started.
+            EventLoopError: no event loop of asyncio is running.
         """
         if self.state is LoaderState.CLOSING or self.state is LoaderState.CLOSED:
             raise PrefetcherClosedError("the loader was closed; build another one from its last state")
@@ -99,7 +101,7 @@ class Core:
     @property
     def _other_loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop on which it was started, if that is not the running one."""
-        return self._loop if self._loop is not asyncio.get_running_loop() else None
+        return self._loop if self._loop is not running_loop() else None
 
     def open_transport(self, worker: int, sink: Sink) -> Transport:
         """The transport for a worker, as the options and the system ask for."""
@@ -132,7 +134,7 @@ class Core:
                 "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
                 "share the stream in an order that no checkpoint could restore"
             )
-        if self.state is not LoaderState.ACTIVE or self._loop is not asyncio.get_running_loop():
+        if self.state is not LoaderState.ACTIVE or self._loop is not running_loop():
             self.start()
         self._taking = True
         try:

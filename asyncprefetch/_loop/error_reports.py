@@ -63,6 +63,8 @@ def unreadable_error(error: BaseException, shard: int, position: int) -> Produce
 def death_text(worker: int, death: Death, drawing: Drawing) -> str:
     """Which worker died, why, and which item it was making."""
     text = f"worker {worker}"
+    if death.breaks_contract:
+        return f"{text} can't be used: {death.reason}"
     if death.pid is not None:
         text += f" (pid {death.pid})"
     text += f" died: {_exit_text(death.exit_code) or death.reason}"
@@ -88,7 +90,7 @@ def death_error(worker: int, death: Death, drawing: Drawing, *, was_up: bool, re
             "`if __name__ == '__main__':`, since workers import the script; a program typed at a prompt or read from "
             "standard input must live in a file. Otherwise see what the worker wrote to standard error"
         )
-    elif restarts:
+    elif restarts and not death.breaks_contract:
         text += f". It was started again {restarts} times without progress (max_restarts)"
     shard, position = drawing if drawing is not None else (None, None)
     code = death.exit_code

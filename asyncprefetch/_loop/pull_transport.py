@@ -1,265 +1,139 @@
-"""The pull transport: each item, or piece of a replay, is one call to an executor of one worker.
+"""The pull transport: a worker's messages are what its calls return.
 
-It serves any ``concurrent.futures.Executor`` that has one worker and keeps to the order of the calls: a process, a thread,
-the caller itself, an actor of a cluster. A few calls are kept ahead, so that the worker need not wait for the loop
-between two items; a stop waits for these at most.
+It serves any ``concurrent.futures.Executor`` that has one worker and makes the calls in order: a process, a thread, the
+caller itself, an actor of a cluster. Each call brings the credit that was granted since the last one, and draws on the
+worker's credit for a time slice. A few calls are kept ahead, so that the worker does not wait for the loop between two
+slices. A stop waits for these at most.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
 import os
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor
-from typing import Any
+from concurrent.futures import Executor
 
-from asyncprefetch._loop.shutdown import CLOSE_GRACE, close_iterators, end_process, in_daemon_thread
+from asyncprefetch._loop.call_queue import CallQueue
+from asyncprefetch._loop.credit_queue import CreditQueue
+from asyncprefetch._loop.executor_faults import Fault
+from asyncprefetch._loop.executor_life import ExecutorLife
+from asyncprefetch._loop.shutdown import close_iterators
+from asyncprefetch._loop.states import PULL, PullEvent, PullState, advance
 from asyncprefetch._loop.transport import Sink
-from asyncprefetch._process.limits import memory_advice
-from asyncprefetch._wire.messages import Credit, Death, FromWorker, Item, Replaying, Setup, Start, Stop, ToWorker
+from asyncprefetch._wire.calls import Answer
+from asyncprefetch._wire.messages import Credit, Death, Setup, Start, Stop
 from asyncprefetch._worker.pull_runner import PullRunner
-from asyncprefetch.executors import ProcessExecutor
 
-_LOG = logging.getLogger("asyncprefetch")
-
-# One call runs, one waits at the worker, one is on its way: with fewer the worker runs dry between two items.
+# One call runs, one waits at the worker, one is on its way: with fewer the worker runs dry between two slices.
 _CALLS_AHEAD = 3
 
 _keys = itertools.count()
 
 
 class PullTransport:
-    """Carries the runs of one worker over an executor, one call a message."""
+    """Carries the runs of one worker over an executor."""
 
     def __init__(self, executor: Executor, sink: Sink) -> None:
         self._executor = executor
         self._sink: Sink | None = sink
-        self._loop = asyncio.get_running_loop()
-        self._remote = PullRunner(f"{os.getpid()}-{next(_keys)}")
-        self._draws: deque[Credit] = deque()  # up to one item further each; not submitted yet
-        self._granted: dict[int, int] = {}  # by shard, up to which position there are draws
-        self._positions: dict[int, int] = {}  # by shard, of the next item to come
-        self._calls: deque[tuple[asyncio.Future[list[FromWorker]], ToWorker]] = deque()  # submitted, oldest first
+        self._state = PullState.NEW
         self._worker = -1
-        self._up = False  # whether a call ever came back
-        self._stopped = False  # whether a stop of this run was submitted
-        self._dead = False  # no more calls are submitted
-        self._last_drawing: tuple[int, int] | None = (
-            None  # set with the first call that failed: nothing counts after it
-        )
-        self._lost = False
-        self._reason = ""
-        self._reported = False
-        self._short_of_memory = False  # here; then the pool ends its process itself
-        self._background: set[asyncio.Future[Any]] = set()
+        self._runner = PullRunner(f"{os.getpid()}-{next(_keys)}")
+        self._life = ExecutorLife(executor)
+        self._credits = CreditQueue()
+        self._calls = CallQueue(executor, self._runner.handle, on_answer=self._answered, on_fault=self._failed)
 
     @property
     def drawing(self) -> tuple[int, int] | None:
-        """Shard and position of the oldest call that has not come back, or that failed first."""
-        if self._lost:
-            return self._last_drawing
-        for _, message in self._calls:
-            if isinstance(message, Credit):
-                return message.shard, self._positions[message.shard]
-        return None
-
-    def open(self, setup: Setup, start: Start) -> None:
-        """Submit the first calls."""
-        self._worker = setup.worker
-        if isinstance(self._executor, ProcessExecutor):
-            # One that dies idle fails no call.
-            asyncio.wrap_future(self._executor.exited).add_done_callback(self._exited)
-        if getattr(self._executor, "starts_without_blocking", False):
-            self._submit(setup)
-            self.start(start)
-        else:
-            # The first submit to an executor that is not ours may start a process, and block for as long as that takes.
-            first = self._in_thread(lambda: self._executor.submit(self._remote.handle, setup))
-            first.add_done_callback(lambda done: self._opened(done, setup, start))
-
-    def _opened(self, first: asyncio.Future[Any], setup: Setup, start: Start) -> None:
-        if first.cancelled() or self._dead:
-            return
-        if (refusal := first.exception()) is not None:
-            self._gone(refusal)
-            return
-        try:
-            self._await(asyncio.wrap_future(first.result()), setup)
-        except Exception as error:  # what it gave is no future
-            self._gone(error)
-        self.start(start)
-
-    def start(self, start: Start) -> None:
-        """Submit the start."""
-        self._granted = {shard: begin.position for shard, begin in start.shards.items()}
-        self._positions = dict(self._granted)
-        self._stopped = False
-        self._submit(start)
-
-    def credit(self, credit: Credit) -> None:
-        """Queue a draw for each item that the credit adds."""
-        for upto in range(self._granted[credit.shard] + 1, credit.upto + 1):
-            self._draws.append(Credit(credit.run, credit.shard, upto))
-            self._granted[credit.shard] = upto
-        self._pump()
+        """Shard and position of the oldest item that was asked of the worker and has not come."""
+        return self._credits.drawing
 
     @property
     def mapped(self) -> int:
-        """None: everything rides in frames."""
+        """Zero: every item is a frame of bytes."""
         return 0
 
+    def open(self, setup: Setup, start: Start) -> None:
+        """Submit the first call, which sets the worker up and begins the first run."""
+        self._worker = setup.worker
+        self._step(PullEvent.OPEN)
+        self._life.watch(lambda: self._calls.fail(Fault("BrokenExecutor: its process ended")))
+        self._begin(start)
+        if self._life.starts_without_blocking:
+            self._calls.submit(setup, start)
+        else:
+            self._calls.submit_in_thread(setup, start)
+
+    def start(self, start: Start) -> None:
+        """Submit the start of a further run."""
+        self._begin(start)
+        self._calls.submit(start)
+
+    def credit(self, credit: Credit) -> None:
+        """Keep the credit for the next call."""
+        self._credits.add(credit)
+
     def flush(self) -> None:
-        """Nothing: a draw is submitted as soon as it may be."""
+        """Submit a call with the new credit, unless enough calls are under way."""
+        if self._credits.has_unsent and self._can_call:
+            self._calls.submit(*self._credits.take())
 
     def poll(self) -> None:
-        """Nothing: the loop tells of what came back."""
+        """Do nothing: the loop calls back when a call is done."""
 
     def stop(self, stop: Stop) -> None:
         """Submit no more draws, and ask for the states."""
-        self._stopped = True
-        self._draws.clear()
-        self._submit(stop)
+        self._credits.end()
+        self._calls.submit(stop)
 
     def detach(self) -> None:
-        """Tell the sink nothing more."""
+        """Report nothing more to the sink."""
         self._sink = None
-        self._draws.clear()
+        self._credits.end()
 
     def kill(self) -> None:
         """Kill the process; another executor is left alone. From any thread: it touches nothing of the transport."""
-        if isinstance(self._executor, ProcessExecutor):
-            self._executor.kill()
+        self._life.kill()
 
     async def aclose(self) -> None:
-        """Close the iterators in the worker, then end it; what does not end in time is killed or left alone."""
+        """Close the iterators in the worker, then end it. What does not end in time is killed or left alone."""
         self.detach()
         try:
-            await self._shut_down(idle=await self._close_iterators())
+            lives = self._state is PullState.UP and self._calls.is_open
+            closed = lives and await close_iterators(self._executor, self._runner.close, self._worker)
+            await self._life.end(idle=closed)
         finally:
-            self._dead = True
-            self.kill()
-            for future in self._background:
-                if not future.get_loop().is_closed():
-                    future.cancel()
+            self._step(PullEvent.CLOSE)
+            self._calls.close()
+            self._life.kill()
 
-    async def _close_iterators(self) -> bool:
-        """Whether the worker lives and closed its iterators in time."""
-        if self._dead or not self._up:
-            return False
-        return await close_iterators(self._executor, self._remote.close, self._worker)
+    @property
+    def _can_call(self) -> bool:
+        return self._calls.is_open and len(self._calls) < _CALLS_AHEAD
 
-    async def _shut_down(self, idle: bool) -> None:
-        if isinstance(self._executor, ProcessExecutor):
-            await end_process(self._executor, idle=idle)
+    def _begin(self, start: Start) -> None:
+        self._credits.begin({shard: begin.position for shard, begin in start.shards.items()})
+
+    def _answered(self, answer: Answer) -> None:
+        self._step(PullEvent.ANSWER)
+        if self._sink is None:
             return
-        # A foreign executor may block in shutdown() until its call is over; it is not ours to kill.
-        over = self._in_thread(lambda: self._executor.shutdown(wait=True, cancel_futures=True))
-        over.add_done_callback(_log_error)
-        done, _ = await asyncio.wait([over], timeout=CLOSE_GRACE)
-        if not done:
-            _LOG.warning("an executor is still busy; it was left to itself")
+        for message in answer.messages:
+            self._credits.received(message)
+        self._sink.received(answer.messages)
+        self.flush()
+        # While the worker has credit left, keep calls ahead. Otherwise a further call would find nothing to draw.
+        while self._can_call and answer.more and self._credits.goes_on:
+            self._calls.submit()
 
-    def _in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        future = in_daemon_thread(function, "asyncprefetch-executor")
-        self._background.add(future)
-        future.add_done_callback(self._background.discard)
-        return future
-
-    def _pump(self) -> None:
-        while self._draws and len(self._calls) < _CALLS_AHEAD and not self._dead:
-            self._submit(self._draws.popleft())
-
-    def _submit(self, message: ToWorker) -> None:
-        if self._dead:
-            return
-        try:
-            call = self._loop.run_in_executor(self._executor, self._remote.handle, message)
-        except Exception as error:  # an executor that does not take calls is as good as gone, whatever it raises
-            self._gone(error)
-        else:
-            self._await(call, message)
-
-    def _await(self, call: asyncio.Future[list[FromWorker]], message: ToWorker) -> None:
-        self._calls.append((call, message))
-        call.add_done_callback(self._came_back)
-
-    def _came_back(self, call: asyncio.Future[list[FromWorker]]) -> None:
-        error = call.exception() if not call.cancelled() else BrokenExecutor("its executor was shut down")
-        if self._lost:
-            return  # a call before it failed, so the iterators are not where this one's answers say
-        if error is not None:
-            self._last_drawing, self._lost = self.drawing, True
-            self._gone(error)
-            return
-        self._up = True
-        _, message = self._calls.popleft()
+    def _failed(self, fault: Fault) -> None:
+        self._step(PullEvent.FAULT)
         if self._sink is not None:
-            answers = call.result()
-            self._look_at(answers, message)
-            self._sink.received(answers)
-        self._pump()
-        if self._dead and not self._calls:
-            self._report_death()
+            self._life.report_death(fault, self._report)
 
-    def _look_at(self, answers: list[FromWorker], message: ToWorker) -> None:
-        for answer in answers:
-            if isinstance(answer, Item):
-                self._positions[answer.shard] = answer.position + 1
-            elif isinstance(answer, Replaying) and isinstance(message, Credit) and not self._stopped:
-                # The call was over before it came to its item. Others of the shard may be ahead of it now: they draw it.
-                # Behind a stop there must be none: after the final sentinel the run has no items.
-                self._draws.appendleft(message)
+    def _report(self, death: Death) -> None:
+        if self._sink is not None:
+            self._step(PullEvent.REPORT)
+            self._sink.died(death)
 
-    def _gone(self, error: BaseException) -> None:
-        """The worker takes no more calls. What it answered to earlier ones still counts, until one of them fails."""
-        if not self._dead:
-            self._dead = True
-            self._draws.clear()
-            self._reason = f"{type(error).__name__}: {error}"
-            if "MemoryError" in str(error.__cause__):  # as the pool tells it
-                self._reason, self._short_of_memory = f"no memory here for what it sent{memory_advice()}", True
-            if not isinstance(error, BrokenExecutor | RuntimeError):
-                _LOG.error("an executor failed with an error of its own", exc_info=error)
-        if self._lost or not self._calls:
-            self._report_death()
-
-    def _exited(self, exited: asyncio.Future[int | None]) -> None:
-        if self._sink is None:
-            return
-        self._gone(BrokenExecutor("its process ended"))
-        if not self._lost and self._calls:
-            # What was to come back has done so before this: a pool that lost a call never tells.
-            self._last_drawing, self._lost = self.drawing, True
-            self._report_death()
-
-    def _report_death(self) -> None:
-        if self._reported:
-            return
-        self._reported = True
-        if isinstance(self._executor, ProcessExecutor):
-            # The exit code is known only when the pool has reaped its process. Whatever broke the pool, end it here.
-            self._executor.kill()
-            exited = asyncio.wrap_future(self._executor.exited)
-            exited.add_done_callback(lambda done: self._tell_death(None if done.cancelled() else done.result()))
-        else:
-            # Later: whoever is just asking for more must be done first.
-            self._loop.call_soon(self._tell_death, None)
-
-    def _tell_death(self, exit_code: int | None) -> None:
-        if self._sink is None:
-            return
-        executor = self._executor
-        if self._short_of_memory:
-            exit_code = None  # it tells nothing
-        if isinstance(executor, ProcessExecutor):
-            self._sink.died(Death(self._reason, executor.pid, exit_code, executor.oom_kills))
-        else:
-            self._sink.died(Death(self._reason))
-
-
-def _log_error(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        _LOG.warning("shutting an executor down raised", exc_info=error)
+    def _step(self, event: PullEvent) -> None:
+        self._state = advance(PULL, self._state, event)

@@ -1,6 +1,6 @@
-"""The states of a loader and of a worker's run, and the two tables in which every transition stands.
+"""The states of a loader, of a worker's run, and of the pull transport, with one table of transitions for each.
 
-A transition that is not in its table is a fault in this library and raises at once.
+A table holds every transition that is possible. Any other one is a fault in this library and raises at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TypeVar
 class LoaderState(Enum):
     """Where a loader is in its life."""
 
-    NEW = auto()  # nothing was started
+    NEW = auto()  # no worker was started
     ACTIVE = auto()
-    ENDED = auto()  # every shard's end was reached
-    FAILED = auto()  # an error was raised to the consumer, and will be again
+    ENDED = auto()  # every shard is exhausted
+    FAILED = auto()  # an error was raised to the consumer; each further call raises it again
     CLOSING = auto()
     CLOSED = auto()
 
@@ -43,7 +43,7 @@ LOADER: Mapping[LoaderState, Mapping[LoaderEvent, LoaderState]] = {
     },
     LoaderState.ENDED: {LoaderEvent.CLOSE: LoaderState.CLOSING},
     LoaderState.FAILED: {LoaderEvent.CLOSE: LoaderState.CLOSING},
-    # To be closed again: its loop was closed in the midst of the first time, and another one takes over.
+    # A loader is closed a second time if its event loop was closed during the first. Another loop then finishes it.
     LoaderState.CLOSING: {LoaderEvent.CLOSE: LoaderState.CLOSING, LoaderEvent.ALL_GONE: LoaderState.CLOSED},
     LoaderState.CLOSED: {},
 }
@@ -53,20 +53,20 @@ class RunState(Enum):
     """Where a worker's run is."""
 
     OFF = auto()  # no worker yet
-    STARTING = auto()  # the worker was asked for and has not said hello
-    RUNNING = auto()  # it may be given credit
-    STOPPING = auto()  # a stop was sent, the final sentinel has not come
+    STARTING = auto()  # the worker is being started and has not said hello
+    RUNNING = auto()  # it takes credit
+    STOPPING = auto()  # a stop was sent, and the final sentinel has not come
     IDLE = auto()  # between two runs
-    LOST = auto()  # the worker is gone, its restart not decided
-    RETIRED = auto()  # no shard of it has anything more to send
-    FAILED = auto()  # given up; its shards' consumers get the error
+    LOST = auto()  # the worker is gone; whether it is started again is not decided
+    RETIRED = auto()  # its shards have nothing more to send
+    FAILED = auto()  # it is not started again; the consumer gets the error
     CLOSED = auto()
 
 
 class RunEvent(Enum):
     """What happens to a worker's run."""
 
-    OPEN = auto()  # a worker is asked for, and a run with it
+    OPEN = auto()  # a worker is started, and a run with it
     HELLO = auto()
     STOP = auto()
     FINAL = auto()
@@ -119,6 +119,73 @@ RUN: Mapping[RunState, Mapping[RunEvent, RunState]] = {
     RunState.CLOSED: {RunEvent.CLOSE: RunState.CLOSED},
 }
 
+
+class PullState(Enum):
+    """Where the worker of a pull transport is in its life."""
+
+    NEW = auto()  # nothing was submitted
+    STARTING = auto()  # the first call has not come back
+    UP = auto()
+    LOST = auto()  # a call failed; the exit code is awaited
+    REPORTED = auto()  # the worker handle knows of the death
+    CLOSED = auto()
+
+
+class PullEvent(Enum):
+    """What happens to the worker of a pull transport."""
+
+    OPEN = auto()  # the first call is submitted
+    ANSWER = auto()  # a call came back
+    FAULT = auto()  # the executor or its worker failed
+    REPORT = auto()
+    CLOSE = auto()
+
+
+PULL: Mapping[PullState, Mapping[PullEvent, PullState]] = {
+    PullState.NEW: {
+        PullEvent.OPEN: PullState.STARTING,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.STARTING: {
+        PullEvent.ANSWER: PullState.UP,
+        PullEvent.FAULT: PullState.LOST,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.UP: {
+        PullEvent.ANSWER: PullState.UP,
+        PullEvent.FAULT: PullState.LOST,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.LOST: {
+        PullEvent.REPORT: PullState.REPORTED,
+        PullEvent.CLOSE: PullState.CLOSED,
+    },
+    PullState.REPORTED: {PullEvent.CLOSE: PullState.CLOSED},
+    PullState.CLOSED: {PullEvent.CLOSE: PullState.CLOSED},
+}
+
+
+class CallsState(Enum):
+    """Whether an executor takes calls."""
+
+    OPEN = auto()
+    FAILING = auto()  # a call failed; those under way have a moment to come back, and no more are submitted
+    CLOSED = auto()  # nothing more is submitted, taken or reported
+
+
+class CallsEvent(Enum):
+    """What happens to the calls of an executor."""
+
+    FAIL = auto()
+    CLOSE = auto()
+
+
+CALLS: Mapping[CallsState, Mapping[CallsEvent, CallsState]] = {
+    CallsState.OPEN: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
+    CallsState.FAILING: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
+    CallsState.CLOSED: {CallsEvent.CLOSE: CallsState.CLOSED},
+}
+
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
 
@@ -128,10 +195,10 @@ class WrongTransitionError(RuntimeError):
 
 
 def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
-    """The state after ``event``.
+    """Return the state after ``event``.
 
     Raises:
-        WrongTransitionError: the event is not in the table for this state.
+        WrongTransitionError: the table has no such event in this state.
     """
     try:
         return table[state][event]

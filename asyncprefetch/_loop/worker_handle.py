@@ -339,7 +339,7 @@ class WorkerHandle:
             self._loader.changed()
             return
         restarts, max_restarts = self._restarts.add_death(drawing), self._options.max_restarts
-        if not self._restarts.was_up or self._killed or restarts >= max_restarts:
+        if not self._restarts.was_up or self._killed or death.breaks_contract or restarts >= max_restarts:
             self._give_up(
                 error_reports.death_error(self.number, death, drawing, was_up=self._restarts.was_up, restarts=restarts)
             )

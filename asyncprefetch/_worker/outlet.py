@@ -29,15 +29,21 @@ class Outlet(Protocol):
 
 
 class Collecting:
-    """An outlet that keeps the messages, as the answer to a call."""
+    """An outlet that keeps the messages, as the answer to a call.
+
+    Attributes:
+        size: bytes of the items that are kept.
+    """
 
     def __init__(self) -> None:
+        self.size = 0
         self._messages: list[FromWorker] = []
         self._pickler = ItemPickler()
 
     def item(self, where: tuple[int, int, int], item: Any) -> None:
         """Keep the item as one frame."""
         frame, fingerprint, has_tensors = self._pickler.encode(item)
+        self.size += len(frame)
         self._messages.append(Item(*where, fingerprint, Framed(frame, has_tensors)))
 
     def send(self, message: FromWorker) -> None:
@@ -46,7 +52,7 @@ class Collecting:
 
     def take(self) -> list[FromWorker]:
         """The messages since the last call."""
-        messages, self._messages = self._messages, []
+        messages, self._messages, self.size = self._messages, [], 0
         return messages
 
 

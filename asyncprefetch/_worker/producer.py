@@ -10,7 +10,7 @@ import os
 import pickle
 from concurrent.futures import BrokenExecutor
 
-from asyncprefetch._wire.messages import Credit, Final, Hello, Setup, SetupFailed, Start, Stop, ToWorker
+from asyncprefetch._wire.messages import Credit, Final, Hello, Setup, SetupFailed, Start, Stop
 from asyncprefetch._worker import counters
 from asyncprefetch._worker.counters import counted
 from asyncprefetch._worker.outlet import Outlet, send_reports
@@ -29,29 +29,24 @@ class Producer:
         self._outlet = outlet
         self._shards: dict[int, Shard] = {}
         self._run = -1
-        self._set_up = False
+        self.is_set_up = False  # whether the user's initializer succeeded
 
-    def handle(self, message: ToWorker) -> None:
+    def handle(self, message: Setup | Start | Stop) -> None:
         """Do what ``message`` asks for. Raises no exception of the user's code.
 
         Raises:
-            BrokenExecutor: this is not the worker that the loader set up.
+            BrokenExecutor: the worker is not set up.
         """
         counters.drain()
         send_reports(self._outlet)
         if isinstance(message, Setup):
             self._setup(message)
-        elif not self._set_up:
-            # An engine replaced the worker that the loader knows. To the loader this is a death.
-            raise BrokenExecutor("the executor replaced its worker, and the iterators of the old one are gone")
+        elif not self.is_set_up:
+            raise BrokenExecutor("the worker was not set up")
         elif isinstance(message, Start):
             self._start(message)
-        elif isinstance(message, Stop):
-            self._stop(message)
         else:
-            # One piece of a replay at most: the answer reports progress, and the credit is good for another call.
-            while self.draw(message) and not self._shards[message.shard].is_replaying:
-                pass
+            self._stop(message)
 
     def draw(self, credit: Credit) -> bool:
         """Draw one item, or a piece of a replay. Returns whether the credit may be good for more."""
@@ -86,7 +81,7 @@ class Producer:
                 send_reports(self._outlet)
                 self._outlet.send(SetupFailed(raised.error))
                 return
-        self._set_up = True
+        self.is_set_up = True
         send_reports(self._outlet)
         self._outlet.send(Hello(os.getpid()))
 

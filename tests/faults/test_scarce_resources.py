@@ -299,7 +299,6 @@ async def test_an_end_for_which_there_can_be_no_thread_is_a_kill(monkeypatch):
 
 
 ROOMY = """
-from asyncprefetch import _limits
 from asyncprefetch._loop.threads import in_thread
 
 async def main():

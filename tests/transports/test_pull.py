@@ -1,76 +1,674 @@
-"""The pull transport, with a worker that is played by the test."""
+"""The pull transport: over executors that are played by the test, and over some that do what no executor may."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor, Future
+import random
+import threading
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
-from tests.inside import Credit, FromWorker, Hello, PullTransport, Replaying, Setup, ShardStart, Start, Stop
+import pytest
+
+from asyncprefetch import AsyncPrefetcher, ProducerStalledError, WorkerDiedError, register
+from asyncprefetch.executors import InlineExecutor, ProcessExecutor
+from asyncprefetch.iterators import from_iterable
+from tests.conftest import inline
+from tests.inside import (
+    Answer,
+    Call,
+    Credit,
+    CreditQueue,
+    EndOfShard,
+    Failed,
+    Final,
+    Framed,
+    FromWorker,
+    Hello,
+    Item,
+    PullRunner,
+    PullTransport,
+    Refusal,
+    RemoteError,
+    Replaying,
+    Setup,
+    ShardStart,
+    Start,
+    Stop,
+    call_queue,
+    executor_faults,
+    executor_life,
+    shutdown,
+)
+from tests.pipelines import Count, Die, in_turns
+from tests.test_failures import until_error
+from tests.test_prefetcher import rest, take, through_bytes
+
+SETUP = Setup(0, None)
+
+
+def item(position: int, shard: int = 0, run: int = 1) -> Item:
+    return Item(run, shard, position, 0, Framed(b""))
+
+
+def start(run: int = 1, *shards: int) -> Start:
+    return Start(run, dict.fromkeys(shards or (0,), ShardStart(b"", 0, ())))
+
+
+# --------------------------------------------------------------------------------------------------------------- credit
+
+
+def test_credit_is_sent_once_and_the_newest_of_a_shard_includes_the_older():
+    credits = CreditQueue()
+    credits.begin({0: 0, 1: 0})
+    for credit in (Credit(1, 0, 1), Credit(1, 0, 3), Credit(1, 1, 2), Credit(1, 0, 4)):
+        credits.add(credit)
+    assert list(credits.take()) == [Credit(1, 0, 3), Credit(1, 1, 2), Credit(1, 0, 4)]
+    assert (credits.has_unsent, list(credits.take())) == (False, [])
+
+
+def test_the_item_that_is_being_drawn_is_the_oldest_that_credit_was_sent_for():
+    credits = CreditQueue()
+    credits.begin({0: 5, 1: 0})
+    credits.add(Credit(1, 0, 6))
+    assert credits.drawing is None  # not sent yet
+    credits.add(Credit(1, 1, 1))
+    credits.add(Credit(1, 0, 7))
+    credits.take()
+    assert credits.drawing == (0, 5)
+    credits.received(item(5))
+    assert credits.drawing == (1, 0)
+    credits.received(item(0, shard=1))
+    assert credits.drawing == (0, 6)
+    credits.received(item(6))
+    assert credits.drawing is None
+
+
+@pytest.mark.parametrize(
+    "last", [EndOfShard(1, 0, 1), Failed(1, 0, 1, RemoteError("next", "OSError", ("OSError",), "", "", None))]
+)
+def test_a_shard_that_sends_nothing_more_is_not_drawn_from(last):
+    credits = CreditQueue()
+    credits.begin({0: 1, 1: 0})
+    credits.add(Credit(1, 0, 9))
+    credits.add(Credit(1, 1, 1))
+    credits.take()
+    credits.received(last)
+    assert credits.drawing == (1, 0)
+
+
+def test_the_credit_of_a_run_ends_with_it():
+    credits = CreditQueue()
+    credits.begin({0: 0})
+    credits.add(Credit(1, 0, 9))
+    credits.take()
+    credits.add(Credit(1, 0, 10))
+    assert credits.goes_on
+    credits.end()
+    assert (credits.drawing, credits.has_unsent, credits.goes_on) == ((0, 0), False, False)  # a call may be drawing
+    credits.received(Final(1))
+    assert credits.drawing is None
+
+
+# ------------------------------------------------------------------------------------------ calls that the test answers
 
 
 class ByHand(Executor):
-    """Its calls are answered by the test."""
+    """Its calls are answered by the test, in any order."""
 
     starts_without_blocking = True
 
     def __init__(self):
-        self.calls = []
-        self.asked = []  # all messages, in order
+        self.calls: dict[int, Future] = {}  # by number, those not answered
+        self.asked: list[Call] = []
+        self.closes = 0  # calls that close the iterators
 
-    def submit(self, function, message):
-        call = Future()
-        self.calls.append(call)
-        self.asked.append(message)
-        return call
+    def submit(self, function, *args):
+        if not args:
+            self.closes += 1
+            return Future()
+        (call,) = args
+        self.calls[call.number] = Future()
+        self.asked.append(call)
+        return self.calls[call.number]
 
-    async def answer(self, *messages: FromWorker):
-        self.calls.pop(0).set_result(list(messages))
+    async def answer(self, number: int, *messages: FromWorker, more: bool = False):
+        await self.complete(number, Answer(number, messages, more))
+
+    async def complete(self, number: int, result: object):
+        self.calls.pop(number).set_result(result)
+        await self.turns()
+
+    async def fail(self, number: int, error: BaseException):
+        self.calls.pop(number).set_exception(error)
+        await self.turns()
+
+    async def turns(self):
         for _ in range(3):  # rounds of the loop until the transport has it
             await asyncio.sleep(0)
 
 
 class Heard:
     def __init__(self):
-        self.messages = []
+        self.messages: list[FromWorker] = []
+        self.deaths = []
 
     def received(self, messages):
         self.messages += messages
 
     def died(self, death):
-        raise AssertionError(death)
+        self.deaths.append(death)
 
 
-async def replaying() -> tuple[PullTransport, ByHand]:
-    """A transport whose worker is amid a replay, with three calls for an item ahead of it."""
+async def running(credit: int = 9) -> tuple[PullTransport, ByHand, Heard]:
+    """A transport whose worker is up, with one call under way that brought the credit."""
+    executor, heard = ByHand(), Heard()
+    transport = PullTransport(executor, heard)
+    transport.open(SETUP, start())
+    await executor.answer(0, Hello(1))
+    transport.credit(Credit(1, 0, credit))
+    transport.flush()
+    return transport, executor, heard
+
+
+async def three_ahead() -> tuple[PullTransport, ByHand, Heard]:
+    """The same, with calls 2, 3 and 4 under way."""
+    transport, executor, heard = await running()
+    await executor.answer(1, item(0), more=True)
+    assert list(executor.calls) == [2, 3, 4]
+    heard.messages.clear()
+    return transport, executor, heard
+
+
+async def test_the_first_call_sets_the_worker_up_and_starts_it():
+    _, executor, heard = await running()
+    assert executor.asked == [Call(0, (SETUP, start())), Call(1, (Credit(1, 0, 9),))]
+    assert heard.messages == [Hello(1)]
+
+
+async def test_answers_are_taken_in_the_order_of_submission_whatever_order_they_come_in():
+    _, executor, heard = await three_ahead()
+    await executor.answer(4, item(3))
+    await executor.answer(3, item(2))
+    assert heard.messages == []
+    await executor.answer(2, item(1))
+    assert heard.messages == [item(1), item(2), item(3)]
+
+
+async def test_calls_are_kept_ahead_while_credit_is_left_in_the_worker():
+    _, executor, _ = await three_ahead()
+    assert executor.asked[2:] == [Call(2, ()), Call(3, ()), Call(4, ())]
+    await executor.answer(2, item(1), more=True)
+    assert list(executor.calls) == [3, 4, 5]
+    await executor.answer(3, *map(item, range(2, 9)))
+    await executor.answer(4)
+    await executor.answer(5)
+    assert executor.calls == {}  # a call more would find nothing to draw
+
+
+async def test_credit_that_another_call_brings_needs_no_further_call():
+    transport, executor, _ = await running(credit=1)
+    transport.credit(Credit(1, 0, 2))
+    transport.flush()
+    await executor.answer(1, item(0))
+    assert list(executor.calls) == [2]
+
+
+async def test_credit_waits_for_a_call_if_enough_are_under_way_and_goes_all_with_the_next():
+    transport, executor, _ = await three_ahead()
+    for upto in (10, 11):
+        transport.credit(Credit(1, 0, upto))
+        transport.flush()
+    assert list(executor.calls) == [2, 3, 4]
+    await executor.answer(2, item(1))
+    assert executor.asked[-1] == Call(5, (Credit(1, 0, 11),))
+
+
+async def test_a_call_that_only_replayed_is_followed_by_another():
+    _, executor, _ = await running()
+    await executor.answer(1, Replaying(1, 0), more=True)
+    assert list(executor.calls) == [2, 3, 4]
+
+
+async def test_after_a_stop_nothing_is_drawn_before_the_next_run():
+    transport, executor, _ = await three_ahead()
+    transport.credit(Credit(1, 0, 10))
+    transport.stop(Stop(1))
+    assert transport.drawing == (0, 1)
+    for number in (2, 3, 4):
+        await executor.answer(number, Replaying(1, 0), more=True)
+    assert executor.asked[5:] == [Call(5, (Stop(1),))]
+    await executor.answer(5, Final(1))
+    assert transport.drawing is None
+    transport.start(start(2))
+    await executor.answer(6)
+    assert executor.calls == {}
+    transport.credit(Credit(2, 0, 3))
+    transport.flush()
+    assert executor.asked[6:] == [Call(6, (start(2),)), Call(7, (Credit(2, 0, 3),))]
+
+
+async def test_after_a_failed_call_no_more_are_submitted_and_earlier_ones_still_count():
+    transport, executor, heard = await three_ahead()
+    await executor.fail(3, BrokenExecutor("the node is gone"))
+    transport.credit(Credit(1, 0, 10))
+    transport.flush()
+    transport.stop(Stop(1))
+    await executor.answer(4, item(2))
+    assert heard.deaths == []
+    await executor.answer(2, item(1), more=True)
+    assert heard.messages == [item(1)]
+    assert [death.reason for death in heard.deaths] == ["BrokenExecutor: the node is gone"]
+    assert len(executor.asked) == 5
+    assert transport.drawing == (0, 2)
+
+
+async def test_calls_that_never_come_back_do_not_hide_a_failed_one(monkeypatch):
+    monkeypatch.setattr(call_queue, "_GRACE_SECONDS", 0)
+    _, executor, heard = await three_ahead()
+    await executor.fail(3, BrokenExecutor("the node is gone"))
+    await executor.turns()
+    assert [death.reason for death in heard.deaths] == ["BrokenExecutor: the node is gone"]
+    await executor.answer(2, item(1))  # too late
+    assert (heard.messages, len(heard.deaths)) == ([], 1)
+
+
+async def test_an_exit_does_not_hide_why_a_call_was_refused():
+    """A process that could not be started has ended, too: on Python 3.14 that is known first."""
+
+    class Refuses(ByHand):
+        def submit(self, function, *args):
+            raise BrokenExecutor("no more threads")
+
+    faults = []
+    calls = call_queue.CallQueue(Refuses(), PullRunner("tests").handle, on_answer=faults.append, on_fault=faults.append)
+    calls.submit(SETUP)
+    calls.fail(executor_faults.Fault("its process ended"))
+    await asyncio.sleep(0)
+    assert [fault.reason for fault in faults] == ["BrokenExecutor: no more threads"]
+
+
+async def test_a_death_is_reported_once(monkeypatch, caplog):
+    monkeypatch.setattr(call_queue, "_GRACE_SECONDS", 0)
+    _, executor, heard = await three_ahead()
+    for call in executor.calls.values():
+        call.set_exception(BrokenExecutor("the node is gone"))
+    await executor.turns()
+    await executor.turns()
+    assert len(heard.deaths) == 1
+    assert caplog.text == ""
+
+
+async def test_a_worker_that_knows_no_call_replaced_the_one_that_did():
+    _, executor, heard = await three_ahead()
+    for number in (2, 3, 4):
+        await executor.complete(number, Refusal(number, 0, running=False))
+    (death,) = heard.deaths
+    assert not death.breaks_contract
+    assert death.reason == (
+        "call 2 reached a worker that knows none of the calls before it: the executor "
+        "(tests.transports.test_pull.ByHand) replaced its worker, or has more than one"
+    )
+
+
+@pytest.mark.parametrize("other", [Answer(3, (), more=False), Refusal(3, 2, running=False)])
+async def test_two_workers_that_take_calls_in_turns_are_one_too_many(other):
+    _, executor, heard = await three_ahead()
+    await executor.complete(2, Refusal(2, 0, running=False))
+    await executor.complete(3, other)
+    await executor.complete(4, Refusal(4, 0, running=False))
+    (death,) = heard.deaths
+    assert death.breaks_contract
+    assert "made call 2 in another worker than the calls around it" in death.reason
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (None, "returned None for call 2, which its worker did not"),
+        (Answer(3, (), more=False), "returned the result of call 3 for call 2"),
+    ],
+)
+async def test_a_result_that_is_not_the_calls_own_is_no_answer(result, text):
+    _, executor, heard = await three_ahead()
+    await executor.complete(2, result)
+    await executor.answer(3)
+    await executor.answer(4)
+    (death,) = heard.deaths
+    assert death.breaks_contract
+    assert text in death.reason
+
+
+async def test_a_transport_that_is_closed_takes_nothing_more(caplog):
+    transport, executor, heard = await three_ahead()
+    await executor.fail(3, BrokenExecutor())
+    await transport.aclose()
+    assert executor.closes == 0  # the executor may be dead
+    await executor.fail(2, ConnectionError())
+    await executor.answer(4, item(3))
+    assert (heard.messages, heard.deaths, caplog.text) == ([], [], "")
+
+
+async def test_a_transport_whose_worker_lives_has_its_iterators_closed(monkeypatch):
+    monkeypatch.setattr(shutdown, "CLOSE_GRACE", 0)
+    transport, executor, _ = await three_ahead()
+    await transport.aclose()
+    assert executor.closes == 1
+
+
+async def test_a_call_that_was_cancelled_is_the_end_of_its_executor():
+    _, executor, heard = await three_ahead()
+    for call in executor.calls.values():
+        call.cancel()
+    await executor.turns()
+    assert [death.reason for death in heard.deaths] == ["BrokenExecutor: its executor was shut down"]
+
+
+async def test_a_worker_that_never_answered_is_not_asked_to_close_its_iterators():
     executor = ByHand()
     transport = PullTransport(executor, Heard())
-    start = Start(1, {0: ShardStart(b"", 0, (7, 7))})
-    transport.open(Setup(0, None), start)
-    await executor.answer(Hello(1))
-    await executor.answer()
-    transport.credit(Credit(1, 0, 9))
-    executor.asked.clear()
-    return transport, executor
+    transport.open(SETUP, start())
+    await transport.aclose()
+    assert executor.closes == 0
 
 
-async def test_a_call_that_only_replayed_is_made_again():
-    _, executor = await replaying()
-    ahead = len(executor.calls)
-    await executor.answer(Replaying(1, 0))
-    assert len(executor.calls) == ahead
-    assert isinstance(executor.asked[-1], Credit)
+async def test_the_first_submit_to_an_executor_of_others_does_not_block_the_loop():
+    threads = []
+
+    class Foreign(ThreadPoolExecutor):
+        def submit(self, function, /, *args):
+            threads.append(threading.current_thread())
+            return super().submit(function, *args)
+
+    assert await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: Foreign(1))) == [0, 1, 2]
+    assert threads[0] is not threading.main_thread()
+    assert set(threads[1:]) == {threading.main_thread()}
 
 
-async def test_behind_a_stop_no_item_is_asked_for():
-    transport, executor = await replaying()
-    transport.stop(Stop(1))
-    for _ in range(len(executor.calls) - 1):
-        await executor.answer(Replaying(1, 0))
-    assert executor.asked == [Stop(1)]
-    again = Start(2, {0: ShardStart(b"", 0, (7, 7))})
-    transport.start(again)
-    await executor.answer()
-    await executor.answer()
-    transport.credit(Credit(2, 0, 3))
-    await executor.answer(Replaying(2, 0))
-    assert executor.asked == [Stop(1), again, Credit(2, 0, 3), Credit(2, 0, 3)]
+async def test_a_first_submit_that_raises_is_an_error():
+    class Refuses(ThreadPoolExecutor):
+        def submit(self, function, /, *args):
+            raise ConnectionError("no cluster")
+
+    with pytest.raises(WorkerDiedError, match="worker 0 died: ConnectionError: no cluster"):
+        await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: Refuses(1)))
+
+
+async def test_an_executor_that_can_not_be_shut_down_is_left_to_itself(monkeypatch, caplog):
+    monkeypatch.setattr(executor_life, "CLOSE_GRACE", 0)
+    going_on = threading.Event()
+
+    class Busy(InlineExecutor):
+        def shutdown(self, *args, **kwargs):
+            going_on.wait(10)
+
+    async with AsyncPrefetcher(Count(3), executor_factory=lambda worker: Busy()):
+        pass
+    assert "an executor is still busy; it was left to itself" in caplog.text
+    going_on.set()
+
+
+async def test_an_error_in_shutting_an_executor_down_is_logged(caplog):
+    class Refuses(InlineExecutor):
+        def shutdown(self, *args, **kwargs):
+            raise ConnectionError("no route")
+
+    async with AsyncPrefetcher(Count(3), executor_factory=lambda worker: Refuses()) as loader:
+        assert await anext(loader) == 0
+    assert "shutting an executor down raised" in caplog.text
+    assert "no route" in caplog.text
+
+
+async def test_a_process_whose_call_failed_is_ended_and_started_again(caplog):
+    class Fails(ProcessExecutor):
+        def submit(self, function, /, *args, **kwargs):
+            future = super().submit(function, *args, **kwargs)
+            if not args or args[0].number < 3:
+                return future
+            failed: Future = Future()
+            failed.set_exception(ConnectionError("a lost message"))
+            return failed
+
+    executors = [ProcessExecutor, Fails]
+    async with asyncio.timeout(20):
+        loader = AsyncPrefetcher(Count(20), executor_factory=lambda worker: executors.pop()())
+        assert await rest(loader) == list(range(20))
+    assert loader.statistics().restarts == 1
+    assert "died: ConnectionError: a lost message" in caplog.text
+
+
+async def test_an_error_that_is_the_executors_own_is_logged(caplog):
+    _, executor, heard = await three_ahead()
+    await executor.fail(2, ConnectionError("no route"))
+    for number in (3, 4):
+        await executor.fail(number, ConnectionError("and again"))
+    assert [death.reason for death in heard.deaths] == ["ConnectionError: no route"]
+    assert caplog.text.count("an executor failed with an error of its own") == 1
+
+
+# ----------------------------------------------------------------------------------- executors that complete out of order
+
+
+class Delayed(ThreadPoolExecutor):
+    """One worker, whose calls are run in order; each future completes a random time after its call."""
+
+    def __init__(self, seed: int):
+        super().__init__(1)
+        self._timers: list[threading.Timer] = []
+        self._random = random.Random(seed)
+
+    def submit(self, function, /, *args):
+        future: Future = Future()
+
+        def done(inner):
+            timer = threading.Timer(self._random.uniform(0, 0.004), future.set_result, [inner.result()])
+            self._timers.append(timer)
+            timer.start()
+
+        super().submit(function, *args).add_done_callback(done)
+        return future
+
+    def shutdown(self, *args, **kwargs):
+        super().shutdown(*args, **kwargs)
+        for timer in self._timers:
+            timer.join()
+
+
+async def test_futures_that_complete_in_any_order_change_no_batch():
+    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, executor_factory=Delayed)
+    async with loader:
+        got = await take(loader, 100)
+        state = await loader.get_state()
+        got += [batch async for batch in loader]
+    assert got == in_turns([list(range(250)), list(range(1000, 1250))])
+    assert got[:100] + await rest(through_bytes(state).build(executor_factory=Delayed)) == got
+
+
+# ---------------------------------------------------------------------------------- executors that do what none may do
+
+
+class Odd(InlineExecutor):
+    """Makes each call at once, but for one, at which it does something odd: what, is the subclass's."""
+
+    def __init__(self, at: int = 3):
+        self.at = at
+
+    def submit(self, function, /, *args):
+        if args and args[0].number >= self.at:
+            return self.odd(function, args[0])
+        return super().submit(function, *args)
+
+    def odd(self, function, call):
+        raise NotImplementedError
+
+
+class Swaps(Odd):
+    """Makes a call after the one that follows it."""
+
+    held = None
+
+    def odd(self, function, call):
+        if call.number == self.at:
+            self.held = Future()
+            self.late = (function, call)
+            return self.held
+        future = InlineExecutor.submit(self, function, call)
+        if not self.held.done():
+            self.held.set_result(self.late[0](self.late[1]))
+        return future
+
+
+class Twice(Odd):
+    """Makes a call a second time, and returns what comes of that."""
+
+    def odd(self, function, call):
+        function(call)
+        return InlineExecutor.submit(self, function, call)
+
+
+class Drops(Odd):
+    """Forgets a call, and goes on with the next."""
+
+    def odd(self, function, call):
+        return Future() if call.number == self.at else InlineExecutor.submit(self, function, call)
+
+
+class TwoWorkers(Odd):
+    """Sends each second call to another worker."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = PullRunner("another worker")
+
+    def odd(self, function, call):
+        if call.number == self.at:
+            self.first = Future()
+            return self.first
+        if not self.first.done():
+            self.first.set_result(self.other.handle(Call(self.at, ())))
+        return InlineExecutor.submit(self, function, call)
+
+
+ODD = {
+    Swaps: "made call 4 before call 3",
+    Twice: "made call 3 again after it was done",
+    Drops: "made call 4 before call 3",
+    TwoWorkers: "made call 3 in another worker than the calls around it",
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_an_executor_that_breaks_the_contract_is_named_in_the_error_and_no_batch_is_lost(odd):
+    async with (
+        asyncio.timeout(10),
+        AsyncPrefetcher(Count(20), n_batches_to_prefetch=9, executor_factory=lambda worker: odd()) as loader,
+    ):
+        got, raised = await until_error(loader)
+        state = await loader.get_state()
+        assert loader.statistics().restarts == 0  # it would do so again
+    assert isinstance(raised, WorkerDiedError)
+    assert f"worker 0 can't be used: its executor, tests.transports.test_pull.{odd.__name__}, {ODD[odd]}." in str(
+        raised
+    )
+    assert "A loader needs an executor with one worker" in str(raised)
+    assert got == list(range(len(got)))
+    assert got + await rest(through_bytes(state).build(executor_factory=inline)) == list(range(20))
+
+
+async def test_a_call_that_is_made_twice_is_harmless_if_its_first_answer_is_returned():
+    class TwiceForOne(Odd):
+        def odd(self, function, call):
+            future = InlineExecutor.submit(self, function, call)
+            function(call)
+            return future
+
+    assert await rest(AsyncPrefetcher(Count(20), executor_factory=lambda worker: TwiceForOne())) == list(range(20))
+
+
+drawing, refused = threading.Event(), threading.Event()
+
+
+@register("tests.pull.until_refused")
+def until_refused():
+    yield from range(2)
+    drawing.set()
+    refused.wait(10)
+    yield 2
+
+
+async def test_a_pool_of_threads_is_named_in_the_error():
+    for event in (drawing, refused):
+        event.clear()
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, /, *args):
+            def call():
+                if args and args[0].number == 3:
+                    drawing.wait(10)  # call 2 is running in another thread
+                result = function(*args)
+                if isinstance(result, Refusal):
+                    refused.set()
+                return result
+
+            return super().submit(call)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(WorkerDiedError, match=r"Pool, made call 3 while call 2 was running\. A loader needs"):
+            await rest(AsyncPrefetcher(from_iterable(until_refused), executor_factory=lambda worker: Pool(4)))
+
+
+class DiesSilently(Odd):
+    """One call fails with its worker, and those after it are never answered."""
+
+    def odd(self, function, call):
+        future: Future = Future()
+        if call.number == self.at:
+            future.set_exception(BrokenExecutor("the node is gone"))
+        return future
+
+
+class DiesOverACall(Odd):
+    """A call is never answered, and later ones are refused."""
+
+    def odd(self, function, call):
+        if call.number > self.at:
+            raise BrokenExecutor("the node is gone")
+        return Future()
+
+
+@pytest.mark.parametrize("dies", [DiesSilently, DiesOverACall])
+async def test_a_death_after_which_calls_are_never_answered_is_seen_and_made_good(dies, caplog):
+    executors = [InlineExecutor(), dies()]
+    async with asyncio.timeout(10):
+        loader = AsyncPrefetcher(Count(20), executor_factory=lambda worker: executors.pop())
+        assert await rest(loader) == list(range(20))
+    assert "worker 0 died: BrokenExecutor: the node is gone, while it made item" in caplog.text
+    assert loader.statistics().restarts == 1
+
+
+async def test_an_executor_that_goes_silent_is_a_stall_and_can_be_closed():
+    class Silent(Odd):
+        def odd(self, function, call):
+            return Future()
+
+    async with (
+        asyncio.timeout(20),
+        AsyncPrefetcher(Count(20), stall_timeout=0.5, executor_factory=lambda worker: Silent()) as loader,
+    ):
+        got, raised = await until_error(loader)
+        assert isinstance(raised, ProducerStalledError)
+        assert got == list(range(len(got)))
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_an_item_that_kills_its_worker_each_time_is_found_though_calls_draw_many(caplog):
+    """A death loses all items of its call. The next worker begins with one item a call, so the one that kills is named."""
+    pipeline = Die.make(500, 300, "SIGKILL")
+    async with AsyncPrefetcher(
+        pipeline, n_batches_to_prefetch=64, max_restarts=2, executor_factory=lambda worker: ProcessExecutor()
+    ) as loader:
+        got, raised = await until_error(loader)
+    assert got == list(range(300))
+    assert isinstance(raised, WorkerDiedError)
+    assert (raised.shard, raised.position) == (0, 300)
+    assert "It was started again 2 times without progress" in str(raised)
+    assert {record.name for record in caplog.records} == {"asyncprefetch"}  # and asyncio has nothing to complain of
