@@ -5,9 +5,8 @@ arrays: a program runs the same.
 What was yielded in an item belongs to the consumer from then on. The array and the arrays that it is a view of become
 read-only, yielding it again is an error, and it must not be read: the consumer may have changed it. Writing through a view
 that was made before the yield, or through a torch tensor on the same memory, can't be noticed at no cost.
-:func:`asyncprefetch.testing.assert_resumes_exactly` finds all of that, and so does a worker with
-``ASYNCPREFETCH_PROTECT=1`` in its environment: it ends at the line that touches such memory, and writes that line to its
-standard error.
+:func:`asyncprefetch.testing.assert_resumes_exactly` finds all of that, and so does ``ProcessWorkers(protect=True)``: a
+worker ends at the line that touches such memory, and writes that line to its standard error.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ from asyncprefetch._loop.states import (
     WrongTransitionError,
     advance,
 )
-from asyncprefetch._process import context, limits, out_of_memory
-from asyncprefetch._process.context import WorkerProcess
+from asyncprefetch._process import limits, out_of_memory, process_executor, worker_process
+from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._wire import fingerprint as fingerprint_module
 from asyncprefetch._wire import item_pickler, records, shared_memory
 from asyncprefetch._wire.fingerprint import fingerprint

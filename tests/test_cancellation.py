@@ -53,7 +53,7 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
     async def wrapped(loader):
         return (await anext(loader),)  # a tuple, to tell an item from a cancellation
 
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=prefetch, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=prefetch, workers=executor_factory) as loader:
         for rounds in [*ROUNDS, *ROUNDS]:
             item = await cancelled_after(rounds, wrapped(loader))
             if item is not None:
@@ -61,11 +61,11 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
         state = await loader.get_state()
         left = [(item,) async for item in loader]
     assert got + left == model
-    assert [(n,) for n in await rest(state.build(executor_factory=executor_factory))] == left
+    assert [(n,) for n in await rest(state.build(workers=executor_factory))] == left
 
 
 async def test_the_rounds_are_enough_to_meet_every_point():
-    async with AsyncPrefetcher(Count(9), n_batches_to_prefetch=1, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(Count(9), n_batches_to_prefetch=1, workers=inline) as loader:
         for _ in range(5):
             assert await until_done(anext(loader)) < ROUNDS.stop
 
@@ -74,18 +74,18 @@ async def test_the_rounds_are_enough_to_meet_every_point():
 async def test_get_state_cancelled_at_any_point_changes_nothing(executor_factory, rounds):
     pipeline = [Count(9), Count(9, 100)]
     model = in_turns([shard.model() for shard in pipeline])
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
         got = await take(loader, 3)
         await cancelled_after(rounds, loader.get_state())
         got += await take(loader, 3)
         await cancelled_after(rounds, loader.get_state())
         state = await loader.get_state()
         assert got + [item async for item in loader] == model
-    assert got + await rest(through_json(state).build(executor_factory=executor_factory)) == model
+    assert got + await rest(through_json(state).build(workers=executor_factory)) == model
 
 
 async def test_a_caller_of_get_state_that_is_cancelled_does_not_disturb_the_others(executor_factory):
-    async with AsyncPrefetcher(Count(9), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(9), workers=executor_factory) as loader:
         await anext(loader)
         others = [asyncio.create_task(loader.get_state()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_a_timeout_loses_no_batch():
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, rounds):
-    loader = AsyncPrefetcher([Count(9), Count(9, 100)], executor_factory=executor_factory)
+    loader = AsyncPrefetcher([Count(9), Count(9, 100)], workers=executor_factory)
     await take(loader, 3)
     await cancelled_after(rounds, loader.aclose())
     if rounds:
@@ -123,7 +123,7 @@ async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, roun
 @pytest.mark.parametrize("executor", ["inline", "process"])
 async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(executor):
     with anyio.CancelScope() as scope:
-        async with AsyncPrefetcher(Count(10**6), executor_factory=EXECUTORS[executor]) as loader:
+        async with AsyncPrefetcher(Count(10**6), workers=EXECUTORS[executor]) as loader:
             async for item in loader:
                 if item == 5:
                     scope.cancel()
@@ -134,7 +134,7 @@ async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(exec
 @pytest.mark.parametrize("rounds", ROUNDS)
 async def test_a_training_task_that_is_cancelled_leaves_nothing(executor_factory, rounds):
     async def train():
-        async with AsyncPrefetcher(Count(10**6), executor_factory=executor_factory) as loader:
+        async with AsyncPrefetcher(Count(10**6), workers=executor_factory) as loader:
             async for _ in loader:
                 await loader.get_state()
 
@@ -147,7 +147,7 @@ def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it
 
     async def consume():
         nonlocal loader
-        async with AsyncPrefetcher([Count(10**6)] * 2, num_workers=2, executor_factory=executor_factory) as loader:
+        async with AsyncPrefetcher([Count(10**6)] * 2, num_workers=2, workers=executor_factory) as loader:
             try:
                 await anext(loader)
             finally:
@@ -186,7 +186,7 @@ async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_i
 
     cancelled = []
     before = descriptors()
-    async with AsyncPrefetcher(Count(3), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(3), workers=executor_factory) as loader:
         loader._core.let_go = let_go
         assert [item async for item in loader] == [0, 1, 2]
         assert [task.cancelled() for task in cancelled] == [True]
@@ -230,7 +230,7 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
 
 async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):
     """By a signal handler, say: then the task counts as cancelled, though it did everything."""
-    loader = AsyncPrefetcher(Count(9), executor_factory=inline)
+    loader = AsyncPrefetcher(Count(9), workers=inline)
     await anext(loader)
     step = loader._core._step
 

@@ -59,7 +59,7 @@ class Run:
         return {
             "n_batches_to_prefetch": prefetch,
             "num_workers": min(workers, len(self.pipeline)),
-            "executor_factory": self.executor_factory,
+            "workers": self.executor_factory,
         }
 
     async def next(self):

@@ -1,9 +1,20 @@
 import pytest
 
-from tests.inside import LOADER, RUN, LoaderEvent, LoaderState, RunEvent, RunState, WrongTransitionError, advance
+from tests.inside import (
+    LOADER,
+    PROCESS,
+    RUN,
+    LoaderEvent,
+    LoaderState,
+    ProcessState,
+    RunEvent,
+    RunState,
+    WrongTransitionError,
+    advance,
+)
 
 
-@pytest.mark.parametrize(("table", "states"), [(LOADER, LoaderState), (RUN, RunState)])
+@pytest.mark.parametrize(("table", "states"), [(LOADER, LoaderState), (RUN, RunState), (PROCESS, ProcessState)])
 def test_every_state_is_in_its_table_and_can_be_reached(table, states):
     assert set(table) == set(states)
     start = next(iter(states))

@@ -114,13 +114,14 @@ class Core:
         executor = options.executor_for(worker)
         if executor is not None:
             return PullTransport(executor, sink)
+        workers = options.process_workers
         if not stream_transport.is_supported():
-            return PullTransport(ProcessExecutor(start_method=options.start_method, env=options.worker_env), sink)
+            executor = ProcessExecutor(start_method=workers.start_method, env=workers.env, malloc=workers.malloc)
+            return PullTransport(executor, sink)
         return stream_transport.StreamTransport(
             sink,
             n_prefetch=options.n_batches_to_prefetch,
-            start_method=options.start_method,
-            env=options.worker_env,
+            workers=workers,
         )
 
     # -------------------------------------------------------------------------------------------------------- consuming

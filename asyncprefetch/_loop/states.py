@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import TypeVar
+
+from asyncprefetch._wire.transitions import WrongTransitionError, advance
+
+__all__ = ["LOADER", "RUN", "LoaderEvent", "LoaderState", "RunEvent", "RunState", "WrongTransitionError", "advance"]
 
 
 class LoaderState(Enum):
@@ -118,22 +121,3 @@ RUN: Mapping[RunState, Mapping[RunEvent, RunState]] = {
     RunState.FAILED: {RunEvent.CLOSE: RunState.CLOSED},
     RunState.CLOSED: {RunEvent.CLOSE: RunState.CLOSED},
 }
-
-S = TypeVar("S", bound=Enum)
-E = TypeVar("E", bound=Enum)
-
-
-class WrongTransitionError(RuntimeError):
-    """A fault in this library: an event that can't happen in a state."""
-
-
-def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
-    """The state after ``event``.
-
-    Raises:
-        WrongTransitionError: the event is not in the table for this state.
-    """
-    try:
-        return table[state][event]
-    except KeyError:
-        raise WrongTransitionError(f"{type(state).__name__} {state.name} has no transition for {event.name}") from None

@@ -205,7 +205,7 @@ class WorkerHandle:
             case SetupFailed():
                 self._lose_worker()
                 self._give_up(
-                    error_reports.producer_error(message.error, None, None, f"worker {self.number}: worker_initializer")
+                    error_reports.producer_error(message.error, None, None, f"worker {self.number}: initializer")
                 )
             case Replaying():
                 pass  # that something came is all it is for
@@ -355,9 +355,7 @@ class WorkerHandle:
 
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
-        text = (
-            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the worker_initializer "
-        )
+        text = f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the initializer "
         self._abort(seconds, text + "take longer, or its executor has no place for it")
 
     @property

@@ -9,11 +9,6 @@ import traceback
 _LOGGER = logging.getLogger("asyncprefetch.worker")
 
 
-def level() -> int:
-    """From which level on the parent wants a worker's records."""
-    return _LOGGER.getEffectiveLevel()
-
-
 def handle(worker: int, record: bytes) -> None:
     """Hand a worker's record to the logger ``asyncprefetch.worker``.
 

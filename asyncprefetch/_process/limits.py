@@ -99,6 +99,13 @@ _MEMORY = (
 )
 _THREADS = "raise the limits of processes and memory (ulimit -u, -v and -d, or the container's), or use fewer workers"
 
+# What to say of a worker that died before its first message.
+NO_HELLO = (
+    "It died before it could say hello. If this is a script, start the loader under `if __name__ == '__main__':`, since "
+    "workers import the script; a program typed at a prompt or read from standard input must live in a file. Otherwise "
+    "see what the worker wrote to standard error"
+)
+
 _BY_NUMBER = {
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,

@@ -58,7 +58,11 @@ class Segment:
         self._to_retire = threading.Lock()
         self._close = weakref.finalize(self, os.close, descriptor)
         self._close.atexit = False
-        self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
+        size = geometry.slots * geometry.stride
+        if sys.version_info >= (3, 13):
+            self._map = mmap.mmap(descriptor, size, trackfd=False)  # else it keeps a copy of the descriptor
+        else:
+            self._map = mmap.mmap(descriptor, size)
         # A core dump would write every page of it, those that were never touched as well.
         with contextlib.suppress(OSError):
             self._map.madvise(mmap.MADV_DONTDUMP)

@@ -38,6 +38,11 @@ def _dump(attributes: dict[str, object]) -> bytes:
         return pickle.dumps(plain)
 
 
+def level() -> int:
+    """The level from which on this process wants the records of its workers."""
+    return _LOGGER.getEffectiveLevel()
+
+
 def collect(level: int) -> None:
     """Send what this process logs at ``level`` or above to the parent, and nowhere else.
 

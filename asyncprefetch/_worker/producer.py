@@ -159,8 +159,8 @@ class Producer:
     def _setup(self, setup: Setup) -> None:
         if setup.initializer is not None:
             try:
-                initializer = _guarded("worker_initializer", pickle.loads, setup.initializer)
-                _guarded("worker_initializer", initializer, setup.worker)
+                initializer = _guarded("initializer", pickle.loads, setup.initializer)
+                _guarded("initializer", initializer, setup.worker)
             except _RaisedError as raised:
                 _send_reports(self._outlet)
                 self._outlet.send(SetupFailed(raised.error))

@@ -29,13 +29,17 @@ CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
 
 # Prints what came of it; and what is left of it, which must be nothing.
 BODY = """
+def executor(worker):
+    initializer = {"initializer": INITIALIZER, "initargs": (worker,)} if INITIALIZER is not None else {}
+    return ProcessExecutor(**initializer)
+
 async def main():
     limit()
     before = len(descriptors())
     loader = AsyncPrefetcher(
         [Arrays(6, "made in place", SIZE, position=2) for _ in range(WORKERS)],
-        n_batches_to_prefetch=WORKERS, num_workers=WORKERS, executor_factory=FACTORY, max_restarts=1,
-        worker_initializer=INITIALIZER,
+        n_batches_to_prefetch=WORKERS, num_workers=WORKERS, max_restarts=1,
+        workers=ProcessWorkers(initializer=INITIALIZER) if FACTORY is None else executor,
     )
     held = []
     try:
@@ -157,7 +161,7 @@ async def test_a_thread_of_the_pool_that_can_not_be_started_is_an_error_and_leav
     before = descriptors().keys()
     monkeypatch.setattr(threading.Thread, "start", refusing)
     factory = (lambda worker: ProcessExecutor()) if pull else None
-    async with asyncio.timeout(10), AsyncPrefetcher(Count(3), executor_factory=factory) as loader:
+    async with asyncio.timeout(10), AsyncPrefetcher(Count(3), workers=factory) as loader:
         with pytest.raises(WorkerDiedError, match=r"can't start new thread \(raise the limits"):
             await anext(loader)
     del loader
@@ -341,7 +345,7 @@ async def test_where_there_can_be_no_more_threads_large_batches_and_states_are_m
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
-    async with AsyncPrefetcher(Count(5, items="huge"), executor_factory=inline) as loader:
+    async with AsyncPrefetcher(Count(5, items="huge"), workers=inline) as loader:
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", refuse)
             got = [(await anext(loader))["n"] for _ in range(2)]
