@@ -228,7 +228,6 @@ class ProcessExecutor(Executor):
             self._exchange()
         except Exception as error:
             failure = error
-            self._killed = True
         process, self._process = self._process, None
         if process is not None and failure is not None:
             process.kill()
@@ -257,6 +256,7 @@ class ProcessExecutor(Executor):
             numbers = [end if isinstance(end, int) else end.fileno() for end in self._handed]
             socket.send_fds(ours, [b"m"], numbers)
             env = {**os.environ, **(self._env or {})}
+            initializer = pickle.dumps(self._initializer, 5) if self._initializer is not None else None
             try:
                 process, preparation = worker_process.start(
                     self._start_method, env if self._env is not None else None, theirs
@@ -264,17 +264,18 @@ class ProcessExecutor(Executor):
             except (ConnectionError, EOFError) as error:
                 raise _died_at_start(error) from None
             self._process, self._pid = process, process.pid
-            on_error.pop_all()
             begin = Begin(
                 env=env if preparation is None else None,
                 log_level=logs.level(),
                 malloc=self._malloc,
                 preparation=preparation,
-                initializer=pickle.dumps(self._initializer, 5) if self._initializer is not None else None,
+                initializer=initializer,
             )
+            buffers = pack(Kind.BEGIN, pickle.dumps(begin, 5))
             with self._lock:
+                on_error.pop_all()
                 self._socket = ours
-                self._unsent.extendleft(map(memoryview, reversed(pack(Kind.BEGIN, pickle.dumps(begin, 5)))))
+                self._unsent.extendleft(map(memoryview, reversed(buffers)))
                 self._step(ProcessEvent.STARTED)
                 self._flush()
         self._close_handed()

@@ -82,7 +82,15 @@ def _be_worker(sock: socket.socket, parent_sentinel: int, parent_pid: int) -> No
     _die_with_parent(parent_sentinel, parent_pid)
     _be_killed_first()
     sock.setblocking(True)
-    _, descriptors, _, _ = socket.recv_fds(sock, 1, MAX_DESCRIPTORS, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    try:
+        _, descriptors, _, _ = socket.recv_fds(sock, 1, MAX_DESCRIPTORS, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        _work(sock, descriptors)
+    finally:
+        # The descriptor stays open until the process has ended: the executor kills a worker that can't answer any more.
+        sock.detach()
+
+
+def _work(sock: socket.socket, descriptors: list[int]) -> None:
     reader = FrameReader()
     while (frames := _receive(sock, reader)) is not None:
         for frame in frames:
@@ -90,8 +98,6 @@ def _be_worker(sock: socket.socket, parent_sentinel: int, parent_pid: int) -> No
                 _set_up(pickle.loads(frame.body), descriptors)
             else:
                 _send(sock, _answer(frame))
-    # The descriptor stays open until the process has ended: the executor kills a worker that can't answer any more.
-    sock.detach()
 
 
 def _set_up(begin: Begin, descriptors: list[int]) -> None:
