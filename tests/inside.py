@@ -38,7 +38,7 @@ from asyncprefetch._loop.states import (
 from asyncprefetch._process import limits, out_of_memory, process_executor, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._wire import fingerprint as fingerprint_module
-from asyncprefetch._wire import item_pickler, records, shared_memory
+from asyncprefetch._wire import frames, item_pickler, records, shared_memory
 from asyncprefetch._wire.fingerprint import fingerprint
 from asyncprefetch._wire.item_layout import MAX_LAYOUTS, flatten
 from asyncprefetch._wire.item_pickler import MIN_PLACED, ItemPickler

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import socket
+import stat
 import threading
-from multiprocessing import forkserver, reduction
 
 import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
-from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
 from tests.inside import LoaderEvent, LoaderSocket
 from tests.pipelines import Count, in_turns
@@ -193,17 +194,15 @@ async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_i
         assert no_worker_is_left(before)
 
 
-def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(monkeypatch):
-    """The start sends the worker's socket by its number: it must not be closed before."""
-    with ProcessExecutor() as executor:
-        executor.submit(os.getpid).result(30)
-    server = forkserver._forkserver
-    pid, real_send, real_close = server._forkserver_pid, reduction.sendfds, LoaderSocket.close
+def test_a_close_that_is_cancelled_amid_a_start_closes_no_descriptor_that_is_being_sent(monkeypatch):
+    """The start sends the worker's socket and the shared memory by their numbers."""
+    real_send, real_close, sent = socket.send_fds, LoaderSocket.close, []
 
-    def send(sock, descriptors):
+    def send(sock, buffers, numbers):
         starting.set()
         assert closed.wait(30)
-        return real_send(sock, descriptors)
+        sent.extend((number, os.fstat(number)) for number in numbers)
+        return real_send(sock, buffers, numbers)
 
     def close(end):
         real_close(end)
@@ -217,15 +216,15 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
             await asyncio.sleep(0)
 
     starting, closed = threading.Event(), threading.Event()
-    monkeypatch.setattr(reduction, "sendfds", send)
+    monkeypatch.setattr(socket, "send_fds", send)
     monkeypatch.setattr(LoaderSocket, "close", close)
     loader = AsyncPrefetcher(Count(9))
     asyncio.run(run())
-    monkeypatch.undo()
     assert loader.statistics().state == "closed"
-    with ProcessExecutor() as executor:
-        executor.submit(os.getpid).result(30)
-    assert server._forkserver_pid == pid
+    assert [stat.S_ISSOCK(sent[0][1].st_mode), stat.S_ISREG(sent[1][1].st_mode)] == [True, True]
+    for number, was in sent:  # and they are closed when they were sent
+        with contextlib.suppress(OSError):
+            assert os.fstat(number).st_ino != was.st_ino
 
 
 async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):

@@ -219,7 +219,8 @@ class PullTransport:
             self._dead = True
             self._draws.clear()
             self._reason = f"{type(error).__name__}: {error}"
-            if "MemoryError" in str(error.__cause__):  # as the pool tells it
+            # Our executor, and a pool of concurrent.futures, which gives it as text.
+            if isinstance(error.__cause__, MemoryError) or "MemoryError" in str(error.__cause__):
                 self._reason, self._short_of_memory = f"no memory here for what it sent{memory_advice()}", True
             if not isinstance(error, BrokenExecutor | RuntimeError):
                 _LOG.error("an executor failed with an error of its own", exc_info=error)

@@ -92,7 +92,6 @@ def check_descriptors() -> None:
 
 # What to do where the system has too little of something: words for the end of an error.
 _FILES = "raise the limit of open files (ulimit -n), or use fewer workers"
-_ROOM = "make room in /dev/shm, where the semaphores of multiprocessing lie, or mount a larger one"
 _MEMORY = (
     "raise the limit of memory (ulimit -v and -d, or the container's), or use smaller batches, fewer workers or a smaller "
     "n_batches_to_prefetch"
@@ -109,7 +108,6 @@ NO_HELLO = (
 _BY_NUMBER = {
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
-    errno.ENOSPC: _ROOM,
     errno.ENOMEM: _MEMORY,
     errno.EAGAIN: _THREADS,
 }
