@@ -154,6 +154,18 @@ async def test_any_interleaving_gives_the_stream_of_the_model_with_processes(tmp
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
+@pytest.mark.parametrize("executor", ["pull", "pool"])
+@pytest.mark.timeout(120)
+@settings(max_examples=15)
+@given(shards=SHARDS, in_order=st.booleans(), steps=STEPS)
+async def test_any_interleaving_gives_the_stream_of_the_model_with_processes_that_are_called(
+    tmp_path, executor, shards, in_order, steps
+):
+    """By the pull transport: our own executor, and a pool of ``concurrent.futures`` with one worker."""
+    await check(shards, in_order, steps, EXECUTORS[executor], tmp_path)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_every_position_of_a_stream_can_be_resumed_and_resumed_again(tmp_path):
     """For every n and k: n batches, a state, k more from what it builds, a state, the rest."""
     shards = [(5, "nest"), (3, "batch")]

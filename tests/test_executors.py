@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor, ProcessWorkers, default_start_method
-from tests.conftest import descriptors
+from tests.conftest import descriptors, shared_memory
 from tests.inside import out_of_memory, worker_process
 from tests.processes import gone, launch
 
@@ -472,6 +472,15 @@ def test_a_worker_costs_one_thread_and_few_descriptors(way):
         assert more == (1, 4 if way == "fork" else 3)
         # Its main thread, and the one that waits for the end of the parent. numpy may have started others.
         assert executor.submit(threading.active_count).result(30) == 2
+
+
+@EACH_WAY
+def test_nothing_of_a_worker_is_in_dev_shm(way):
+    """A name there outlives a program that is killed with all its helpers."""
+    before = shared_memory()
+    with ProcessExecutor(**WAYS[way]) as executor:
+        assert executor.submit(shared_memory).result(30) <= before
+        assert shared_memory() <= before
 
 
 def test_a_worker_of_a_daemonic_process_is_started_all_the_same():
