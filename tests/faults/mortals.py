@@ -93,7 +93,7 @@ class Hangman:
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
-        self.env = {"MORTALS": str(folder)}
+        os.environ["MORTALS"] = str(folder)  # workers have it without new interpreters, which start slowly
         for worker in range(workers):
             os.mkfifo(folder / f"worker-{worker}")
 

@@ -57,7 +57,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         pipeline,
         num_workers=2,
         n_batches_to_prefetch=4,
-        **workers_with(pull=transport is not None, initializer=mortals.mortal, env=hangman.env),
+        **workers_with(pull=transport is not None, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 6)
         async with keeper.held_once(3):
@@ -83,7 +83,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
     async with AsyncPrefetcher(
         Count(9),
         n_batches_to_prefetch=2,
-        **workers_with(pull=transport is not None, initializer=mortals.mortal, env=hangman.env),
+        **workers_with(pull=transport is not None, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, SOON)
@@ -98,11 +98,11 @@ async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_not
     tmp_path, how, monkeypatch, caplog
 ):
     monkeypatch.delattr(os, "memfd_create")  # so that the long texts cross the socket
-    hangman = Hangman(tmp_path, 1)
+    Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
         stream_items.texts,
         n_batches_to_prefetch=3,
-        **workers_with(pull=False, initializer=mortals.mortal, env=hangman.env),
+        **workers_with(pull=False, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 1)
         # Without an await the loop reads nothing. The socket holds less than a tenth of a text.
@@ -120,13 +120,16 @@ async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_not
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_worker_that_dies_in_the_middle_of_an_answer_loses_and_doubles_nothing(tmp_path, how, caplog):
-    env = {"MORTALS": str(tmp_path), "HOW": how}
+async def test_a_worker_that_dies_in_the_middle_of_an_answer_loses_and_doubles_nothing(
+    tmp_path, monkeypatch, how, caplog
+):
+    monkeypatch.setenv("MORTALS", str(tmp_path))
+    monkeypatch.setenv("HOW", how)
     async with asyncio.timeout(SOON):
         loader = AsyncPrefetcher(
             stream_items.texts,
             n_batches_to_prefetch=3,
-            **workers_with(pull=True, initializer=mortals.dies_in_an_answer, env=env),
+            **workers_with(pull=True, initializer=mortals.dies_in_an_answer),
         )
         assert_texts(await rest(loader))
     assert (tmp_path / "died").exists()
