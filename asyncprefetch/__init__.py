@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncprefetch._codec.registry import register
+    from asyncprefetch._process.workers import ProcessWorkers
     from asyncprefetch.arrays import empty, full, zeros
     from asyncprefetch.base import IteratorState, Position, StatefulIterator
     from asyncprefetch.batch import Batch
@@ -47,6 +48,7 @@ __all__ = [
     "Position",
     "PrefetcherBusyError",
     "PrefetcherClosedError",
+    "ProcessWorkers",
     "ProducerError",
     "ProducerStalledError",
     "StatefulIterator",
@@ -62,6 +64,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "_codec.registry": ["register"],
+    "_process.workers": ["ProcessWorkers"],
     "arrays": ["empty", "full", "zeros"],
     "base": ["IteratorState", "Position", "StatefulIterator"],
     "batch": ["Batch"],

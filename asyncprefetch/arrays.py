@@ -7,9 +7,9 @@ program runs the same with both.
 A yielded array belongs to the consumer; allocate a new one for each item. The array, and the arrays that it is a view of,
 become read-only, and yielding it again is an error. It must not be read either: the consumer may have changed it. A write
 through a view that was made before the yield, or through a torch tensor on the same memory, is not detected.
-:func:`asyncprefetch.testing.assert_resumes_exactly` detects all of these uses. So does a worker with
-``ASYNCPREFETCH_PROTECT=1`` in its environment: it ends at the line that uses the memory, and writes that line to its
-standard error.
+:func:`asyncprefetch.testing.assert_resumes_exactly` detects all of these uses. So does
+``ProcessWorkers(protect=True)``: a worker ends at the line that uses the memory, and writes that line to its standard
+error.
 """
 
 from __future__ import annotations

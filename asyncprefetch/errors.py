@@ -25,7 +25,7 @@ class ProducerError(AsyncPrefetchError):
         shard: global number of the shard whose iterator raised; ``None`` if it happened before any shard was begun.
         position: number of the item within its shard that was being made, counted from 0 over the shard's whole life.
         phase: what the worker was doing: ``"build"``, ``"create_iter"``, ``"next"``, ``"get_state"``, ``"pickle"``,
-            ``"replay"`` or ``"worker_initializer"``; or ``"unpickle"``, in the parent.
+            ``"replay"`` or ``"initializer"``; or ``"unpickle"``, in the parent.
         type_name: qualified name of the original exception's class.
         text: ``str()`` of the original exception.
         remote_traceback: the traceback inside the worker, formatted.

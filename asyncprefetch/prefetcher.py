@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from os import PathLike
 from types import TracebackType
@@ -19,6 +19,7 @@ from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, Resou
 from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.threads import in_thread
+from asyncprefetch._process.workers import ProcessWorkers
 from asyncprefetch._wire.messages import ShardStart
 from asyncprefetch.base import IteratorState, StatefulIterator
 from asyncprefetch.errors import CheckpointError
@@ -57,11 +58,9 @@ class AsyncPrefetcher(Generic[T_co]):
             growing pauses (0.1 to 1.6 s).
         stall_timeout: seconds without a message, while something is asked of a worker, until it counts as stalled.
         start_timeout: seconds for a worker to start.
-        start_method: of the worker processes; by default forkserver where there is one, else spawn.
-        worker_initializer: called with the worker's number in each worker before anything else.
-        worker_env: environment variables for worker processes, beside the present ones.
-        executor_factory: called with the worker's number, gives an executor of one worker that keeps to the order of
-            calls, to be used instead of a process. The loader shuts it down.
+        workers: a :class:`ProcessWorkers`, with options for the worker processes; or a function that takes the worker's
+            number and returns an executor of one worker, which runs calls in their order. The loader shuts the executor
+            down.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or value; the message says which and what to do.
@@ -78,10 +77,7 @@ class AsyncPrefetcher(Generic[T_co]):
         retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
         stall_timeout: float | None = None,
         start_timeout: float = 60.0,
-        start_method: str | None = None,
-        worker_initializer: Callable[[int], object] | None = None,
-        worker_env: Mapping[str, str] | None = None,
-        executor_factory: Callable[[int], Executor] | None = None,
+        workers: ProcessWorkers | Callable[[int], Executor] | None = None,
     ) -> None:
         options = Options(
             n_batches_to_prefetch=n_batches_to_prefetch,
@@ -90,10 +86,7 @@ class AsyncPrefetcher(Generic[T_co]):
             retry_on=retry_on,
             stall_timeout=stall_timeout,
             start_timeout=start_timeout,
-            start_method=start_method,
-            worker_initializer=worker_initializer,
-            worker_env=worker_env,
-            executor_factory=executor_factory,
+            workers=workers,
         )
         states = _states_of(base_iterator)
         shards = tuple(

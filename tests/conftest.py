@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ EXECUTORS: dict[str, Callable[[int], Executor] | None] = {
     "thread": lambda worker: ThreadPoolExecutor(1),
     "process": None,
     "pull": lambda worker: ProcessExecutor(),
+    "pool": lambda worker: ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")),  # a user's own
 }
 
 

@@ -45,12 +45,10 @@ from asyncprefetch._loop.states import (
     PullState,
     RunEvent,
     RunState,
-    WrongTransitionError,
-    advance,
 )
-from asyncprefetch._process import context, limits, out_of_memory
-from asyncprefetch._process.context import WorkerProcess
-from asyncprefetch._wire import item_layout, item_pickler, records, shared_memory
+from asyncprefetch._process import limits, out_of_memory, process_executor, worker_process
+from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
+from asyncprefetch._wire import frames, item_layout, item_pickler, records, shared_memory
 from asyncprefetch._wire.calls import Answer, Call, Refusal
 from asyncprefetch._wire.fingerprint import fingerprint
 from asyncprefetch._wire.item_layout import MAX_ARRAYS, MAX_LAYOUTS, MIN_PLACED, Layouts
@@ -78,6 +76,7 @@ from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import NO_SLOT, RecordReader, Release
 from asyncprefetch._wire.remote_errors import RemoteError, class_name
 from asyncprefetch._wire.shared_memory import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
+from asyncprefetch._wire.transitions import WrongTransitionError, advance
 from asyncprefetch._worker import counters, producer, pull_runner, shard, use_after_yield, user_code, worker_socket
 from asyncprefetch._worker.outlet import Collecting
 from asyncprefetch._worker.pull_runner import PullRunner

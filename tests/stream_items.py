@@ -171,7 +171,7 @@ def _alarm(data: bytes) -> NoReturn:
 
 
 def refuse_to_punch(worker: int) -> None:
-    """A worker_initializer: as where a sandbox refuses it."""
+    """An initializer of workers: as where a sandbox refuses it."""
     shared_memory._remove = _refused  # type: ignore[assignment]
 
 

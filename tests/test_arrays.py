@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError, arrays, empty, full, zeros
+from asyncprefetch import AsyncPrefetcher, ProcessWorkers, ProducerError, WorkerDiedError, arrays, empty, full, zeros
 from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
 from tests.iterators.sources import ListIterator
@@ -19,7 +19,7 @@ from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
-PROTECTED = {"worker_env": {"ASYNCPREFETCH_PROTECT": "1"}}
+PROTECTED = {"workers": ProcessWorkers(protect=True)}
 
 # Arguments of numpy.empty, each of an array that is large enough for a slot.
 LARGE = [

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import socket
+import stat
 import threading
-from multiprocessing import forkserver, reduction
 
 import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
-from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
 from tests.inside import LoaderEvent, LoaderSocket, shutdown_of
 from tests.pipelines import Count, in_turns
@@ -53,7 +54,7 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
     async def wrapped(loader):
         return (await anext(loader),)  # a tuple, to tell an item from a cancellation
 
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=prefetch, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=prefetch, workers=executor_factory) as loader:
         for rounds in [*ROUNDS, *ROUNDS]:
             item = await cancelled_after(rounds, wrapped(loader))
             if item is not None:
@@ -61,11 +62,11 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
         state = await loader.get_state()
         left = [(item,) async for item in loader]
     assert got + left == model
-    assert [(n,) for n in await rest(state.build(executor_factory=executor_factory))] == left
+    assert [(n,) for n in await rest(state.build(workers=executor_factory))] == left
 
 
 async def test_the_rounds_are_enough_to_meet_every_point():
-    async with AsyncPrefetcher(Count(9), n_batches_to_prefetch=1, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(Count(9), n_batches_to_prefetch=1, workers=inline) as loader:
         for _ in range(5):
             assert await until_done(anext(loader)) < ROUNDS.stop
 
@@ -74,18 +75,18 @@ async def test_the_rounds_are_enough_to_meet_every_point():
 async def test_get_state_cancelled_at_any_point_changes_nothing(executor_factory, rounds):
     pipeline = [Count(9), Count(9, 100)]
     model = in_turns([shard.model() for shard in pipeline])
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
         got = await take(loader, 3)
         await cancelled_after(rounds, loader.get_state())
         got += await take(loader, 3)
         await cancelled_after(rounds, loader.get_state())
         state = await loader.get_state()
         assert got + [item async for item in loader] == model
-    assert got + await rest(through_json(state).build(executor_factory=executor_factory)) == model
+    assert got + await rest(through_json(state).build(workers=executor_factory)) == model
 
 
 async def test_a_caller_of_get_state_that_is_cancelled_does_not_disturb_the_others(executor_factory):
-    async with AsyncPrefetcher(Count(9), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(9), workers=executor_factory) as loader:
         await anext(loader)
         others = [asyncio.create_task(loader.get_state()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -110,7 +111,7 @@ async def test_a_timeout_loses_no_batch():
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, rounds):
-    loader = AsyncPrefetcher([Count(9), Count(9, 100)], executor_factory=executor_factory)
+    loader = AsyncPrefetcher([Count(9), Count(9, 100)], workers=executor_factory)
     await take(loader, 3)
     await cancelled_after(rounds, loader.aclose())
     if rounds:
@@ -123,7 +124,7 @@ async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, roun
 @pytest.mark.parametrize("executor", ["inline", "process"])
 async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(executor):
     with anyio.CancelScope() as scope:
-        async with AsyncPrefetcher(Count(10**6), executor_factory=EXECUTORS[executor]) as loader:
+        async with AsyncPrefetcher(Count(10**6), workers=EXECUTORS[executor]) as loader:
             async for item in loader:
                 if item == 5:
                     scope.cancel()
@@ -134,7 +135,7 @@ async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(exec
 @pytest.mark.parametrize("rounds", ROUNDS)
 async def test_a_training_task_that_is_cancelled_leaves_nothing(executor_factory, rounds):
     async def train():
-        async with AsyncPrefetcher(Count(10**6), executor_factory=executor_factory) as loader:
+        async with AsyncPrefetcher(Count(10**6), workers=executor_factory) as loader:
             async for _ in loader:
                 await loader.get_state()
 
@@ -147,7 +148,7 @@ def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it
 
     async def consume():
         nonlocal loader
-        async with AsyncPrefetcher([Count(10**6)] * 2, num_workers=2, executor_factory=executor_factory) as loader:
+        async with AsyncPrefetcher([Count(10**6)] * 2, num_workers=2, workers=executor_factory) as loader:
             try:
                 await anext(loader)
             finally:
@@ -186,24 +187,22 @@ async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_i
 
     cancelled = []
     before = descriptors()
-    async with AsyncPrefetcher(Count(3), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(3), workers=executor_factory) as loader:
         close_transport, loader._core.close_transport = loader._core.close_transport, let_go
         assert [item async for item in loader] == [0, 1, 2]
         assert [task.cancelled() for task in cancelled] == [True]
         assert no_worker_is_left(before)
 
 
-def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(monkeypatch):
-    """The start sends the worker's socket by its number: it must not be closed before."""
-    with ProcessExecutor() as executor:
-        executor.submit(os.getpid).result(30)
-    server = forkserver._forkserver
-    pid, real_send, real_close = server._forkserver_pid, reduction.sendfds, LoaderSocket.close
+def test_a_close_that_is_cancelled_amid_a_start_closes_no_descriptor_that_is_being_sent(monkeypatch):
+    """The start sends the worker's socket and the shared memory by their numbers."""
+    real_send, real_close, sent = socket.send_fds, LoaderSocket.close, []
 
-    def send(sock, descriptors):
+    def send(sock, buffers, numbers):
         starting.set()
         assert closed.wait(30)
-        return real_send(sock, descriptors)
+        sent.extend((number, os.fstat(number)) for number in numbers)
+        return real_send(sock, buffers, numbers)
 
     def close(end):
         real_close(end)
@@ -217,20 +216,20 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
             await asyncio.sleep(0)
 
     starting, closed = threading.Event(), threading.Event()
-    monkeypatch.setattr(reduction, "sendfds", send)
+    monkeypatch.setattr(socket, "send_fds", send)
     monkeypatch.setattr(LoaderSocket, "close", close)
     loader = AsyncPrefetcher(Count(9))
     asyncio.run(run())
-    monkeypatch.undo()
     assert loader.statistics().state == "closed"
-    with ProcessExecutor() as executor:
-        executor.submit(os.getpid).result(30)
-    assert server._forkserver_pid == pid
+    assert [stat.S_ISSOCK(sent[0][1].st_mode), stat.S_ISREG(sent[1][1].st_mode)] == [True, True]
+    for number, was in sent:  # and they are closed when they were sent
+        with contextlib.suppress(OSError):
+            assert os.fstat(number).st_ino != was.st_ino
 
 
 async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):
     """By a signal handler, say: then the task counts as cancelled, though it did everything."""
-    loader = AsyncPrefetcher(Count(9), executor_factory=inline)
+    loader = AsyncPrefetcher(Count(9), workers=inline)
     await anext(loader)
     step = loader._core._step
 

@@ -39,7 +39,7 @@ def by_hand(function, *args):
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("run", [trio.run, by_hand])
 def test_without_asyncio_the_error_names_what_is_needed(run, entry):
-    loader = AsyncPrefetcher(Count(3), executor_factory=inline)
+    loader = AsyncPrefetcher(Count(3), workers=inline)
     with pytest.raises(EventLoopError, match=r"asyncio or uvloop.*anyio\.run\(main, backend='asyncio'\)") as raised:
         run(ENTRIES[entry], loader)
     assert isinstance(raised.value, AsyncPrefetchError)
@@ -54,7 +54,7 @@ async def everything(loader):
 
 @pytest.mark.parametrize("entry", ["anext", "get_state", "aclose"])
 async def test_a_loader_that_runs_under_asyncio_can_not_be_used_under_trio_beside_it(entry):
-    async with AsyncPrefetcher(Count(3), executor_factory=inline) as loader:
+    async with AsyncPrefetcher(Count(3), workers=inline) as loader:
         got = [await anext(loader)]
         errors = []
 

@@ -59,7 +59,7 @@ class Run:
         return {
             "n_batches_to_prefetch": prefetch,
             "num_workers": min(workers, len(self.pipeline)),
-            "executor_factory": self.executor_factory,
+            "workers": self.executor_factory,
         }
 
     async def next(self):
@@ -151,6 +151,18 @@ async def test_any_interleaving_gives_the_stream_of_the_model(tmp_path, executor
 @given(shards=SHARDS, in_order=st.booleans(), steps=STEPS)
 async def test_any_interleaving_gives_the_stream_of_the_model_with_processes(tmp_path, shards, in_order, steps):
     await check(shards, in_order, steps, None, tmp_path)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+@pytest.mark.parametrize("executor", ["pull", "pool"])
+@pytest.mark.timeout(120)
+@settings(max_examples=15)
+@given(shards=SHARDS, in_order=st.booleans(), steps=STEPS)
+async def test_any_interleaving_gives_the_stream_of_the_model_with_processes_that_are_called(
+    tmp_path, executor, shards, in_order, steps
+):
+    """By the pull transport: our own executor, and a pool of ``concurrent.futures`` with one worker."""
+    await check(shards, in_order, steps, EXECUTORS[executor], tmp_path)
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])

@@ -17,13 +17,14 @@ from asyncprefetch import (
     AsyncPrefetchError,
     AsyncPrefetcherState,
     CheckpointError,
+    ProcessWorkers,
     ProducerError,
     WorkerDiedError,
 )
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS
-from tests.inside import PullRunner, retries, shutdown
+from tests.inside import PullRunner, retries, shutdown, stream_transport
 from tests.pipelines import ERRORS, Count, Fail
 from tests.test_prefetcher import rest, take, through_bytes
 
@@ -43,7 +44,7 @@ async def until_error(loader):
 
 @pytest.mark.parametrize("error", ERRORS)
 async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executor_factory, error):
-    async with AsyncPrefetcher(Fail.make(9, 4, error), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Fail.make(9, 4, error), workers=executor_factory) as loader:
         got, raised = await until_error(loader)
         assert got == [0, 1, 2, 3]
         assert isinstance(raised, ProducerError)
@@ -54,7 +55,7 @@ async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executo
         assert str(again.value) == str(raised)
         state = await loader.get_state()
     assert state.delivered.total == 4
-    again = state.build(executor_factory=executor_factory)
+    again = state.build(workers=executor_factory)
     async with again:  # at the item that failed, and it fails again
         got, raised = await until_error(again)
         assert got == []
@@ -62,7 +63,7 @@ async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executo
 
 
 async def test_an_error_keeps_type_text_and_traceback_and_the_original_is_its_cause(executor_factory):
-    async with AsyncPrefetcher(Fail.make(1, 0, "KeyError"), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Fail.make(1, 0, "KeyError"), workers=executor_factory) as loader:
         _, raised = await until_error(loader)
     assert raised.type_name == "KeyError"
     assert raised.text == "'missing'"
@@ -77,7 +78,7 @@ async def test_an_error_keeps_type_text_and_traceback_and_the_original_is_its_ca
 
 @pytest.mark.parametrize("error", ["TwoArgumentsError", "ChangingError", "with a lock"])
 async def test_an_error_that_does_not_survive_pickle_comes_as_text(executor_factory, error):
-    async with AsyncPrefetcher(Fail.make(1, 0, error), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Fail.make(1, 0, error), workers=executor_factory) as loader:
         _, raised = await until_error(loader)
     assert raised.original is None
     assert raised.text in {"1 and 2", "so to speak: text", "with a lock"}
@@ -87,7 +88,7 @@ async def test_an_error_that_does_not_survive_pickle_comes_as_text(executor_fact
 @pytest.mark.parametrize("error", ["KeyError", "StopIteration", "SystemExit"])
 async def test_errors_around_the_iteration_are_errors_too(executor_factory, phase, error):
     at = 3 if phase == "get_state" else 0
-    async with AsyncPrefetcher(Fail.make(3, at, error, phase), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Fail.make(3, at, error, phase), workers=executor_factory) as loader:
         got, raised = await until_error(loader)
     assert got == ([0, 1, 2] if phase == "get_state" else [])
     assert raised.phase == phase
@@ -96,7 +97,7 @@ async def test_errors_around_the_iteration_are_errors_too(executor_factory, phas
 
 async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is_exact_all_the_same(executor_factory):
     async with AsyncPrefetcher(
-        Fail.make(9, 2, "KeyError", "get_state"), n_batches_to_prefetch=2, executor_factory=executor_factory
+        Fail.make(9, 2, "KeyError", "get_state"), n_batches_to_prefetch=2, workers=executor_factory
     ) as loader:
         assert await take(loader, 2) == [0, 1]
         state = await loader.get_state()
@@ -107,24 +108,22 @@ async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is
     document = state.model_dump_json().replace(
         '"error":"KeyError","phase":"get_state"', '"error":"KeyError","phase":"never"'
     )
-    assert await rest(AsyncPrefetcherState.from_json(document).build(executor_factory=executor_factory)) == list(
-        range(2, 9)
-    )
+    assert await rest(AsyncPrefetcherState.from_json(document).build(workers=executor_factory)) == list(range(2, 9))
 
 
 async def test_an_item_that_can_not_be_pickled_is_an_error_at_its_position(executor_factory):
-    async with AsyncPrefetcher(pipelines.unpicklable, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipelines.unpicklable, workers=executor_factory) as loader:
         got, raised = await until_error(loader)
     assert got == [0]
     assert (raised.phase, raised.position) == ("pickle", 1)
 
 
 async def test_what_has_no_repr_crosses_too(executor_factory):
-    assert await rest(AsyncPrefetcher(pipelines.long, executor_factory=executor_factory)) == [1, 10**5000, 3]
+    assert await rest(AsyncPrefetcher(pipelines.long, workers=executor_factory)) == [1, 10**5000, 3]
 
 
 async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_position(executor_factory):
-    async with AsyncPrefetcher(pipelines.unopenable, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipelines.unopenable, workers=executor_factory) as loader:
         assert await take(loader, 1) == [0]
         while loader.statistics().buffered < 2:
             await asyncio.sleep(0)
@@ -137,7 +136,7 @@ async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_positio
 
 
 async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_factory):
-    async with AsyncPrefetcher(pipelines.interrupted, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipelines.interrupted, workers=executor_factory) as loader:
         assert await anext(loader) == 0
         pipelines.interrupts.append(KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -146,7 +145,7 @@ async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_fact
 
 
 async def test_an_error_of_a_nested_class_is_the_cause(executor_factory):
-    async with AsyncPrefetcher(Fail.make(1, 0, "NestedError"), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Fail.make(1, 0, "NestedError"), workers=executor_factory) as loader:
         _, raised = await until_error(loader)
     assert isinstance(raised.__cause__, pipelines.Outer.NestedError)
 
@@ -159,7 +158,7 @@ async def test_an_error_keeps_nothing_of_the_consumer_alive(executor_factory):
         async for _ in loader:
             pass
 
-    loader = AsyncPrefetcher(Fail.make(3, 1, "KeyError"), executor_factory=executor_factory)
+    loader = AsyncPrefetcher(Fail.make(3, 1, "KeyError"), workers=executor_factory)
     model = Model()
     seen = weakref.ref(model)
     with pytest.raises(ProducerError):
@@ -174,7 +173,7 @@ async def test_an_error_keeps_nothing_of_the_consumer_alive(executor_factory):
 async def test_an_error_comes_after_every_batch_that_is_due_before_it(executor_factory, in_order):
     pipeline = [Fail.make(9, 3, "KeyError"), Count(20, 100)]
     async with AsyncPrefetcher(
-        pipeline, num_workers=1, in_order=in_order, n_batches_to_prefetch=4, executor_factory=executor_factory
+        pipeline, num_workers=1, in_order=in_order, n_batches_to_prefetch=4, workers=executor_factory
     ) as loader:
         got, raised = await until_error(loader)
         state = await loader.get_state()
@@ -189,10 +188,10 @@ async def test_an_error_comes_after_every_batch_that_is_due_before_it(executor_f
 async def test_a_state_after_an_error_resumes_at_the_item_that_failed(tmp_path, executor_factory):
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
-    async with AsyncPrefetcher(pipeline, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, workers=executor_factory) as loader:
         got, _ = await until_error(loader)
         state = await loader.get_state()
-    assert got + await rest(through_bytes(state).build(executor_factory=executor_factory)) == [
+    assert got + await rest(through_bytes(state).build(workers=executor_factory)) == [
         *(0, 100, 1, 101, 2, 102, 3, 103, 4, 104, 5, 105)
     ]
 
@@ -209,22 +208,18 @@ def fast_backoff(monkeypatch):
 async def test_retry_on_draws_the_item_again(tmp_path, executor_factory, retry_on, fast_backoff, caplog):
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(3, 100)]
-    loader = AsyncPrefetcher(pipeline, num_workers=1, retry_on=retry_on, executor_factory=executor_factory)
+    loader = AsyncPrefetcher(pipeline, num_workers=1, retry_on=retry_on, workers=executor_factory)
     assert await rest(loader) == [0, 100, 1, 101, 2, 102, 3, 4, 5]
     assert sum(worker.retries for worker in loader.statistics().workers) == 1
     assert "shard 0, position 3: OSError: [Errno 5] the disk went away; retry 1 of 5" in caplog.text
 
 
 async def test_retries_are_bounded_and_other_errors_are_not_retried(executor_factory, fast_backoff):
-    async with AsyncPrefetcher(
-        Fail.make(6, 3, "OSError"), retry_on=OSError, executor_factory=executor_factory
-    ) as loader:
+    async with AsyncPrefetcher(Fail.make(6, 3, "OSError"), retry_on=OSError, workers=executor_factory) as loader:
         got, raised = await until_error(loader)
         assert got == [0, 1, 2]
         assert "after 5 retries" in str(raised)
-    async with AsyncPrefetcher(
-        Fail.make(6, 3, "KeyError"), retry_on=OSError, executor_factory=executor_factory
-    ) as loader:
+    async with AsyncPrefetcher(Fail.make(6, 3, "KeyError"), retry_on=OSError, workers=executor_factory) as loader:
         await until_error(loader)
         assert loader.statistics().workers[0].retries == 0
 
@@ -233,12 +228,12 @@ async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executo
     monkeypatch.setattr(retries, "_FIRST_BACKOFF", 3600)
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
-    async with AsyncPrefetcher(pipeline, num_workers=1, retry_on=OSError, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, num_workers=1, retry_on=OSError, workers=executor_factory) as loader:
         got = await take(loader, 6)
         while loader.statistics().workers[0].retries == 0:
             await asyncio.sleep(0)
         state = await loader.get_state()
-    assert got + await rest(state.build(executor_factory=executor_factory)) == [
+    assert got + await rest(state.build(workers=executor_factory)) == [
         *(0, 100, 1, 101, 2, 102, 3, 103, 4, 104, 5, 105)
     ]
 
@@ -261,11 +256,11 @@ async def test_the_dead_are_noticed_on_any_executor():
                 return broken
             return super().submit(fn, *args, **kwargs)
 
-    loader = AsyncPrefetcher([Count(20), Count(20, 100)], num_workers=1, executor_factory=lambda worker: Mortal(9))
+    loader = AsyncPrefetcher([Count(20), Count(20, 100)], num_workers=1, workers=lambda worker: Mortal(9))
     assert await rest(loader) == pipelines.in_turns([list(range(20)), list(range(100, 120))])
     assert loader.statistics().restarts > 3
     with pytest.raises(WorkerDiedError, match="the node is gone"):
-        await rest(AsyncPrefetcher(Count(20), max_restarts=0, executor_factory=lambda worker: Mortal(6)))
+        await rest(AsyncPrefetcher(Count(20), max_restarts=0, workers=lambda worker: Mortal(6)))
 
 
 class Odd(InlineExecutor):
@@ -326,7 +321,7 @@ async def test_whatever_an_executor_does_to_one_call_no_batch_is_lost(odd, at, c
         return executors[-1]
 
     pipeline = [Count(8), Count(8, 100)]
-    loader = AsyncPrefetcher(pipeline, num_workers=1, n_batches_to_prefetch=3, executor_factory=once_odd)
+    loader = AsyncPrefetcher(pipeline, num_workers=1, n_batches_to_prefetch=3, workers=once_odd)
     assert await rest(loader) == pipelines.in_turns([list(range(8)), list(range(100, 108))])
     assert len(executors) == 2 or at > 18
 
@@ -335,33 +330,34 @@ async def test_an_executor_factory_that_raises_is_an_error(executor_factory):
     def no_executor(worker: int) -> Executor:
         raise ConnectionError("no cluster")
 
-    with pytest.raises(WorkerDiedError, match="executor_factory raised ConnectionError: no cluster"):
-        await rest(AsyncPrefetcher(Count(3), executor_factory=no_executor))
+    with pytest.raises(WorkerDiedError, match=r"workers\(0\) raised ConnectionError: no cluster"):
+        await rest(AsyncPrefetcher(Count(3), workers=no_executor))
     with pytest.raises(WorkerDiedError, match=r"must return a concurrent\.futures\.Executor, not 3"):
-        await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: 3))
+        await rest(AsyncPrefetcher(Count(3), workers=lambda worker: 3))
 
 
 # ------------------------------------------------------------------------------------------------------- worker's world
 
 
-async def test_an_initializer_that_raises_is_an_error(executor_factory):
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+async def test_an_initializer_that_raises_is_an_error(monkeypatch, pull):
+    if pull:
+        monkeypatch.setattr(stream_transport, "is_supported", lambda: False)
     with pytest.raises(ProducerError, match="LookupError: no device for worker 0") as raised:
-        await rest(
-            AsyncPrefetcher(
-                Count(3), worker_initializer=pipelines.fail_to_initialize, executor_factory=executor_factory
-            )
-        )
-    assert raised.value.phase == "worker_initializer"
+        await rest(AsyncPrefetcher(Count(3), workers=ProcessWorkers(initializer=pipelines.fail_to_initialize)))
+    assert raised.value.phase == "initializer"
 
 
-async def test_workers_get_their_environment_and_their_number(monkeypatch):
+@pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+async def test_workers_get_their_environment_and_their_number(monkeypatch, pull):
+    if pull:
+        monkeypatch.setattr(stream_transport, "is_supported", lambda: False)
     monkeypatch.setenv("ASYNCPREFETCH_TEST_PARENT", "from the parent")
     pipeline = [pipelines.Environment(["ASYNCPREFETCH_TEST_PARENT", "ASYNCPREFETCH_TEST_GIVEN"]) for _ in range(2)]
     loader = AsyncPrefetcher(
         pipeline,
         num_workers=2,
-        worker_initializer=pipelines.remember_worker,
-        worker_env={"ASYNCPREFETCH_TEST_GIVEN": "given"},
+        workers=ProcessWorkers(initializer=pipelines.remember_worker, env={"ASYNCPREFETCH_TEST_GIVEN": "given"}),
     )
     env = {"ASYNCPREFETCH_TEST_PARENT": "from the parent", "ASYNCPREFETCH_TEST_GIVEN": "given"}
     assert await rest(loader) == [{"env": env, "initialized": [0]}, {"env": env, "initialized": [1]}]
@@ -388,7 +384,8 @@ async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, 
     logger.propagate, logger.level = propagate, logging.DEBUG
     logging.getLogger("tests.logging.of.a.child")  # and place holders between them
     try:
-        assert await rest(AsyncPrefetcher(pipelines.Logging(), start_method=start_method)) == [0, 1, 2]
+        workers = ProcessWorkers(start_method=start_method)
+        assert await rest(AsyncPrefetcher(pipelines.Logging(), workers=workers)) == [0, 1, 2]
     finally:
         logger.propagate, logger.level = True, logging.NOTSET
         logger.removeHandler(handler)
@@ -406,7 +403,8 @@ async def test_a_forked_worker_does_not_end_the_file_of_a_handler_of_the_parent(
     logger.addHandler(logging.StreamHandler(gzip.open(tmp_path / "log.gz", "wt")))  # noqa: SIM115 - closed below
     try:
         logger.warning("before")
-        assert await rest(AsyncPrefetcher(pipelines.Logging(), start_method="fork")) == [0, 1, 2]
+        workers = ProcessWorkers(start_method="fork")
+        assert await rest(AsyncPrefetcher(pipelines.Logging(), workers=workers)) == [0, 1, 2]
         logger.warning("after")
     finally:
         [handler] = logger.handlers
@@ -464,8 +462,8 @@ async def test_no_thread_for_a_worker_is_an_error_and_the_loader_can_be_closed(m
 @pytest.mark.parametrize("executor", ["thread"])
 async def test_a_thread_is_an_executor_too(executor, tmp_path):
     factory = EXECUTORS[executor]
-    async with AsyncPrefetcher([Count(9), Count(9, 100)], executor_factory=factory) as loader:
+    async with AsyncPrefetcher([Count(9), Count(9, 100)], workers=factory) as loader:
         got = await take(loader, 5)
         state = await loader.get_state()
-        assert [item async for item in loader] == await rest(state.build(executor_factory=factory))
+        assert [item async for item in loader] == await rest(state.build(workers=factory))
     assert got == [0, 100, 1, 101, 2]

@@ -13,7 +13,7 @@ from tests.test_prefetcher import take
 async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(producer, "_MIN_STATE_INTERVAL", 3600)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, num_workers=1, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, num_workers=1, workers=inline) as loader:
         assert await take(loader, 5) == [0, 0, 1, 1, 2]
         while ledger_of(loader, 1).position < 4:
             await asyncio.sleep(0)

@@ -17,8 +17,9 @@ from asyncprefetch import (
     CheckpointWarning,
     PrefetcherBusyError,
     PrefetcherClosedError,
-    executors,
+    ProcessWorkers,
 )
+from asyncprefetch.executors import InlineExecutor
 from asyncprefetch.iterators import (
     LimitIterator,
     LoopingIterator,
@@ -29,7 +30,7 @@ from asyncprefetch.iterators import (
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.conftest import inline
-from tests.inside import delivery_of, snapshot_is_pending
+from tests.inside import delivery_of, snapshot_is_pending, worker_process
 from tests.pipelines import Count, in_turns
 
 
@@ -57,15 +58,13 @@ def through_bytes(state):
 @pytest.mark.parametrize("prefetch", [1, 8])
 async def test_the_stream_is_what_the_shards_say_whatever_the_workers(executor_factory, shards, workers, prefetch):
     pipeline = [Count(3 + 2 * i, 100 * i) for i in range(shards)]
-    loader = AsyncPrefetcher(
-        pipeline, num_workers=workers, n_batches_to_prefetch=prefetch, executor_factory=executor_factory
-    )
+    loader = AsyncPrefetcher(pipeline, num_workers=workers, n_batches_to_prefetch=prefetch, workers=executor_factory)
     assert await rest(loader) == in_turns([shard.model() for shard in pipeline])
 
 
 async def test_out_of_order_each_shard_keeps_its_own_order(executor_factory):
     pipeline = [Count(5, 0), Count(9, 100), Count(2, 200)]
-    loader = AsyncPrefetcher(pipeline, num_workers=2, in_order=False, executor_factory=executor_factory)
+    loader = AsyncPrefetcher(pipeline, num_workers=2, in_order=False, workers=executor_factory)
     got = await rest(loader)
     for shard in pipeline:
         assert [n for n in got if shard.base <= n < shard.base + 100] == shard.model()
@@ -75,7 +74,7 @@ async def test_out_of_order_each_shard_keeps_its_own_order(executor_factory):
 @pytest.mark.parametrize("items", ["none", "batch", "nest", "big"])
 async def test_items_of_any_nest_cross_and_survive_a_checkpoint_with_their_types(executor_factory, items):
     pipeline = Count(9, items=items)
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
         got = await take(loader, 3)
         while loader.statistics().buffered < 4:
             await asyncio.sleep(0)
@@ -83,25 +82,25 @@ async def test_items_of_any_nest_cross_and_survive_a_checkpoint_with_their_types
     assert_items_equal(got, pipeline.model()[:3])
     assert len(state.buffer) == 4
     for again in (through_json(state), through_bytes(state)):
-        assert_items_equal(await rest(again.build(executor_factory=executor_factory)), pipeline.model()[3:])
+        assert_items_equal(await rest(again.build(workers=executor_factory)), pipeline.model()[3:])
 
 
 async def test_delivered_arrays_are_writable_and_what_is_done_to_them_reaches_no_state(executor_factory):
     pipeline = Count(4, items="batch")
-    async with AsyncPrefetcher(pipeline, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, workers=executor_factory) as loader:
         await anext(loader)
         state = await loader.get_state()
         for batch in await take(loader, 3):
             batch.x[...] = -1
     for _ in range(2):
-        got = await rest(state.build(executor_factory=executor_factory))
+        got = await rest(state.build(workers=executor_factory))
         assert_items_equal(got, pipeline.model()[1:])
         for batch in got:
             batch.x[...] = -1
 
 
 async def test_a_bare_loader_starts_at_the_first_batch_and_leaves_nothing_at_its_end(executor_factory):
-    loader = AsyncPrefetcher(Count(3), executor_factory=executor_factory)
+    loader = AsyncPrefetcher(Count(3), workers=executor_factory)
     assert loader.statistics().state == "new"
     assert [n async for n in loader] == [0, 1, 2]
     assert loader.statistics().state == "ended"
@@ -110,9 +109,9 @@ async def test_a_bare_loader_starts_at_the_first_batch_and_leaves_nothing_at_its
 
 
 async def test_an_empty_shard_ends_at_once(executor_factory):
-    assert await rest(AsyncPrefetcher(Count(0), executor_factory=executor_factory)) == []
+    assert await rest(AsyncPrefetcher(Count(0), workers=executor_factory)) == []
     pipeline = [Count(0), Count(2), Count(0)]
-    assert await rest(AsyncPrefetcher(pipeline, executor_factory=executor_factory)) == [0, 1]
+    assert await rest(AsyncPrefetcher(pipeline, workers=executor_factory)) == [0, 1]
 
 
 async def test_other_tasks_run_though_batches_are_always_ready():
@@ -125,7 +124,7 @@ async def test_other_tasks_run_though_batches_are_always_ready():
             ticks += 1
             await asyncio.sleep(0)
 
-    async with (await _full_buffer(2000)).build(executor_factory=inline) as loader:
+    async with (await _full_buffer(2000)).build(workers=inline) as loader:
         ticker = asyncio.create_task(tick())
         began = loop.time()
         for _ in range(2000):
@@ -136,14 +135,14 @@ async def test_other_tasks_run_though_batches_are_always_ready():
 
 
 async def test_large_batches_are_opened_in_a_thread(executor_factory):
-    got = await rest(AsyncPrefetcher(pipelines.where, executor_factory=executor_factory))
+    got = await rest(AsyncPrefetcher(pipelines.where, workers=executor_factory))
     here = threading.get_ident()
     assert [item["by"] == here for item in got] == [True, False, True]
     assert [len(item["data"]) for item in got] == [10, 1 << 22, 10]
 
 
 async def test_a_large_batch_whose_opening_is_cancelled_is_not_lost(executor_factory):
-    async with AsyncPrefetcher(Count(9, items="huge"), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(9, items="huge"), workers=executor_factory) as loader:
         got = []
         for rounds in [0, 1, 2, 3, 5, 8, 13, 21]:
             task = asyncio.create_task(anext(loader))
@@ -158,7 +157,7 @@ async def test_a_large_batch_whose_opening_is_cancelled_is_not_lost(executor_fac
 
 
 async def _full_buffer(count):
-    async with AsyncPrefetcher(Count(count + 1), n_batches_to_prefetch=count, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(Count(count + 1), n_batches_to_prefetch=count, workers=inline) as loader:
         await anext(loader)
         while loader.statistics().buffered < count:
             await asyncio.sleep(0)
@@ -173,7 +172,7 @@ async def _full_buffer(count):
 async def test_state_and_rest_are_the_whole_stream(executor_factory, taken, through):
     pipeline = [Count(5), Count(6, 100)]
     model = in_turns([shard.model() for shard in pipeline])
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
         assert await take(loader, taken) == model[:taken]
         state = await loader.get_state()
         assert [n async for n in loader] == model[taken:]  # the same loader goes on
@@ -182,23 +181,23 @@ async def test_state_and_rest_are_the_whole_stream(executor_factory, taken, thro
     assert state.shard_ids == (0, 1)
     assert state.num_shards == 2
     for workers in (1, 2):
-        again = through(state).build(executor_factory=executor_factory, num_workers=workers, n_batches_to_prefetch=2)
+        again = through(state).build(workers=executor_factory, num_workers=workers, n_batches_to_prefetch=2)
         assert await rest(again) == model[taken:]
 
 
 async def test_get_state_returns_though_the_buffer_is_full(executor_factory):
-    async with AsyncPrefetcher(Count(50), n_batches_to_prefetch=3, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(50), n_batches_to_prefetch=3, workers=executor_factory) as loader:
         await anext(loader)
         while loader.statistics().buffered < 3:
             await asyncio.sleep(0)
         state = await loader.get_state()
         assert len(state.buffer) == 3
         assert all(shard.skip == () for shard in state.shards)
-    assert await rest(state.build(executor_factory=executor_factory)) == list(range(1, 50))
+    assert await rest(state.build(workers=executor_factory)) == list(range(1, 50))
 
 
 async def test_get_state_at_any_time(executor_factory):
-    loader = AsyncPrefetcher(Count(5), executor_factory=executor_factory)
+    loader = AsyncPrefetcher(Count(5), workers=executor_factory)
     states = [(0, await loader.get_state())]  # just built
     assert loader.statistics().state == "new"
     async with loader:
@@ -209,7 +208,7 @@ async def test_get_state_at_any_time(executor_factory):
         assert [n async for n in loader] == [1, 2, 3, 4]
         states.append((5, await loader.get_state()))  # after the end
     for taken, state in states:
-        assert await rest(through_json(state).build(executor_factory=executor_factory)) == list(range(taken, 5))
+        assert await rest(through_json(state).build(workers=executor_factory)) == list(range(taken, 5))
 
 
 async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
@@ -228,7 +227,7 @@ async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
 
 
 async def test_concurrent_callers_of_get_state_share_one_stop(executor_factory):
-    async with AsyncPrefetcher(Count(20), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(20), workers=executor_factory) as loader:
         await anext(loader)
         states = await asyncio.gather(*(loader.get_state() for _ in range(3)))
         assert len({state.model_dump_json() for state in states}) == 1
@@ -236,7 +235,7 @@ async def test_concurrent_callers_of_get_state_share_one_stop(executor_factory):
 
 
 async def test_a_state_is_fresh_though_an_older_one_is_still_being_encoded(executor_factory):
-    async with AsyncPrefetcher(Count(20), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(20), workers=executor_factory) as loader:
         await anext(loader)
         older = asyncio.create_task(loader.get_state())
         while not snapshot_is_pending(loader) and not older.done():
@@ -273,7 +272,7 @@ async def test_restored_batches_come_at_once_while_the_worker_starts():
         state = await loader.get_state()
     loader = state.build()
     async with loader:
-        with executors._starting:  # so that no worker can be faster
+        with worker_process.starting:  # so that no worker can be faster
             assert await take(loader, 4) == [1, 2, 3, 4]
             assert loader.statistics().workers[0].state == "starting"
         assert await anext(loader) == 5
@@ -283,24 +282,24 @@ async def test_a_chain_of_resumes_with_changing_resources_changes_no_batch(execu
     pipeline = [Count(7), Count(5, 100), Count(9, 200)]
     model = in_turns([shard.model() for shard in pipeline])
     got = []
-    loader = AsyncPrefetcher(pipeline, executor_factory=executor_factory)
+    loader = AsyncPrefetcher(pipeline, workers=executor_factory)
     for workers, prefetch in [(1, 1), (3, 9), (2, 2), (1, 5), (3, 1), (2, 8)]:
         async with loader:
             got += await take(loader, 3)
             state = await loader.get_state()
         loader = through_json(state).build(
-            num_workers=workers, n_batches_to_prefetch=prefetch, executor_factory=executor_factory
+            num_workers=workers, n_batches_to_prefetch=prefetch, workers=executor_factory
         )
     assert got + await rest(loader) == model
 
 
 async def test_the_bound_holds_and_counts_restored_batches(executor_factory):
-    async with AsyncPrefetcher(Count(60), n_batches_to_prefetch=9, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(60), n_batches_to_prefetch=9, workers=executor_factory) as loader:
         await anext(loader)
         while loader.statistics().buffered < 9:
             await asyncio.sleep(0)
         state = await loader.get_state()
-    async with state.build(n_batches_to_prefetch=2, executor_factory=executor_factory) as loader:
+    async with state.build(n_batches_to_prefetch=2, workers=executor_factory) as loader:
         for n in range(1, 60):
             assert await anext(loader) == n
             statistics = loader.statistics()
@@ -316,7 +315,7 @@ async def test_what_shapes_the_stream_can_not_be_given_to_build():
 
 
 async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_loses_nothing(executor_factory):
-    loader = AsyncPrefetcher(pipelines.unregistered, executor_factory=executor_factory)
+    loader = AsyncPrefetcher(pipelines.unregistered, workers=executor_factory)
     async with loader:
         with pytest.warns(
             CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.Unregistered is not registered"
@@ -332,7 +331,7 @@ async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_los
 
 
 async def test_a_warning_that_is_made_an_error_loses_no_batch():
-    async with AsyncPrefetcher(pipelines.unregistered, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(pipelines.unregistered, workers=inline) as loader:
         with pytest.raises(CheckpointWarning):
             await anext(loader)
         assert [item.value async for item in loader] == [0, 1, 2, 3]
@@ -343,12 +342,12 @@ async def test_a_warning_that_is_made_an_error_loses_no_batch():
 
 async def test_save_and_load(tmp_path, executor_factory):
     pipeline = [Count(5, items="batch"), Count(5, 100, "batch")]
-    async with AsyncPrefetcher(pipeline, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, workers=executor_factory) as loader:
         await take(loader, 3)
         await (await loader.get_state()).save(tmp_path / "state.safetensors")
     state = await AsyncPrefetcherState.load(tmp_path / "state.safetensors", expect=pipeline)
     expected = in_turns([shard.model() for shard in pipeline])[3:]
-    assert_items_equal(await rest(state.build(executor_factory=executor_factory)), expected)
+    assert_items_equal(await rest(state.build(workers=executor_factory)), expected)
 
 
 async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs(tmp_path):
@@ -375,7 +374,7 @@ def nested(stop, seed, n):
 async def test_load_sees_into_nested_states_and_past_their_positions(tmp_path, taken):
     """Where each epoch begins is configuration; where the present one stands is not."""
     path, pipeline = tmp_path / "state", nested(20, 1, 15)
-    async with AsyncPrefetcher(pipeline, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(pipeline, workers=inline) as loader:
         await take(loader, taken)
         await (await loader.get_state()).save(path)
     await AsyncPrefetcherState.load(path, expect=nested(20, 1, 15))
@@ -438,12 +437,12 @@ async def test_states_name_their_shards_by_global_number():
     document.update(shards=document["shards"][1:], due=2)
     part = AsyncPrefetcherState.from_json(_json(document))
     assert part.shard_ids == (1, 2)
-    async with part.build(executor_factory=inline) as loader:
+    async with part.build(workers=inline) as loader:
         assert await take(loader, 3) == [200, 100, 201]
         later = await loader.get_state()
         assert later.num_shards == 3
         assert later.delivered.by_shard == {1: 1, 2: 2}
-        assert await rest(through_bytes(later).build(executor_factory=inline)) == [101, 202, 102]
+        assert await rest(through_bytes(later).build(workers=inline)) == [101, 202, 102]
 
 
 # --------------------------------------------------------------------------------------------------------------- misuse
@@ -462,7 +461,7 @@ async def test_two_consumers_at_once_are_refused(tmp_path):
 
 
 async def test_a_closed_loader_says_so(executor_factory):
-    loader = AsyncPrefetcher(Count(5), executor_factory=executor_factory)
+    loader = AsyncPrefetcher(Count(5), workers=executor_factory)
     async with loader:
         await anext(loader)
     await loader.aclose()
@@ -493,7 +492,7 @@ async def test_a_state_for_which_there_is_no_memory_is_an_error_and_the_loader_g
         monkeypatch.undo()
         raise MemoryError("no memory for the copy of a batch")
 
-    async with AsyncPrefetcher(Count(9), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(Count(9), workers=executor_factory) as loader:
         got = await take(loader, 2)
         monkeypatch.setattr(delivery_of(loader), "ready", refuse)
         with pytest.raises(MemoryError, match="for the copy of a batch"):
@@ -501,11 +500,11 @@ async def test_a_state_for_which_there_is_no_memory_is_an_error_and_the_loader_g
         state = await loader.get_state()
         got += [item async for item in loader]
     assert got == list(range(9))
-    assert await rest(state.build(executor_factory=executor_factory)) == got[2:]
+    assert await rest(state.build(workers=executor_factory)) == got[2:]
 
 
 def test_a_loader_belongs_to_one_event_loop():
-    loader = AsyncPrefetcher(Count(5), executor_factory=inline)
+    loader = AsyncPrefetcher(Count(5), workers=inline)
     first = asyncio.new_event_loop()
     try:
         assert first.run_until_complete(anext(loader)) == 0
@@ -527,7 +526,7 @@ def test_a_loader_belongs_to_one_event_loop():
 
 
 def test_a_loader_whose_event_loop_is_closed_can_be_closed_on_another():
-    loader = AsyncPrefetcher(Count(50), executor_factory=inline)
+    loader = AsyncPrefetcher(Count(50), workers=inline)
     first = asyncio.new_event_loop()
     try:
         assert first.run_until_complete(anext(loader)) == 0
@@ -556,11 +555,14 @@ def test_a_loader_whose_event_loop_is_closed_can_be_closed_on_another():
         ({"retry_on": "OSError"}, TypeError, "retry_on must be an exception class or a tuple of them"),
         ({"stall_timeout": 0}, ValueError, "stall_timeout must be more than 0 seconds"),
         ({"start_timeout": None}, TypeError, "start_timeout must be a number of seconds"),
-        ({"start_method": "magic"}, ValueError, "start_method must be one of"),
-        ({"worker_initializer": 3}, TypeError, "worker_initializer must be a function"),
-        ({"worker_initializer": lambda worker: None}, TypeError, "worker_initializer can't be sent to a worker"),
-        ({"worker_env": {"A": 1}}, TypeError, "worker_env must map strings to strings"),
-        ({"worker_env": {}, "executor_factory": inline}, ValueError, "set them up in the factory"),
+        (
+            {"workers": ProcessWorkers(initializer=lambda worker: None)},
+            TypeError,
+            "initializer can't be sent to a worker",
+        ),
+        ({"workers": 3}, TypeError, "workers must be a ProcessWorkers, or a function that takes the worker's number"),
+        ({"workers": InlineExecutor()}, TypeError, "workers must be a ProcessWorkers, or a function"),
+        ({"workers": ProcessWorkers}, TypeError, "workers must be a ProcessWorkers, or a function"),
     ],
 )
 def test_bad_arguments_are_refused_with_what_to_do(arguments, error, text):
@@ -584,7 +586,7 @@ def test_a_state_that_can_not_be_pickled_is_refused_at_once():
 
 
 async def test_statistics_and_their_verdict(executor_factory):
-    loader = AsyncPrefetcher([Count(5), Count(5, 100)], num_workers=2, executor_factory=executor_factory)
+    loader = AsyncPrefetcher([Count(5), Count(5, 100)], num_workers=2, workers=executor_factory)
     assert "no batch was asked for" in loader.explain()
     async with loader:
         await take(loader, 4)

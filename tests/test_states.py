@@ -3,12 +3,14 @@ import pytest
 from tests.inside import (
     CALLS,
     LOADER,
+    PROCESS,
     PULL,
     RUN,
     CallsEvent,
     CallsState,
     LoaderEvent,
     LoaderState,
+    ProcessState,
     PullEvent,
     PullState,
     RunEvent,
@@ -19,7 +21,8 @@ from tests.inside import (
 
 
 @pytest.mark.parametrize(
-    ("table", "states"), [(LOADER, LoaderState), (RUN, RunState), (PULL, PullState), (CALLS, CallsState)]
+    ("table", "states"),
+    [(LOADER, LoaderState), (RUN, RunState), (PULL, PullState), (CALLS, CallsState), (PROCESS, ProcessState)],
 )
 def test_every_state_is_in_its_table_and_can_be_reached(table, states):
     assert set(table) == set(states)

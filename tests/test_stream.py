@@ -15,7 +15,7 @@ from pickle import PicklingError
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, WorkerDiedError
+from asyncprefetch import AsyncPrefetcher, ProcessWorkers, WorkerDiedError
 from tests import stream_items
 from tests.inside import delivery, loader_socket, records, shared_memory, stream_transport, worker_socket
 from tests.pipelines import Count, Gate, GateKeeper
@@ -128,16 +128,16 @@ async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(mo
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("options", "said"),
     [
         ({}, "malloc: mmap threshold 32 MiB, trim threshold 256 MiB"),
-        ({"ASYNCPREFETCH_MALLOC": "default"}, "malloc: thresholds left as they are"),
-        ({"MALLOC_TRIM_THRESHOLD_": "65536"}, "malloc: thresholds left as they are (MALLOC_TRIM_THRESHOLD_)"),
+        ({"malloc": "default"}, "malloc: thresholds left as they are"),
+        ({"env": {"MALLOC_TRIM_THRESHOLD_": "65536"}}, "malloc: thresholds left as they are (MALLOC_TRIM_THRESHOLD_)"),
     ],
 )
-async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplog, env, said):
+async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplog, options, said):
     caplog.set_level("DEBUG", "asyncprefetch.worker")
-    assert await rest(AsyncPrefetcher(Count(1), worker_env=env)) == [0]
+    assert await rest(AsyncPrefetcher(Count(1), workers=ProcessWorkers(**options))) == [0]
     assert [r.message.split("] ")[1] for r in caplog.records if "malloc" in r.message] == [said]
 
 
@@ -202,7 +202,9 @@ async def test_memory_that_can_not_be_given_back_ends_nothing(monkeypatch, where
     initializer = stream_items.refuse_to_punch if where == "worker" else None
     if where == "loader":
         monkeypatch.setattr(shared_memory, "_remove", stream_items._refused)
-    async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=2, worker_initializer=initializer) as loader:
+    async with AsyncPrefetcher(
+        Blocks(40), n_batches_to_prefetch=2, workers=ProcessWorkers(initializer=initializer)
+    ) as loader:
         window = await take(loader, 8)
         window.clear()
         assert [batch["n"] for batch in await rest(loader)] == list(range(8, 40))

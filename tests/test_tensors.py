@@ -31,7 +31,7 @@ def same(torch, a, b):
 @pytest.mark.filterwarnings("ignore::asyncprefetch.CheckpointWarning")
 async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, executor_factory):
     expected = list(stream_items.tensors())
-    async with AsyncPrefetcher(stream_items.tensor_items, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(stream_items.tensor_items, workers=executor_factory) as loader:
         number = 0
         async for item in loader:
             for name, tensor in expected[number].items():

@@ -16,9 +16,10 @@ from typing import Any
 
 from asyncprefetch._loop.executor_faults import Fault, Outcome, fault_of, outcome_of, verdict
 from asyncprefetch._loop.shutdown import in_daemon_thread
-from asyncprefetch._loop.states import CALLS, CallsEvent, CallsState, advance
+from asyncprefetch._loop.states import CALLS, CallsEvent, CallsState
 from asyncprefetch._wire.calls import Answer, Call, Refusal
 from asyncprefetch._wire.messages import ToWorker
+from asyncprefetch._wire.transitions import advance
 
 # After a call has failed, the other calls under way get so many seconds. Those before it may bring items, and those after
 # it show what happened. An executor may also have lost them: then nothing more comes.

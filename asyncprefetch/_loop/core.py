@@ -25,11 +25,12 @@ from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.snapshots import Snapshots
-from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState, advance
+from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.worker_handle import WorkerHandle
+from asyncprefetch._process.process_executor import ProcessExecutor
+from asyncprefetch._wire.transitions import advance
 from asyncprefetch.errors import AsyncPrefetchError, CheckpointWarning, PrefetcherBusyError, PrefetcherClosedError
-from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.statistics import Statistics
 
 
@@ -109,13 +110,14 @@ class Core:
         executor = options.executor_for(worker)
         if executor is not None:
             return PullTransport(executor, sink)
+        workers = options.process_workers
         if not stream_transport.is_supported():
-            return PullTransport(ProcessExecutor(start_method=options.start_method, env=options.worker_env), sink)
+            executor = ProcessExecutor(start_method=workers.start_method, env=workers.env, malloc=workers.malloc)
+            return PullTransport(executor, sink)
         return stream_transport.StreamTransport(
             sink,
             n_prefetch=options.n_batches_to_prefetch,
-            start_method=options.start_method,
-            env=options.worker_env,
+            workers=workers,
         )
 
     # -------------------------------------------------------------------------------------------------------- consuming

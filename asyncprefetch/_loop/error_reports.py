@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from asyncprefetch._process.limits import advice, memory_advice
+from asyncprefetch._process.limits import NO_HELLO, advice, memory_advice
 from asyncprefetch._wire.messages import Death, Failed
 from asyncprefetch._wire.remote_errors import RemoteError, class_name, original_of, text_of
 from asyncprefetch.errors import ProducerError, ProducerStalledError, WorkerDiedError
@@ -23,7 +23,7 @@ def shard_error(failed: Failed, retries: int) -> ProducerError:
 
 def initializer_error(error: RemoteError, worker: int) -> ProducerError:
     """The error for a worker whose initializer raised."""
-    return _producer_error(error, None, None, f"worker {worker}: worker_initializer")
+    return _producer_error(error, None, None, f"worker {worker}: initializer")
 
 
 def _producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
@@ -85,11 +85,7 @@ def death_error(worker: int, death: Death, drawing: Drawing, *, was_up: bool, re
     """
     text = death_text(worker, death, drawing)
     if not was_up and death.exit_code is not None:
-        text += (
-            ". It died before it could say hello. If this is a script, start the loader under "
-            "`if __name__ == '__main__':`, since workers import the script; a program typed at a prompt or read from "
-            "standard input must live in a file. Otherwise see what the worker wrote to standard error"
-        )
+        text += f". {NO_HELLO}"
     elif restarts and not death.breaks_contract:
         text += f". It was started again {restarts} times without progress (max_restarts)"
     shard, position = drawing if drawing is not None else (None, None)

@@ -63,7 +63,9 @@ def outcome_of(call: asyncio.Future[Any], number: int) -> Outcome:
 
 def fault_of(error: BaseException) -> Fault:
     """The fault of an executor that raised ``error``."""
-    if "MemoryError" in str(error.__cause__):  # as a process pool reports a result for which there is no memory here
+    if isinstance(error.__cause__, MemoryError) or "MemoryError" in str(
+        error.__cause__
+    ):  # as a process pool reports a result for which there is no memory here
         return Fault(f"no memory here for what it sent{memory_advice()}", error, exit_code_counts=False)
     # Another error leaves the process alive. It is killed then, and its exit code says nothing.
     return Fault(f"{type(error).__name__}: {error}", error, exit_code_counts=isinstance(error, BrokenExecutor))

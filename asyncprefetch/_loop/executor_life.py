@@ -13,8 +13,8 @@ from concurrent.futures import Executor
 
 from asyncprefetch._loop.executor_faults import Fault
 from asyncprefetch._loop.shutdown import CLOSE_GRACE, end_process, in_daemon_thread
+from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._wire.messages import Death
-from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from asyncprefetch._process.workers import ProcessWorkers
 from asyncprefetch._wire.remote_errors import class_name
 
 # Far more than any memory holds batches for, and little enough that the credit for all of it is dealt out in seconds: a
 # checkpoint names the number too.
 MOST_BATCHES_TO_PREFETCH = 1_000_000
+
+
+Workers = ProcessWorkers | Callable[[int], Executor] | None
+"""What makes a loader's workers: options for processes, or a function from the worker's number to an executor."""
 
 
 class Resources(TypedDict, total=False):
@@ -26,10 +30,7 @@ class Resources(TypedDict, total=False):
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     stall_timeout: float | None
     start_timeout: float
-    start_method: str | None
-    worker_initializer: Callable[[int], object] | None
-    worker_env: Mapping[str, str] | None
-    executor_factory: Callable[[int], Executor] | None
+    workers: Workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +43,7 @@ class Options:
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = ()
     stall_timeout: float | None = None
     start_timeout: float = 60.0
-    start_method: str | None = None
-    worker_initializer: Callable[[int], object] | None = None
-    worker_env: Mapping[str, str] | None = None
-    executor_factory: Callable[[int], Executor] | None = None
+    workers: Workers = None
 
     def __post_init__(self) -> None:
         _check_int("n_batches_to_prefetch", self.n_batches_to_prefetch, 1)
@@ -63,21 +61,19 @@ class Options:
         retry_on = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
         if not all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in retry_on):
             raise TypeError(f"retry_on must be an exception class or a tuple of them, not {self.retry_on!r}")
-        methods = multiprocessing.get_all_start_methods()
-        if self.start_method is not None and self.start_method not in methods:
-            raise ValueError(f"start_method must be one of {', '.join(methods)} here, not {self.start_method!r}")
-        for name in ("worker_initializer", "executor_factory"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a function that takes the worker's number, not {value!r}")
-        if self.executor_factory is not None and (self.start_method is not None or self.worker_env is not None):
-            raise ValueError(
-                "start_method and worker_env are for the loader's own worker processes: with executor_factory, "
-                "set them up in the factory"
+        # A class is callable too, but would take the worker's number for another argument.
+        if not (self.workers is None or isinstance(self.workers, ProcessWorkers)) and (
+            isinstance(self.workers, type) or not callable(self.workers)
+        ):
+            raise TypeError(
+                "workers must be a ProcessWorkers, or a function that takes the worker's number and returns an executor, "
+                f"not {self.workers!r:.80}"
             )
-        env = self.worker_env or {}
-        if not all(isinstance(text, str) for pair in env.items() for text in pair):
-            raise TypeError("worker_env must map strings to strings")
+
+    @property
+    def process_workers(self) -> ProcessWorkers:
+        """The options for worker processes."""
+        return self.workers if isinstance(self.workers, ProcessWorkers) else ProcessWorkers()
 
     @property
     def retry_names(self) -> frozenset[str]:
@@ -101,22 +97,22 @@ class Options:
         return self.num_workers
 
     def executor_for(self, worker: int) -> Executor | None:
-        """The executor that ``executor_factory`` gives; ``None`` without one.
+        """The executor that the function ``workers`` returns; ``None`` if workers are processes of the loader.
 
         Raises:
-            RuntimeError: the factory raised.
-            TypeError: what it gave is no executor.
+            RuntimeError: the function raised.
+            TypeError: the value that it returned is not an executor.
         """
-        if self.executor_factory is None:
+        if self.workers is None or isinstance(self.workers, ProcessWorkers):
             return None
         try:
-            executor = self.executor_factory(worker)
+            executor = self.workers(worker)
         except Exception as error:
-            raise RuntimeError(f"executor_factory raised {type(error).__name__}: {error}") from error.with_traceback(
+            raise RuntimeError(f"workers({worker}) raised {type(error).__name__}: {error}") from error.with_traceback(
                 None
             )
         if not isinstance(executor, Executor):
-            raise TypeError(f"executor_factory must return a concurrent.futures.Executor, not {executor!r:.80}")
+            raise TypeError(f"workers({worker}) must return a concurrent.futures.Executor, not {executor!r:.80}")
         return executor
 
     def pickled_initializer(self) -> bytes | None:
@@ -125,9 +121,8 @@ class Options:
         Raises:
             TypeError: it can't be pickled.
         """
-        if self.worker_initializer is None:
-            return None
-        return pickle_for_worker(self.worker_initializer, "worker_initializer")
+        initializer = self.process_workers.initializer
+        return None if initializer is None else pickle_for_worker(initializer, "initializer")
 
 
 def pickle_for_worker(value: Any, what: str) -> bytes:

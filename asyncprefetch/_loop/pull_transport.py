@@ -17,10 +17,11 @@ from asyncprefetch._loop.credit_queue import CreditQueue
 from asyncprefetch._loop.executor_faults import Fault
 from asyncprefetch._loop.executor_life import ExecutorLife
 from asyncprefetch._loop.shutdown import close_iterators
-from asyncprefetch._loop.states import PULL, PullEvent, PullState, advance
+from asyncprefetch._loop.states import PULL, PullEvent, PullState
 from asyncprefetch._loop.transport import Sink
 from asyncprefetch._wire.calls import Answer
 from asyncprefetch._wire.messages import Credit, Death, Setup, Start, Stop
+from asyncprefetch._wire.transitions import advance
 from asyncprefetch._worker.pull_runner import PullRunner
 
 # One call runs, one waits at the worker, one is on its way: with fewer the worker runs dry between two slices.

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from asyncprefetch._loop import worker_logs
 from asyncprefetch._process import limits
+from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._wire.messages import FromWorker, Log
-from asyncprefetch.executors import ProcessExecutor
 
 T = TypeVar("T")
 

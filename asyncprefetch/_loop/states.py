@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import TypeVar
 
 
 class LoaderState(Enum):
@@ -185,22 +184,3 @@ CALLS: Mapping[CallsState, Mapping[CallsEvent, CallsState]] = {
     CallsState.FAILING: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
     CallsState.CLOSED: {CallsEvent.CLOSE: CallsState.CLOSED},
 }
-
-S = TypeVar("S", bound=Enum)
-E = TypeVar("E", bound=Enum)
-
-
-class WrongTransitionError(RuntimeError):
-    """A fault in this library: an event that can't happen in a state."""
-
-
-def advance(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
-    """Return the state after ``event``.
-
-    Raises:
-        WrongTransitionError: the table has no such event in this state.
-    """
-    try:
-        return table[state][event]
-    except KeyError:
-        raise WrongTransitionError(f"{type(state).__name__} {state.name} has no transition for {event.name}") from None

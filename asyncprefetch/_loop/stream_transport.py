@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
@@ -21,6 +22,8 @@ from asyncprefetch._loop.loader_socket import LoaderSocket
 from asyncprefetch._loop.shutdown import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._loop.transport import Sink
 from asyncprefetch._process.limits import advice
+from asyncprefetch._process.process_executor import ProcessExecutor
+from asyncprefetch._process.workers import ProcessWorkers
 from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
 from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import (
@@ -36,7 +39,6 @@ from asyncprefetch._wire.records import (
 )
 from asyncprefetch._wire.shared_memory import Segment
 from asyncprefetch._worker import stream_runner
-from asyncprefetch.executors import ProcessExecutor
 
 _LOG = logging.getLogger("asyncprefetch")
 
@@ -63,8 +65,7 @@ class StreamTransport:
     Args:
         sink: what the messages go to.
         n_prefetch: how many batches may be made and not delivered.
-        start_method: of the process.
-        env: its environment, beside the present one.
+        workers: the options for the process.
     """
 
     def __init__(
@@ -72,8 +73,7 @@ class StreamTransport:
         sink: Sink,
         *,
         n_prefetch: int,
-        start_method: str | None = None,
-        env: Mapping[str, str] | None = None,
+        workers: ProcessWorkers,
     ) -> None:
         self._sink: Sink | None = sink
         self._loop = asyncio.get_running_loop()
@@ -89,18 +89,24 @@ class StreamTransport:
         with contextlib.ExitStack() as on_error:
             if self._segment is not None:
                 on_error.callback(self._segment.retire)
-            loader_socket, self._worker_socket = socket.socketpair()
-            on_error.callback(self._worker_socket.close)
+            loader_socket, worker_socket = socket.socketpair()
+            on_error.callback(worker_socket.close)
             on_error.callback(loader_socket.close)
-            # The worker takes the memory from the socket: that works alike for every start method.
-            socket.send_fds(loader_socket, [b"m"], [self._segment.descriptor] if self._segment is not None else [])
+            descriptors: list[socket.socket | int] = [worker_socket]
+            if self._segment is not None:
+                # A copy: the segment may be retired while the executor's thread sends the number.
+                copy = os.dup(self._segment.descriptor)
+                descriptors.append(copy)
+                on_error.callback(os.close, copy)
             self._end = LoaderSocket(loader_socket, self._records, self._fails)
             on_error.pop_all()
         self._executor = ProcessExecutor(
-            start_method=start_method,
-            env=env,
+            start_method=workers.start_method,
+            env=workers.env,
+            malloc=workers.malloc,
             initializer=stream_runner.attach,
-            initargs=(self._worker_socket, self._segment.geometry if self._segment is not None else None),
+            initargs=(self._segment.geometry if self._segment is not None else None, workers.protect),
+            descriptors=descriptors,
         )
         self._worker = -1
         self._up = False
@@ -184,9 +190,6 @@ class StreamTransport:
         finally:
             self.kill()
             self._end.close()
-            # Not amid a start: that sends it by its number, which may be another file's then. And where it is none's, the
-            # start breaks off, of which the fork server dies, with all that others start.
-            self._executor.exited.add_done_callback(lambda _: self._worker_socket.close())
             if self._segment is not None:
                 await _finish(self._segment.retire)
 
@@ -228,9 +231,7 @@ class StreamTransport:
     # ---------------------------------------------------------------------------------------------------- its messages
 
     def _records(self, records: list[Record]) -> None:
-        if not self._up:
-            self._up = True
-            self._worker_socket.close()  # it has its own
+        self._up = True
         messages: list[FromWorker] = []
         positions = self._positions
         for (_, marks, run, shard, position, fingerprint, slot, extent), body in records:

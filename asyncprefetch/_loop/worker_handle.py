@@ -21,7 +21,7 @@ from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.run import Run
 from asyncprefetch._loop.scheduler import Scheduler
 from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready
-from asyncprefetch._loop.states import RUN, RunEvent, RunState, advance
+from asyncprefetch._loop.states import RUN, RunEvent, RunState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.watchdog import Watchdog
 from asyncprefetch._process.limits import advice
@@ -42,6 +42,7 @@ from asyncprefetch._wire.messages import (
     Stop,
     Tally,
 )
+from asyncprefetch._wire.transitions import advance
 from asyncprefetch.errors import WorkerDiedError
 from asyncprefetch.statistics import WorkerStatistics
 

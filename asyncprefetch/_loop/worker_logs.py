@@ -9,11 +9,6 @@ import traceback
 _LOGGER = logging.getLogger("asyncprefetch.worker")
 
 
-def level() -> int:
-    """The level from which on a worker sends its records."""
-    return _LOGGER.getEffectiveLevel()
-
-
 def handle(worker: int, record: bytes) -> None:
     """Pass a worker's record to the logger ``asyncprefetch.worker``.
 

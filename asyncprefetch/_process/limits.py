@@ -77,17 +77,22 @@ def check_descriptors() -> None:
 
 # What to do where the system has too little of something: words for the end of an error.
 _FILES = "raise the limit of open files (ulimit -n), or use fewer workers"
-_ROOM = "make room in /dev/shm, where the semaphores of multiprocessing lie, or mount a larger one"
 _MEMORY = (
     "raise the limit of memory (ulimit -v and -d, or the container's), or use smaller batches, fewer workers or a smaller "
     "n_batches_to_prefetch"
 )
 _THREADS = "raise the limits of processes and memory (ulimit -u, -v and -d, or the container's), or use fewer workers"
 
+# What to say of a worker that died before its first message.
+NO_HELLO = (
+    "It died before it could say hello. If this is a script, start the loader under `if __name__ == '__main__':`, since "
+    "workers import the script; a program typed at a prompt or read from standard input must live in a file. Otherwise "
+    "see what the worker wrote to standard error"
+)
+
 _BY_NUMBER = {
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
-    errno.ENOSPC: _ROOM,
     errno.ENOMEM: _MEMORY,
     errno.EAGAIN: _THREADS,
 }

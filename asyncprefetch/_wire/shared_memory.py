@@ -67,8 +67,12 @@ class Segment:
         # Also if the segment is never retired, or can't be mapped.
         self._close = weakref.finalize(self, os.close, descriptor)
         self._close.atexit = False
-        self._map = mmap.mmap(descriptor, geometry.slots * geometry.stride)
-        # A core dump would write every page, also those that were never touched.
+        size = geometry.slots * geometry.stride
+        if sys.version_info >= (3, 13):
+            self._map = mmap.mmap(descriptor, size, trackfd=False)  # else it keeps a copy of the descriptor
+        else:
+            self._map = mmap.mmap(descriptor, size)
+        # A core dump would write every page of it, those that were never touched as well.
         with contextlib.suppress(OSError):
             self._map.madvise(mmap.MADV_DONTDUMP)
         self._type: Any = ctypes.c_char * geometry.stride

@@ -39,6 +39,11 @@ def _dump(attributes: dict[str, object]) -> bytes:
         return pickle.dumps(plain)
 
 
+def level() -> int:
+    """The level from which on this process wants the records of its workers."""
+    return _LOGGER.getEffectiveLevel()
+
+
 def collect(level: int) -> None:
     """Collect the records of this process at ``level`` or above. No other handler gets them.
 

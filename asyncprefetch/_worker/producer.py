@@ -75,8 +75,8 @@ class Producer:
     def _setup(self, setup: Setup) -> None:
         if setup.initializer is not None:
             try:
-                initializer = guarded("worker_initializer", pickle.loads, setup.initializer)
-                guarded("worker_initializer", initializer, setup.worker)
+                initializer = guarded("initializer", pickle.loads, setup.initializer)
+                guarded("initializer", initializer, setup.worker)
             except UserCodeError as raised:
                 send_reports(self._outlet)
                 self._outlet.send(SetupFailed(raised.error))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
-import os
 import socket
 import sys
 import time
@@ -46,9 +46,8 @@ _LOOK_EVERY = 0.0005
 class StreamRunner:
     """The worker's end of a stream transport, for its whole life."""
 
-    def __init__(self, sock: socket.socket, geometry: Geometry | None) -> None:
-        """Take the memory from the socket, by which the loader has sent it."""
-        _, descriptors, flags, _ = socket.recv_fds(sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    def __init__(self, sock: socket.socket, memory: int | None, geometry: Geometry | None, *, protect: bool) -> None:
+        """Map the shared memory, if there is any: ``memory`` is its descriptor, ``None`` if it did not arrive."""
         self._end = WorkerSocket(sock)
         self._allocator: SlotAllocator | None = None
         self._due: deque[Credit] = deque()
@@ -56,12 +55,11 @@ class StreamRunner:
         self._over = False  # no order can come any more
         self._looked_at = 0.0
         if geometry is not None:
-            if not descriptors or flags & socket.MSG_CTRUNC:
+            if memory is None:
                 _LOG.warning("the shared memory did not arrive (too many open files?): batches cross the socket")
             else:
-                protect = os.environ.get("ASYNCPREFETCH_PROTECT", "0") not in {"", "0"}
                 try:
-                    segment = Segment(descriptors[0], geometry)
+                    segment = Segment(memory, geometry)
                 except (OSError, ValueError) as error:
                     _LOG.warning("the shared memory can't be mapped (%s): batches cross the socket", error)
                 else:
@@ -171,10 +169,19 @@ class StreamRunner:
 _worker: StreamRunner | None = None
 
 
-def attach(sock: socket.socket, geometry: Geometry | None) -> None:
-    """Called once, when the process begins."""
+def attach(geometry: Geometry | None, protect: bool, descriptors: list[int]) -> None:
+    """Called once, when the process begins.
+
+    Args:
+        geometry: of the shared memory; ``None`` if there is none.
+        protect: whether memory is protected after its yield.
+        descriptors: the worker's end of the socket, and the shared memory.
+    """
     global _worker  # noqa: PLW0603 - a process is the worker of one loader
-    _worker = StreamRunner(sock, geometry)
+    sock, memory = (*descriptors, None)[:2]
+    if sock is None:
+        raise OSError(errno.EMFILE, "the socket to the loader did not arrive: too many open files")
+    _worker = StreamRunner(socket.socket(fileno=sock), memory, geometry, protect=protect)
 
 
 def set_up(setup: Setup) -> None:

@@ -162,7 +162,7 @@ def write_corpus(folder: Path) -> Path:
 
 async def state_of(pipeline: Any, taken: int = 3, **options: Any) -> AsyncPrefetcherState:
     """The state of a loader in the midst of its stream, with batches in its buffer."""
-    async with AsyncPrefetcher(pipeline, executor_factory=inline, n_batches_to_prefetch=4, **options) as loader:
+    async with AsyncPrefetcher(pipeline, workers=inline, n_batches_to_prefetch=4, **options) as loader:
         for _ in range(taken):
             await anext(loader)
         while not loader.statistics().buffered:

@@ -250,7 +250,7 @@ def _outcome(read: Any) -> str:
     assert AsyncPrefetcherState.from_json(state.to_json()) == state
     assert state.delivered.total >= 0
     try:
-        loader = state.build(executor_factory=inline)
+        loader = state.build(workers=inline)
         state.build()
     except CheckpointError as error:
         return f"{_reason(error)} by build"

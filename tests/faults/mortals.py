@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
-import multiprocessing.connection
 import os
 import resource
 import signal
+import socket
 import struct
 import termios
 import threading
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from asyncprefetch import IteratorState, Position, StatefulIterator, register
+from asyncprefetch import IteratorState, Position, ProcessWorkers, StatefulIterator, register
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 from tests.inside import in_daemon_thread, producer, transport_of
@@ -37,7 +37,7 @@ def die(how: str) -> None:
 
 
 def mortal(worker: int) -> None:
-    """A worker_initializer: a thread of the worker dies when it is told so, whatever the worker does."""
+    """An initializer: a thread of the worker dies when it is told so, whatever the worker does."""
     threading.Thread(target=_wait_for_death, args=(worker,), daemon=True).start()
 
 
@@ -56,7 +56,7 @@ def bear() -> int:
 
 
 def bear_a_child(worker: int) -> None:
-    """A worker_initializer: every worker has a child, whose pid is the name of a file."""
+    """An initializer: every worker has a child, whose pid is the name of a file."""
     Path(os.environ["MORTALS"], f"child-{bear()}").touch()
 
 
@@ -67,25 +67,25 @@ def bears_and_dies_in_an_answer(worker: int) -> None:
 
 
 def bears_and_dies(worker: int) -> None:
-    """A worker_initializer."""
+    """An initializer."""
     bear_a_child(worker)
     die("SIGKILL")
 
 
 def dies_in_an_answer(worker: int) -> None:
-    """A worker_initializer: the worker dies when it has sent a half of a long answer, the first time."""
+    """An initializer: the worker dies when it has sent a half of a long answer, the first time."""
 
-    def send(self: Any, data: Any, write: Any = os.write) -> None:
+    def send(self: socket.socket, data: Any, *flags: int) -> None:
         done = Path(os.environ["MORTALS"], "died")
         if len(data) > 100_000 and not done.exists():
             done.touch()
-            # As much as the pipe holds at least, so that the reader has begun to read.
-            os.write(self.fileno(), data[: len(data) // 2])
+            # More than the socket holds, so the reader has begun to read.
+            send_all(self, data[: len(data) // 2], *flags)
             die(os.environ["HOW"])
-        return send_all(self, data)
+        return send_all(self, data, *flags)
 
-    send_all = multiprocessing.connection.Connection._send  # type: ignore[attr-defined]
-    multiprocessing.connection.Connection._send = send  # type: ignore[attr-defined]
+    send_all = socket.socket.sendall
+    socket.socket.sendall = send  # type: ignore[method-assign]
 
 
 class Hangman:
@@ -93,7 +93,7 @@ class Hangman:
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
-        self.env = {"MORTALS": str(folder)}
+        os.environ["MORTALS"] = str(folder)  # workers have it without new interpreters, which start slowly
         for worker in range(workers):
             os.mkfifo(folder / f"worker-{worker}")
 
@@ -101,11 +101,15 @@ class Hangman:
         await in_daemon_thread(lambda: (self.folder / f"worker-{worker}").write_text(how), "hangman")
 
 
-def workers_with(pull: bool, **how: Any) -> dict[str, Any]:
-    """The loader's options for worker processes with an environment, or a start method."""
+def workers_with(pull: bool, initializer: Any = None, **how: Any) -> dict[str, Any]:
+    """The loader's options for worker processes with options of their own, by either transport."""
     if pull:
-        return {"executor_factory": lambda worker: ProcessExecutor(**how)}
-    return {"worker_env" if name == "env" else name: value for name, value in how.items()}
+        return {
+            "workers": lambda worker: ProcessExecutor(
+                initializer=initializer, initargs=(worker,) if initializer is not None else (), **how
+            )
+        }
+    return {"workers": ProcessWorkers(initializer=initializer, **how)}
 
 
 def unread(loader: Any, worker: int = 0) -> int:
@@ -242,12 +246,12 @@ class Heavy(StatefulIterator[int]):
 
 
 def sends_no_states(worker: int) -> None:
-    """A worker_initializer: however long it takes, states come only when they are asked for."""
+    """An initializer: however long it takes, states come only when they are asked for."""
     producer._MIN_STATE_INTERVAL = 3600
 
 
 def die_at_once(worker: int) -> None:
-    """A worker_initializer."""
+    """An initializer."""
     die("SIGKILL")
 
 

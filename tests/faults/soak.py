@@ -129,7 +129,7 @@ class Round:
             "max_restarts": 1000,
         }
         if transport == "pull":
-            resources["executor_factory"] = _process
+            resources["workers"] = _process
         self._log.append(f"{transport} {resources['num_workers']} x {resources['n_batches_to_prefetch']}")
         return resources
 

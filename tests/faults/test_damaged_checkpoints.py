@@ -410,7 +410,7 @@ def test_memory_that_runs_out_while_a_state_is_validated_is_a_checkpoint_error(m
 async def test_a_running_loader_goes_on_while_bad_files_are_loaded(tmp_path: Path, executor_factory: Any) -> None:
     pipeline = [Count(12), Count(12, 100)]
     path, good = tmp_path / "state", tmp_path / "good"
-    async with AsyncPrefetcher(pipeline, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, workers=executor_factory) as loader:
         taken = [await anext(loader) for _ in range(3)]
         before = await loader.get_state()
         await before.save(good)
@@ -450,7 +450,7 @@ async def test_the_states_that_are_fuzzed_hold_batches_and_go_on_exactly(corpus:
     for make in (lambda: text_pipeline(corpus), function_pipeline):
         saved = await state_of(make())
         assert saved.buffer
-        loader = AsyncPrefetcherState.from_bytes(saved.to_bytes()).build(executor_factory=None)
+        loader = AsyncPrefetcherState.from_bytes(saved.to_bytes()).build(workers=None)
         rest = []
         async with loader:
             for _ in range(8):

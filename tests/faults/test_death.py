@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.forkserver
 import os
 import re
 import signal
 import socket
 import sys
-import threading
 import time
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -31,7 +27,6 @@ from tests.inside import (
     Failed,
     RemoteError,
     Retries,
-    WorkerProcess,
     error_reports,
     out_of_memory,
     snapshot_is_pending,
@@ -71,8 +66,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         pipeline,
         num_workers=2,
         n_batches_to_prefetch=4,
-        worker_initializer=mortals.mortal,
-        **workers_with(pull=transport is not None, env=hangman.env),
+        **workers_with(pull=transport is not None, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 6)
         async with keeper.held_once(3):
@@ -98,8 +92,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
     async with AsyncPrefetcher(
         Count(9),
         n_batches_to_prefetch=2,
-        worker_initializer=mortals.mortal,
-        **workers_with(pull=transport is not None, env=hangman.env),
+        **workers_with(pull=transport is not None, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, SOON)
@@ -114,9 +107,11 @@ async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_not
     tmp_path, how, monkeypatch, caplog
 ):
     monkeypatch.delattr(os, "memfd_create")  # so that the long texts cross the socket
-    hangman = Hangman(tmp_path, 1)
+    Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
-        stream_items.texts, n_batches_to_prefetch=3, worker_initializer=mortals.mortal, worker_env=hangman.env
+        stream_items.texts,
+        n_batches_to_prefetch=3,
+        **workers_with(pull=False, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 1)
         # Without an await the loop reads nothing. The socket holds less than a tenth of a text.
@@ -134,14 +129,16 @@ async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_not
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("how", WAYS)
-async def test_a_worker_that_dies_in_the_middle_of_an_answer_loses_and_doubles_nothing(tmp_path, how, caplog):
-    env = {"MORTALS": str(tmp_path), "HOW": how}
+async def test_a_worker_that_dies_in_the_middle_of_an_answer_loses_and_doubles_nothing(
+    tmp_path, monkeypatch, how, caplog
+):
+    monkeypatch.setenv("MORTALS", str(tmp_path))
+    monkeypatch.setenv("HOW", how)
     async with asyncio.timeout(SOON):
         loader = AsyncPrefetcher(
             stream_items.texts,
             n_batches_to_prefetch=3,
-            worker_initializer=mortals.dies_in_an_answer,
-            **workers_with(pull=True, env=env),
+            **workers_with(pull=True, initializer=mortals.dies_in_an_answer),
         )
         assert_texts(await rest(loader))
     assert (tmp_path / "died").exists()
@@ -155,7 +152,7 @@ def assert_texts(got):
 @pytest.mark.parametrize("how", WAYS)
 async def test_a_death_is_an_error_after_all_that_was_received(transport, how):
     code, name = WAYS[how]
-    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0, executor_factory=transport) as loader:
+    async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0, workers=transport) as loader:
         await take(loader, 1)
         pid = workers(loader)[0].pid
         got, raised = await until_error(loader)
@@ -174,7 +171,7 @@ async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_
     tmp_path, transport
 ):
     keeper = GateKeeper(tmp_path, 6)
-    async with AsyncPrefetcher(Gate(12, str(tmp_path)), max_restarts=0, executor_factory=transport) as loader:
+    async with AsyncPrefetcher(Gate(12, str(tmp_path)), max_restarts=0, workers=transport) as loader:
         assert await take(loader, 6) == [0, 1, 2, 3, 4, 5]
         await keeper.reached(6)
         os.kill(workers(loader)[0].pid, signal.SIGKILL)
@@ -196,7 +193,7 @@ async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path, start_method, pull, caplog):
-    """The child holds whatever tells of the worker's end: its pipes, its sockets."""
+    """The child holds every pipe and socket of the worker."""
     mark = tmp_path / "fork_a_child-done"
     async with AsyncPrefetcher(
         World.make(6, "fork_a_child", tmp_path),
@@ -216,13 +213,12 @@ async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path
             os.kill(child, signal.SIGKILL)
 
 
-# Only the pool's own pipes can be held: the socket of the stream transport is read no further than there is something.
 START_METHODS = pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
 
 
 @contextlib.contextmanager
 def children(folder):
-    """What the workers bore lives until the end of this, and no longer."""
+    """The children of the workers live until the end of this, and no longer."""
     yield
     born = [int(path.name.removeprefix("child-")) for path in folder.glob("child-*")]
     for pid in born:
@@ -234,17 +230,16 @@ def children(folder):
 @START_METHODS
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_an_answer_that_was_cut_short_is_not_waited_for_though_a_child_holds_the_other_end(
-    tmp_path, start_method, caplog
+    tmp_path, monkeypatch, start_method, caplog
 ):
-    """The pool reads the rest of an answer before it looks at anything else, and no end of it comes."""
-    env = {"MORTALS": str(tmp_path), "HOW": "SIGKILL"}
+    monkeypatch.setenv("MORTALS", str(tmp_path))
+    monkeypatch.setenv("HOW", "SIGKILL")
     with children(tmp_path):
         async with asyncio.timeout(SOON):
             loader = AsyncPrefetcher(
                 stream_items.texts,
                 n_batches_to_prefetch=3,
-                worker_initializer=mortals.bears_and_dies_in_an_answer,
-                **workers_with(pull=True, env=env, start_method=start_method),
+                **workers_with(pull=True, initializer=mortals.bears_and_dies_in_an_answer, start_method=start_method),
             )
             assert_texts(await rest(loader))
     assert (tmp_path / "died").exists()
@@ -256,26 +251,26 @@ async def test_an_answer_that_was_cut_short_is_not_waited_for_though_a_child_hol
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_holds_the_other_end(
-    tmp_path, start_method, pull
+    tmp_path, monkeypatch, start_method, pull
 ):
-    """The pool writes it in a thread, and joins that thread before it tells that its process is gone."""
+    monkeypatch.setenv("MORTALS", str(tmp_path))
     heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
     with children(tmp_path):
         async with asyncio.timeout(SOON):
             loader = AsyncPrefetcher(
                 heavy,
-                worker_initializer=mortals.bears_and_dies,
-                **workers_with(pull, env={"MORTALS": str(tmp_path)}, start_method=start_method),
+                **workers_with(pull, initializer=mortals.bears_and_dies, start_method=start_method),
             )
             with pytest.raises(WorkerDiedError, match="SIGKILL"):
                 await rest(loader)
 
 
 async def test_a_death_before_a_long_call_was_read_is_an_error_soon(transport):
-    """The pool still writes the start, with a state that no pipe holds, when nobody is left who would read it."""
+    """The start, with a state that no socket holds, is still being sent when the worker dies."""
     heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
     async with asyncio.timeout(SOON):
-        loader = AsyncPrefetcher(heavy, worker_initializer=mortals.die_at_once, executor_factory=transport)
+        how = workers_with(pull=transport is not None, initializer=mortals.die_at_once)
+        loader = AsyncPrefetcher(heavy, **how)
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             await rest(loader)
 
@@ -287,7 +282,7 @@ async def test_the_end_of_the_process_is_a_death_though_the_pool_never_answers_i
             draws = args and any(isinstance(message, Credit) for message in args[0].messages)
             return Future() if draws else future
 
-    async with AsyncPrefetcher(Count(9), max_restarts=0, executor_factory=lambda worker: Forgetful()) as loader:
+    async with AsyncPrefetcher(Count(9), max_restarts=0, workers=lambda worker: Forgetful()) as loader:
         asked = asyncio.create_task(anext(loader))
         await until(lambda: workers(loader) and workers(loader)[0].pid, SOON)
         os.kill(workers(loader)[0].pid, signal.SIGKILL)
@@ -296,66 +291,39 @@ async def test_the_end_of_the_process_is_a_death_though_the_pool_never_answers_i
                 await asked
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+SIGCHLD_IGNORED = """
+import asyncio, multiprocessing, os, signal, sys
+from asyncprefetch import *
+from tests.faults.mortals import workers_with
+from tests.pipelines import Die
+from tests.test_prefetcher import rest, take
+
+async def main(start_method, pull, folder):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    how = workers_with(bool(pull), start_method=start_method)
+    async with AsyncPrefetcher(Die.make(9, 3, "SIGKILL", os.path.join(folder, "died")), **how) as loader:
+        print(*await take(loader, 4))
+        state = await loader.get_state()
+    print("restarts", loader.statistics().restarts)
+    print(*await rest(state.build(**how)))
+    print("listed", len(multiprocessing.active_children()))
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
 @START_METHODS
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
-@pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_process_that_somebody_else_reaps_ends_and_dies_like_any_other(tmp_path, start_method, pull, caplog):
+def test_a_process_that_the_system_reaps_ends_and_dies_like_any_other(tmp_path, start_method, pull):
     """The kernel does it for a program that ignores SIGCHLD; then only the exit code is not known."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
-        async with asyncio.timeout(2 * SOON):
-            pipeline = Die.make(9, 3, "SIGKILL", str(tmp_path / "died"))
-            how = workers_with(pull, start_method=start_method)
-            async with AsyncPrefetcher(pipeline, **how) as loader:
-                assert await take(loader, 4) == [0, 1, 2, 3]
-                state = await loader.get_state()
-            assert loader.statistics().restarts == 1
-            assert await rest(state.build(**how)) == [4, 5, 6, 7, 8]
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-def test_two_threads_that_ask_for_the_exit_code_at_once_get_the_same(monkeypatch):
-    """multiprocessing asks in whichever thread starts another process; the fork server tells it only once."""
-    both, read, told = threading.Barrier(2), multiprocessing.forkserver.read_signed, []
-
-    def read_together(descriptor):
-        with contextlib.suppress(threading.BrokenBarrierError):
-            both.wait(0.3)  # nobody comes: one is let in at a time
-        return read(descriptor)
-
-    process = WorkerProcess(
-        multiprocessing.get_context("forkserver").Process(target=os._exit, args=(3,)),
-        own_child=False,
-        on_start=lambda: None,
-    )
-    process.start()
-    multiprocessing.connection.wait([process.sentinel])
-    monkeypatch.setattr(multiprocessing.forkserver, "read_signed", read_together)
-    threads = [threading.Thread(target=lambda: told.append(process._popen.poll())) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    monkeypatch.undo()
-    assert (told, process.exitcode) == ([3, 3], 3)
-    process.close()
-
-
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-def test_who_asks_for_the_exit_code_of_a_process_that_is_being_closed_gets_it(start_method):
-    """multiprocessing looks at the processes that it knows in any thread, and at some that were closed meanwhile."""
-    process = WorkerProcess(
-        multiprocessing.get_context(start_method).Process(target=os._exit, args=(3,)),
-        own_child=start_method != "forkserver",
-        on_start=lambda: None,
-    )
-    process.start()
-    popen = process._popen
-    process.join()
-    process.close()
-    assert popen.poll() == popen.poll(0) == 3
+    with launch(tmp_path, SIGCHLD_IGNORED, start_method, "pull" * pull, str(tmp_path), warnings="ignore") as process:
+        out, err = process.communicate(timeout=2 * SOON)
+    *printed, listed = out.splitlines()
+    assert printed == ["0 1 2 3", "restarts 1", "4 5 6 7 8"], err
+    # multiprocessing lists a forked process until it has its exit code, which it may never get.
+    assert start_method == "fork" or listed == "listed 0"
+    assert process.returncode == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -381,7 +349,7 @@ async def test_a_default_timeout_of_sockets_is_not_for_ours(tmp_path, start_meth
 
 
 async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(transport, caplog):
-    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2, executor_factory=transport) as loader:
+    async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2, workers=transport) as loader:
         got, raised = await until_error(loader)
         assert got == [0, 1]
         assert isinstance(raised, WorkerDiedError)
@@ -394,7 +362,7 @@ async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(transpor
 async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(transport, caplog):
     pipeline = [Die.make(9, 2, "SIGKILL"), Count(10**6, 100)]
     async with AsyncPrefetcher(
-        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2, executor_factory=transport
+        pipeline, num_workers=1, in_order=False, n_batches_to_prefetch=3, max_restarts=2, workers=transport
     ) as loader:
         got, raised = await until_error(loader)
         assert (raised.shard, raised.position) == (0, 2)
@@ -403,7 +371,7 @@ async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(tran
 
 
 async def test_a_replay_that_differs_is_an_error(transport, caplog):
-    async with AsyncPrefetcher(pipelines.NotDeterministic(3), executor_factory=transport) as loader:
+    async with AsyncPrefetcher(pipelines.NotDeterministic(3), workers=transport) as loader:
         got, raised = await until_error(loader)
     assert len(got) <= 3
     assert (raised.phase, raised.shard) == ("replay", 0)
@@ -435,9 +403,7 @@ async def test_retries_back_off_exponentially_and_each_is_a_warning(caplog):
 async def test_get_state_during_a_death_is_exact(tmp_path, transport, max_restarts, first, grace):
     keeper = GateKeeper(tmp_path, 3)
     pipeline = [Gate(7, str(tmp_path)), Count(7, 100)]
-    async with AsyncPrefetcher(
-        pipeline, num_workers=2, max_restarts=max_restarts, executor_factory=transport
-    ) as loader:
+    async with AsyncPrefetcher(pipeline, num_workers=2, max_restarts=max_restarts, workers=transport) as loader:
         got = await take(loader, 4)
         async with keeper.held_once(3):
             if first == "the state is asked for":
@@ -458,7 +424,7 @@ async def test_get_state_during_a_death_is_exact(tmp_path, transport, max_restar
 
 
 async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(transport):
-    async with AsyncPrefetcher(World.make(6, "want_memory", "/nowhere"), executor_factory=transport) as loader:
+    async with AsyncPrefetcher(World.make(6, "want_memory", "/nowhere"), workers=transport) as loader:
         got, raised = await until_error(loader)
     assert got == [0, 1]
     assert isinstance(raised, ProducerError)
@@ -466,7 +432,7 @@ async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(tra
 
 
 async def test_the_kernel_is_told_to_take_workers_first(transport):
-    assert await rest(AsyncPrefetcher(mortals.score, executor_factory=transport)) == [1000]
+    assert await rest(AsyncPrefetcher(mortals.score, workers=transport)) == [1000]
 
 
 def a_small_group():
@@ -504,7 +470,7 @@ logging.basicConfig()
 async def main():
     held = b"x" * (300 << 20)  # more than the worker will have: the trainer is not taken all the same
     factory = (lambda worker: ProcessExecutor()) if sys.argv[3] == "pull" else None
-    loader = AsyncPrefetcher(World.make(5, "eat_memory", sys.argv[2]), executor_factory=factory)
+    loader = AsyncPrefetcher(World.make(5, "eat_memory", sys.argv[2]), workers=factory)
     async with loader:
         print([n async for n in loader])
     print(len(held), loader.statistics().restarts)
@@ -569,21 +535,3 @@ def test_no_count_is_no_error(tmp_path, groups, text):
 def test_only_a_kill_is_explained_by_the_count(code, count, said):
     error = error_reports.death_error(0, Death("gone", 7, code, count), (0, 3), was_up=True, restarts=0)
     assert ("the oom_kill count of its cgroup rose by 2" in str(error)) == said
-
-
-# ------------------------------------------------------------------------------------------------------- the executor
-
-
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-def test_the_names_of_the_semaphores_are_gone_once_the_worker_is_up(monkeypatch, start_method):
-    """Else a SIGKILL to the whole process group, the tracker included, leaves them in /dev/shm."""
-    name = f"/mp-asyncprefetch-{os.getpid()}"
-    monkeypatch.setitem(multiprocessing.current_process()._config, "semprefix", name)
-    executor = ProcessExecutor(start_method=start_method)
-    assert executor.submit(pow, 2, 3).result(SOON) == 8
-    assert list(Path("/dev/shm").glob(f"*{name[1:]}*")) == []
-    assert executor.submit(pow, 2, 4).result(SOON) == 16  # and the pool goes on
-    os.kill(executor.pid, signal.SIGKILL)
-    assert executor.exited.result(SOON) == -signal.SIGKILL
-    with pytest.raises(BrokenExecutor):
-        executor.submit(pow, 2, 5).result(SOON)

@@ -25,7 +25,7 @@ class Forever(StatefulIterator):
         while True: pass
 
 def make(n=8):
-    return AsyncPrefetcher([WORKER, WORKER], num_workers=2, n_batches_to_prefetch=n, executor_factory=FACTORY)
+    return AsyncPrefetcher([WORKER, WORKER], num_workers=2, n_batches_to_prefetch=n, workers=FACTORY)
 
 def ready():
     print("ready", flush=True)
@@ -260,7 +260,7 @@ def main():
         for amid in AMID:
             for turns in (*range(7), 10):
                 loader = AsyncPrefetcher(
-                    Count(3 if AMID[amid] is retire else 10**6), n_batches_to_prefetch=2, executor_factory=factory
+                    Count(3 if AMID[amid] is retire else 10**6), n_batches_to_prefetch=2, workers=factory
                 )
                 loop = new()
                 loop.run_until_complete(begin(loader, amid, turns))

@@ -30,7 +30,7 @@ def in_shared_memory():
 @MADE
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
-    loader = AsyncPrefetcher(Arrays(1004, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[transport])
+    loader = AsyncPrefetcher(Arrays(1004, way, SIZE), n_batches_to_prefetch=4, workers=EXECUTORS[transport])
     async with loader:
         kept = [(await anext(loader))[7 + n :: n + 1] for n in range(3)]
         n = 3
@@ -47,7 +47,7 @@ async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
 @CARRIERS
 @MADE
 async def test_who_keeps_all_batches_has_all_of_them_as_they_were(transport, way):
-    loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, executor_factory=EXECUTORS[transport])
+    loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, workers=EXECUTORS[transport])
     async with loader:
         kept = [batch async for batch in loader]
     assert [(batch == n).all() for n, batch in enumerate(kept)] == [True] * 120
@@ -75,7 +75,7 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(transport,
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        loader = AsyncPrefetcher(Arrays(300, way, SIZE), n_batches_to_prefetch=4, executor_factory=EXECUTORS[transport])
+        loader = AsyncPrefetcher(Arrays(300, way, SIZE), n_batches_to_prefetch=4, workers=EXECUTORS[transport])
         async with loader:
             async for batch in loader:
                 batches.put(batch)
@@ -90,7 +90,7 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(transport,
 @CARRIERS
 @MADE
 async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(transport, way):
-    loader = AsyncPrefetcher(Arrays(40, way, SIZE), n_batches_to_prefetch=3, executor_factory=EXECUTORS[transport])
+    loader = AsyncPrefetcher(Arrays(40, way, SIZE), n_batches_to_prefetch=3, workers=EXECUTORS[transport])
     async with loader:
         views = [memoryview(await anext(loader)), (await anext(loader)).reshape(32, -1).T, (await anext(loader))[5:6]]
         unread = await loader.get_state()

@@ -304,7 +304,7 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
     with audited(path):
         state = await AsyncPrefetcherState.load(path)
         assert AsyncPrefetcherState.from_bytes(state.to_bytes()) == state
-        loader = state.build(executor_factory=inline)
+        loader = state.build(workers=inline)
         assert iterator_state(state, state.shards[0])
     assert ran == Careful.calls == []
     # A state is taken of a copy that went through pickle, as workers get it: of classes that the parent named.

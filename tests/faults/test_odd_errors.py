@@ -35,7 +35,7 @@ BOUND = 10
 
 async def meets(factory, error, phase):
     at = 0 if phase in {"build", "create_iter"} else 3
-    loader = AsyncPrefetcher(Raising(error, phase, at), n_batches_to_prefetch=2, executor_factory=factory)
+    loader = AsyncPrefetcher(Raising(error, phase, at), n_batches_to_prefetch=2, workers=factory)
     async with loader:
         for n in range(at):
             assert await anext(loader) == n
@@ -82,7 +82,7 @@ async def test_the_same_from_another_process(transport, phase):
 @pytest.mark.parametrize("error", sorted(ERRORS.keys() - INTERRUPTS))
 async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_again(transport, phase, error):
     pipeline = Raising(error, phase, 1)
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, workers=EXECUTORS[transport]) as loader:
         assert await anext(loader) == 0
         for _ in range(3):
             with pytest.raises(ProducerError) as raised:
@@ -98,7 +98,7 @@ async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_
 async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport):
     for error in sorted(ERRORS.keys() - INTERRUPTS):
         pipeline = Raising(error, "state made again", 1)
-        async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
+        async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, workers=EXECUTORS[transport]) as loader:
             assert await anext(loader) == 0
             with pytest.raises(CheckpointError, match="the state of shard 0 can't be unpickled here"):
                 await loader.get_state()
@@ -110,7 +110,7 @@ async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothin
     monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
     async with (
         asyncio.timeout(BOUND),
-        AsyncPrefetcher(pipelines.telling, executor_factory=EXECUTORS[transport]) as loader,
+        AsyncPrefetcher(pipelines.telling, workers=EXECUTORS[transport]) as loader,
     ):
         waiting = asyncio.create_task(anext(loader))
         await asyncio.to_thread(opening.wait, BOUND)
@@ -125,7 +125,7 @@ async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothin
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
 async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
     pipeline = Raising("KeyboardInterrupt", phase, 1)
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, workers=EXECUTORS[transport]) as loader:
         assert await anext(loader) == 0
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
@@ -135,7 +135,7 @@ async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
 @CARRIERS
 async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(transport):
     pipeline = [Count(4, 100), Raising("exits when made again", "next", 2), Count(4, 200)]
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, executor_factory=EXECUTORS[transport]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, workers=EXECUTORS[transport]) as loader:
         assert [await anext(loader) for _ in range(7)] == [100, 0, 200, 101, 1, 201, 102]
         for _ in range(2):
             with pytest.raises(ProducerError, match="shard 1, position 2"):
@@ -149,7 +149,7 @@ async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(tra
 async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 1)
     async with asyncio.timeout(BOUND):
-        async with AsyncPrefetcher(Gate(3, str(tmp_path)), executor_factory=EXECUTORS[transport]) as loader:
+        async with AsyncPrefetcher(Gate(3, str(tmp_path)), workers=EXECUTORS[transport]) as loader:
             assert await anext(loader) == 0
             waiting = asyncio.create_task(anext(loader))
             await keeper.reached(1)
@@ -175,7 +175,7 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transpor
             except PrefetcherBusyError:
                 refused.append(call)
 
-    async with asyncio.timeout(BOUND), AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[transport]) as loader:
+    async with asyncio.timeout(BOUND), AsyncPrefetcher(Count(5), workers=EXECUTORS[transport]) as loader:
         assert await anext(loader) == 0
         thread = threading.Thread(target=lambda: asyncio.run(elsewhere(loader)))
         thread.start()
@@ -186,7 +186,7 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transpor
 
 @CARRIERS
 async def test_after_aclose_every_call_is_refused_at_once(transport):
-    loader = AsyncPrefetcher(Count(5), executor_factory=EXECUTORS[transport])
+    loader = AsyncPrefetcher(Count(5), workers=EXECUTORS[transport])
     assert await anext(loader) == 0
     await loader.aclose()
     async with asyncio.timeout(1):

@@ -21,7 +21,7 @@ from tests.faults import mortals
 from tests.faults.mortals import World
 from tests.pipelines import Count
 
-transport, what, folder, start_method, prefix = sys.argv[1:]
+transport, what, folder, start_method = sys.argv[1:]
 
 async def main():
     pipeline = {"idle": Count(10**6), "writes": mortals.texts}.get(what) or World.make(10**6, what, folder)
@@ -43,7 +43,6 @@ async def main():
     time.sleep(60)
 
 if __name__ == "__main__":
-    multiprocessing.current_process()._config["semprefix"] = "/" + prefix
     asyncio.run(main())
 """
 
@@ -60,14 +59,15 @@ FORK = """
 
 @contextlib.contextmanager
 def program(tmp_path, transport, what, *, start_method="forkserver", fork=""):
-    """A program that runs a loader; gives it, the pids that it told, and the prefix of its semaphores' names."""
+    """A program that runs a loader; gives it and the pids that it told. None of its processes may use /dev/shm."""
     text = PROGRAM.replace("    FORK\n", fork.lstrip("\n"))
-    prefix = f"mp-asyncprefetch-{os.getpid()}"
-    arguments = transport, what, str(tmp_path), start_method, prefix
+    arguments = transport, what, str(tmp_path), start_method
     process = launch(tmp_path, text, *arguments, warnings="ignore", stderr=None)
     with process:
         try:
-            yield process, [int(pid) for pid in process.stdout.readline().split()], prefix
+            told = [int(pid) for pid in process.stdout.readline().split()]
+            assert [pid for pid in session(process.pid) if "/dev/shm/" in Path(f"/proc/{pid}/maps").read_text()] == []
+            yield process, told
         finally:
             process.stdout.close()
             process.kill()
@@ -76,14 +76,10 @@ def program(tmp_path, transport, what, *, start_method="forkserver", fork=""):
                     os.kill(pid, signal.SIGKILL)
 
 
-def in_shared_memory(prefix):
-    return [entry.name for entry in Path("/dev/shm").iterdir() if prefix in entry.name]
-
-
 @pytest.mark.parametrize("transport", ["process", "pull"])
 @pytest.mark.parametrize("what", ["idle", "spin", "writes", "hold_the_lock"])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, transport, what):
-    with program(tmp_path, transport, what) as (process, (worker,), prefix):
+    with program(tmp_path, transport, what) as (process, (worker,)):
         others = [pid for pid in session(process.pid) if pid != process.pid]
         assert worker in others
         if what == "writes" and transport == "pull":
@@ -91,45 +87,40 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, transport, what):
         process.kill()
         process.wait()
         assert gone(worker)
-        # The fork server and the tracker, which unlinks what is in /dev/shm.
+        # The fork server and the tracker of resources.
         assert all(gone(other) for other in others)
-        assert in_shared_memory(prefix) == []
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
 @pytest.mark.parametrize("what", ["idle", "hold_the_lock"])
 def test_no_worker_of_another_start_method_outlives_it_either(tmp_path, start_method, what):
-    with program(tmp_path, "process", what, start_method=start_method) as (process, (worker,), prefix):
+    with program(tmp_path, "process", what, start_method=start_method) as (process, (worker,)):
         others = session(process.pid)
         process.kill()
         process.wait()
         assert gone(worker)
-        # The tracker of spawn, too, which unlinks what is in /dev/shm.
         assert all(gone(other) for other in others)
-        assert in_shared_memory(prefix) == []
 
 
 @pytest.mark.parametrize(
     ("transport", "what"), [("process", "idle"), ("process", "spin"), ("process", "writes"), ("pull", "idle")]
 )
 def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, transport, what):
-    with program(tmp_path, transport, what, fork=FORK) as (process, (worker, sibling), prefix):
+    with program(tmp_path, transport, what, fork=FORK) as (process, (worker, sibling)):
         try:
             process.kill()
             process.wait()
             assert gone(worker)
             assert not gone(sibling, 0)
-            assert in_shared_memory(prefix) == []
         finally:
             os.kill(sibling, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("transport", ["process", "pull"])
-def test_a_kill_of_the_whole_group_leaves_nothing_in_shared_memory(tmp_path, transport):
-    """It takes the tracker too, which would unlink the names of semaphores."""
-    with program(tmp_path, transport, "idle") as (process, _, prefix):
+def test_a_kill_of_the_whole_group_leaves_nothing(tmp_path, transport):
+    """It takes the tracker too, which would unlink names in /dev/shm: so there may be none."""
+    with program(tmp_path, transport, "idle") as (process, _):
         others = session(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert all(gone(other) for other in others)
-        assert in_shared_memory(prefix) == []

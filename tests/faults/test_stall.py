@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, ProducerStalledError
+from asyncprefetch import AsyncPrefetcher, ProcessWorkers, ProducerStalledError
 from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS, inline
@@ -37,7 +37,7 @@ def stop(loader):
 
 async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 3)
-    async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=1.0, executor_factory=transport) as loader:
+    async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=1.0, workers=transport) as loader:
         reached = asyncio.create_task(keeper.reached(3))
         got, raised = await until_error(loader)
         assert reached.done()  # the loop went on while the iterator stood there
@@ -53,9 +53,7 @@ async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is
 
 
 async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
-    async with AsyncPrefetcher(
-        Count(50), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=transport
-    ) as loader:
+    async with AsyncPrefetcher(Count(50), stall_timeout=1.0, n_batches_to_prefetch=2, workers=transport) as loader:
         await anext(loader)
         stop(loader)
         began = time.monotonic()
@@ -69,9 +67,7 @@ async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
 
 
 async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(transport):
-    async with AsyncPrefetcher(
-        Count(9), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=transport
-    ) as loader:
+    async with AsyncPrefetcher(Count(9), stall_timeout=1.0, n_batches_to_prefetch=2, workers=transport) as loader:
         await anext(loader)
         await until(lambda: loader.statistics().buffered == 2, 10)  # nothing is asked of it
         stop(loader)
@@ -85,9 +81,7 @@ async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(tra
 
 
 async def test_backpressure_is_no_stall(transport):
-    async with AsyncPrefetcher(
-        Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=transport
-    ) as loader:
+    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, workers=transport) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, 10)
         stop(loader)  # it could not answer, but nothing is asked of it
@@ -106,7 +100,7 @@ async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_sta
     loop = asyncio.get_running_loop()
     clock, ahead = loop.time, 0.0
     monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
-    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, executor_factory=inline) as loader:
+    async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, workers=inline) as loader:
         for n in range(9):
             assert await anext(loader) == n
             ahead += 50.0  # a long step of the training, with a batch on its way
@@ -118,7 +112,7 @@ async def state_with_a_long_replay(folder):
         os.mkfifo(folder / pipe)
     pipeline = Slow(SlowState(stop=26, folder=str(folder)))
     async with AsyncPrefetcher(
-        pipeline, n_batches_to_prefetch=30, worker_initializer=mortals.sends_no_states
+        pipeline, n_batches_to_prefetch=30, workers=ProcessWorkers(initializer=mortals.sends_no_states)
     ) as loader:
         got = await take(loader, 24)
         await asyncio.to_thread((folder / "reached").read_bytes)
@@ -134,7 +128,7 @@ async def state_with_a_long_replay(folder):
 async def test_a_long_replay_is_no_stall(tmp_path, transport):
     got, state = await state_with_a_long_replay(tmp_path)
     # Of a small buffer the replay takes more calls than there is credit at a time.
-    loader = state.build(stall_timeout=0.8, n_batches_to_prefetch=1, executor_factory=transport)
+    loader = state.build(stall_timeout=0.8, n_batches_to_prefetch=1, workers=transport)
     assert got + await rest(loader) == list(range(26))
 
 
@@ -144,7 +138,7 @@ async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not
 ):
     got, state = await state_with_a_long_replay(tmp_path)
     os.mkfifo(tmp_path / "begun")
-    async with state.build(executor_factory=transport) as loader:
+    async with state.build(workers=transport) as loader:
         waiting = asyncio.create_task(anext(loader))
         await asyncio.to_thread((tmp_path / "begun").read_bytes)
         again = await loader.get_state()
@@ -153,7 +147,7 @@ async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not
         assert again.delivered == state.delivered
         assert got + [await waiting] + [item async for item in loader] == list(range(26))
     (tmp_path / "slow").unlink()
-    assert got + await rest(through_bytes(again).build(executor_factory=transport)) == list(range(26))
+    assert got + await rest(through_bytes(again).build(workers=transport)) == list(range(26))
 
 
 async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
@@ -164,7 +158,7 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
             return Future()
 
     with pytest.raises(ProducerStalledError, match=r"worker 0 did not say hello within start_timeout=0.05 s"):
-        await rest(AsyncPrefetcher(Count(3), start_timeout=0.05, executor_factory=lambda worker: Nowhere()))
+        await rest(AsyncPrefetcher(Count(3), start_timeout=0.05, workers=lambda worker: Nowhere()))
 
 
 # ------------------------------------------------------------------------------------------------- closing, and states
@@ -174,7 +168,7 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
 @pytest.mark.parametrize("what", ["stopped", "spin", "hold_the_lock", "stopped and idle"])
 async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transport, what):
     pipeline = Count(10**6) if what.startswith("stopped") else World.make(9, what, tmp_path)
-    loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, executor_factory=transport)
+    loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, workers=transport)
     await take(loader, 2)
     if what == "stopped and idle":
         await until(lambda: loader.statistics().buffered == 2, 10)
@@ -191,7 +185,7 @@ async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transpor
 
 
 async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(transport, monkeypatch, caplog):
-    loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, executor_factory=transport)
+    loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, workers=transport)
     await take(loader, 2)
     stop(loader)
     pid = loader.statistics().workers[0].pid
@@ -212,7 +206,7 @@ os.environ["PYTHONPATH"] += os.pathsep + folder
 multiprocessing.set_forkserver_preload(["slow_to_import"])
 
 async def main():
-    loader = AsyncPrefetcher(Count(9), executor_factory=FACTORY)
+    loader = AsyncPrefetcher(Count(9), workers=FACTORY)
     waiting = asyncio.create_task(anext(loader))
     await asyncio.to_thread(lambda: open(folder + "/reached", "rb").read())
     closing = asyncio.create_task(loader.aclose())
@@ -247,7 +241,7 @@ def test_a_start_in_progress_is_not_left_behind(tmp_path, transport):
 async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path, transport, what):
     keeper = GateKeeper(tmp_path, 5)
     pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]
-    async with AsyncPrefetcher(pipeline, num_workers=2, n_batches_to_prefetch=20, executor_factory=transport) as loader:
+    async with AsyncPrefetcher(pipeline, num_workers=2, n_batches_to_prefetch=20, workers=transport) as loader:
         got = await take(loader, 4)
         await keeper.reached(5)
         if what == "stopped":

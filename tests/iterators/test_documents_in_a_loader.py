@@ -20,7 +20,7 @@ def corpus(tmp_path):
 
 async def test_documents_that_are_passed_over_are_counted(corpus, executor_factory):
     shards = [DocumentFileIterator(corpus, shard=(i, 2), on_error="skip") for i in range(2)]
-    async with AsyncPrefetcher(shards, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(shards, workers=executor_factory) as loader:
         assert loader.statistics().counted == {}
         texts = {document.text async for document in loader}
         assert loader.statistics().counted == {"documents skipped": 3}
@@ -32,7 +32,7 @@ async def test_counts_are_those_of_the_worker_that_counted(corpus):
     list(DocumentFileIterator(corpus, on_error="skip").create_iter())  # the program's own are nobody's
     for factory, options in ((lambda worker: ThreadPoolExecutor(1), {}), (None, {"start_method": "fork"})):
         shards = [DocumentFileIterator(corpus, shard=(i, 2), on_error="skip") for i in range(2)]
-        async with AsyncPrefetcher(shards, num_workers=2, executor_factory=factory, **options) as loader:
+        async with AsyncPrefetcher(shards, num_workers=2, workers=factory, **options) as loader:
             async for _ in loader:
                 pass
             counted = [dict(worker.counted) for worker in loader.statistics().workers]
@@ -42,17 +42,17 @@ async def test_counts_are_those_of_the_worker_that_counted(corpus):
 async def test_a_stream_with_gaps_is_exact_on_resume(corpus, executor_factory):
     expected = [document.text for document in DocumentFileIterator(corpus, on_error="skip").create_iter()]
     for n in (0, 3, 4, 6, 37):
-        loader = AsyncPrefetcher(DocumentFileIterator(corpus, on_error="skip"), executor_factory=executor_factory)
+        loader = AsyncPrefetcher(DocumentFileIterator(corpus, on_error="skip"), workers=executor_factory)
         async with loader:
             texts = [(await anext(loader)).text for _ in range(n)]
             state = AsyncPrefetcherState.from_bytes((await loader.get_state()).to_bytes())
-        async with state.build(executor_factory=executor_factory) as loader:
+        async with state.build(workers=executor_factory) as loader:
             texts += [document.text async for document in loader]
         assert texts == expected
 
 
 async def test_a_damaged_row_is_an_error_that_names_it_behind_all_before_it(corpus, executor_factory):
-    async with AsyncPrefetcher(DocumentFileIterator(corpus), executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(DocumentFileIterator(corpus), workers=executor_factory) as loader:
         texts = [(await anext(loader)).text for _ in range(3)]
         with pytest.raises(ProducerError, match=r"rows\.jsonl, row 3 .*broken JSON"):
             await anext(loader)

@@ -379,7 +379,7 @@ async def test_the_first_submit_to_an_executor_of_others_does_not_block_the_loop
             threads.append(threading.current_thread())
             return super().submit(function, *args)
 
-    assert await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: Foreign(1))) == [0, 1, 2]
+    assert await rest(AsyncPrefetcher(Count(3), workers=lambda worker: Foreign(1))) == [0, 1, 2]
     assert threads[0] is not threading.main_thread()
     assert set(threads[1:]) == {threading.main_thread()}
 
@@ -390,7 +390,7 @@ async def test_a_first_submit_that_raises_is_an_error():
             raise ConnectionError("no cluster")
 
     with pytest.raises(WorkerDiedError, match="worker 0 died: ConnectionError: no cluster"):
-        await rest(AsyncPrefetcher(Count(3), executor_factory=lambda worker: Refuses(1)))
+        await rest(AsyncPrefetcher(Count(3), workers=lambda worker: Refuses(1)))
 
 
 async def test_an_executor_that_can_not_be_shut_down_is_left_to_itself(monkeypatch, caplog):
@@ -401,7 +401,7 @@ async def test_an_executor_that_can_not_be_shut_down_is_left_to_itself(monkeypat
         def shutdown(self, *args, **kwargs):
             going_on.wait(10)
 
-    async with AsyncPrefetcher(Count(3), executor_factory=lambda worker: Busy()):
+    async with AsyncPrefetcher(Count(3), workers=lambda worker: Busy()):
         pass
     assert "an executor is still busy; it was left to itself" in caplog.text
     going_on.set()
@@ -412,7 +412,7 @@ async def test_an_error_in_shutting_an_executor_down_is_logged(caplog):
         def shutdown(self, *args, **kwargs):
             raise ConnectionError("no route")
 
-    async with AsyncPrefetcher(Count(3), executor_factory=lambda worker: Refuses()) as loader:
+    async with AsyncPrefetcher(Count(3), workers=lambda worker: Refuses()) as loader:
         assert await anext(loader) == 0
     assert "shutting an executor down raised" in caplog.text
     assert "no route" in caplog.text
@@ -430,7 +430,7 @@ async def test_a_process_whose_call_failed_is_ended_and_started_again(caplog):
 
     executors = [ProcessExecutor, Fails]
     async with asyncio.timeout(20):
-        loader = AsyncPrefetcher(Count(20), executor_factory=lambda worker: executors.pop()())
+        loader = AsyncPrefetcher(Count(20), workers=lambda worker: executors.pop()())
         assert await rest(loader) == list(range(20))
     assert loader.statistics().restarts == 1
     assert "died: ConnectionError: a lost message" in caplog.text
@@ -474,13 +474,13 @@ class Delayed(ThreadPoolExecutor):
 
 
 async def test_futures_that_complete_in_any_order_change_no_batch():
-    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, executor_factory=Delayed)
+    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, workers=Delayed)
     async with loader:
         got = await take(loader, 100)
         state = await loader.get_state()
         got += [batch async for batch in loader]
     assert got == in_turns([list(range(250)), list(range(1000, 1250))])
-    assert got[:100] + await rest(through_bytes(state).build(executor_factory=Delayed)) == got
+    assert got[:100] + await rest(through_bytes(state).build(workers=Delayed)) == got
 
 
 # ---------------------------------------------------------------------------------- executors that do what none may do
@@ -560,7 +560,7 @@ ODD = {
 async def test_an_executor_that_breaks_the_contract_is_named_in_the_error_and_no_batch_is_lost(odd):
     async with (
         asyncio.timeout(10),
-        AsyncPrefetcher(Count(20), n_batches_to_prefetch=9, executor_factory=lambda worker: odd()) as loader,
+        AsyncPrefetcher(Count(20), n_batches_to_prefetch=9, workers=lambda worker: odd()) as loader,
     ):
         got, raised = await until_error(loader)
         state = await loader.get_state()
@@ -571,7 +571,7 @@ async def test_an_executor_that_breaks_the_contract_is_named_in_the_error_and_no
     )
     assert "A loader needs an executor with one worker" in str(raised)
     assert got == list(range(len(got)))
-    assert got + await rest(through_bytes(state).build(executor_factory=inline)) == list(range(20))
+    assert got + await rest(through_bytes(state).build(workers=inline)) == list(range(20))
 
 
 async def test_a_call_that_is_made_twice_is_harmless_if_its_first_answer_is_returned():
@@ -581,7 +581,7 @@ async def test_a_call_that_is_made_twice_is_harmless_if_its_first_answer_is_retu
             function(call)
             return future
 
-    assert await rest(AsyncPrefetcher(Count(20), executor_factory=lambda worker: TwiceForOne())) == list(range(20))
+    assert await rest(AsyncPrefetcher(Count(20), workers=lambda worker: TwiceForOne())) == list(range(20))
 
 
 drawing, refused = threading.Event(), threading.Event()
@@ -613,7 +613,7 @@ async def test_a_pool_of_threads_is_named_in_the_error():
 
     async with asyncio.timeout(10):
         with pytest.raises(WorkerDiedError, match=r"Pool, made call 3 while call 2 was running\. A loader needs"):
-            await rest(AsyncPrefetcher(from_iterable(until_refused), executor_factory=lambda worker: Pool(4)))
+            await rest(AsyncPrefetcher(from_iterable(until_refused), workers=lambda worker: Pool(4)))
 
 
 class DiesSilently(Odd):
@@ -639,7 +639,7 @@ class DiesOverACall(Odd):
 async def test_a_death_after_which_calls_are_never_answered_is_seen_and_made_good(dies, caplog):
     executors = [InlineExecutor(), dies()]
     async with asyncio.timeout(10):
-        loader = AsyncPrefetcher(Count(20), executor_factory=lambda worker: executors.pop())
+        loader = AsyncPrefetcher(Count(20), workers=lambda worker: executors.pop())
         assert await rest(loader) == list(range(20))
     assert "worker 0 died: BrokenExecutor: the node is gone, while it made item" in caplog.text
     assert loader.statistics().restarts == 1
@@ -652,7 +652,7 @@ async def test_an_executor_that_goes_silent_is_a_stall_and_can_be_closed():
 
     async with (
         asyncio.timeout(20),
-        AsyncPrefetcher(Count(20), stall_timeout=0.5, executor_factory=lambda worker: Silent()) as loader,
+        AsyncPrefetcher(Count(20), stall_timeout=0.5, workers=lambda worker: Silent()) as loader,
     ):
         got, raised = await until_error(loader)
         assert isinstance(raised, ProducerStalledError)
@@ -664,7 +664,7 @@ async def test_an_item_that_kills_its_worker_each_time_is_found_though_calls_dra
     """A death loses all items of its call. The next worker begins with one item a call, so the one that kills is named."""
     pipeline = Die.make(500, 300, "SIGKILL")
     async with AsyncPrefetcher(
-        pipeline, n_batches_to_prefetch=64, max_restarts=2, executor_factory=lambda worker: ProcessExecutor()
+        pipeline, n_batches_to_prefetch=64, max_restarts=2, workers=lambda worker: ProcessExecutor()
     ) as loader:
         got, raised = await until_error(loader)
     assert got == list(range(300))
