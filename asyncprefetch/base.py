@@ -181,13 +181,21 @@ class StatefulIterator(ABC, Generic[T_co]):
     underscore and ``ClassVar`` are not fields. The kind is not inherited; fields are.
 
     In the two-class form the class has no kind, and defines ``get_state()``, which returns a state of a class of its own.
+    Type checkers expect a constructor made from fields for every subclass that defines none: declare a subclass that
+    inherits its ``__init__`` with ``init=False``, which does nothing else.
     """
 
     State: ClassVar[type[IteratorState]]
     """The state class of an iterator in the one-class form."""
 
     def __init_subclass__(
-        cls, *, kind: str | None = None, version: int = 1, aliases: tuple[str, ...] | list[str] = (), **kwargs: Any
+        cls,
+        *,
+        kind: str | None = None,
+        version: int = 1,
+        aliases: tuple[str, ...] | list[str] = (),
+        init: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
