@@ -1,4 +1,4 @@
-"""Type checkers accept what is right, and reject what is wrong: each wrong line of ``tests/typing`` has an ignore comment."""
+"""Type checkers accept what is right and reject what is wrong: see the ignore comments in ``tests/typing``."""
 
 import os
 import shutil

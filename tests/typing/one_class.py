@@ -92,7 +92,7 @@ assert_type(count.stop, int)
 assert_type(count.position, int)
 assert_type(count.get_state(), IteratorState)
 assert_type(Count.State, type[IteratorState])
-assert_type([item for item in count], list[int])
+assert_type(list(count), list[int])
 Count(stop=20, position=3)
 
 take = Take(inner=count, n=3)
@@ -116,7 +116,7 @@ Count()  # type: ignore[call-arg]
 Count(20)  # type: ignore[call-arg]
 Count(stop="many")  # type: ignore[arg-type]
 Count(stop=1, begin=2)  # type: ignore[call-arg]
-Count(stop=1).missing  # type: ignore[attr-defined]
+print(Count(stop=1).missing)  # type: ignore[attr-defined]
 Count(stop=1).position = "two"  # type: ignore[assignment]
 Take(inner=count)  # type: ignore[call-arg]
 Take(inner=[1, 2], n=1)  # type: ignore[arg-type]
