@@ -17,6 +17,8 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from asyncprefetch._codec import registry
+
 if sys.version_info >= (3, 14):
     import annotationlib
 
@@ -59,7 +61,10 @@ def mentions(annotation: Any, cls: type) -> bool:
 
 
 def copied(value: Any, replaced: type | tuple[()], replace: Callable[[Any], Any]) -> Any:
-    """Return a deep copy in which ``replace(x)`` stands for each ``x`` of type ``replaced`` in lists, tuples and dicts."""
+    """Return a deep copy of a value. Replace each ``x`` of type ``replaced`` in lists, tuples and dicts by ``replace(x)``.
+
+    States are not copied: they never change.
+    """
     cls = type(value)
     if cls in _ATOMS:
         return value
@@ -71,6 +76,8 @@ def copied(value: Any, replaced: type | tuple[()], replace: Callable[[Any], Any]
         return {key: copied(part, replaced, replace) for key, part in value.items()}
     if isinstance(value, replaced):
         return replace(value)
+    if registry.kind_of(cls) is not None:
+        return value
     return copy.deepcopy(value)
 
 

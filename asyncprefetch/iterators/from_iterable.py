@@ -5,43 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import NonNegativeInt
 
 from asyncprefetch._codec import registry
-from asyncprefetch.base import IteratorState, Position, StatefulIterator
+from asyncprefetch.base import Position, StatefulIterator
 
 T = TypeVar("T")
 
 
-class FromIterableState(IteratorState, kind="asyncprefetch.from_iterable", frozen=True):
-    """Which factory, and how many items of its iterable were yielded.
+class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_iterable"):
+    """The items of ``factory()``, see :func:`from_iterable`.
 
-    The field holds the function itself: a checkpoint names it by its tag, and a worker gets it by its module.
+    The field holds the function itself: a checkpoint names it by its tag, and a worker imports it from its module.
     """
 
-    factory: Callable[[], Iterable[Any]]
+    factory: Callable[[], Iterable[T]]
     position: Position[NonNegativeInt] = 0
-
-    def build(self) -> FromIterable[Any]:
-        """The iterator over what a new call of the factory gives after the first ``position`` items."""
-        iterator: FromIterable[Any] = FromIterable(self.factory)
-        iterator._position = self.position
-        return iterator
-
-
-class FromIterable(StatefulIterator[T]):
-    """The items of ``factory()``, see :func:`from_iterable`."""
 
     def __init__(self, factory: Callable[[], Iterable[T]]) -> None:
         _check(factory)
-        self._factory = factory
-        self._position = 0
-
-    def get_state(self) -> FromIterableState:
-        """The factory and the number of items yielded."""
-        return FromIterableState(factory=self._factory, position=self._position)
+        super().__init__(factory=factory)
 
     def create_iter(self) -> Iterator[T]:
         """Call the factory, skip what was yielded before, and yield the rest.
@@ -50,21 +35,24 @@ class FromIterable(StatefulIterator[T]):
             TypeError: the factory did not return an iterable.
             ValueError: the iterable ended before the position from which to go on.
         """
-        made = self._factory()
+        made = self.factory()
         try:
             items = iter(made)
         except TypeError:
-            raise TypeError(f"{_name(self._factory)} must return an iterable, not {made!r:.80}") from None
-        skipped = sum(1 for _ in islice(items, self._position))
-        if skipped < self._position:
+            raise TypeError(f"{_name(self.factory)} must return an iterable, not {made!r:.80}") from None
+        skipped = sum(1 for _ in islice(items, self.position))
+        if skipped < self.position:
             raise ValueError(
-                f"{_name(self._factory)} gave {skipped} items, fewer than the {self._position} that were yielded "
+                f"{_name(self.factory)} gave {skipped} items, fewer than the {self.position} that were yielded "
                 "before: it must give the same items at each call. Bring back what it reads, or start anew"
             )
         for item in items:
             # Counted before the yield: at the yield the state is that after this item.
-            self._position += 1
+            self.position += 1
             yield item
+
+
+FromIterableState = FromIterable.State
 
 
 def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:

@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt, model_validator
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._random import Seed, uniforms
 from asyncprefetch.iterators._stage import state_of
-from asyncprefetch.iterators.looping import LoopingState
+from asyncprefetch.iterators.looping import LoopingIterator
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class SamplingIterator(StatefulIterator[T]):
         states: list[IteratorState] = []
         for name, source in sources.items():
             state = state_of(source, f"SamplingIterator's source {name!r}")
-            states.append(LoopingState(start=state, inner=state, epochs=None) if on_exhausted == "restart" else state)
+            states.append(LoopingIterator(source).get_state() if on_exhausted == "restart" else state)
         self._resume(
             SamplingState(
                 names=tuple(sources),
