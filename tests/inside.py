@@ -69,7 +69,7 @@ from asyncprefetch._worker.pull_runner import PullRunner
 from asyncprefetch._worker.slot_allocator import SlotAllocator
 from asyncprefetch._worker.worker_socket import WorkerSocket
 from asyncprefetch.iterators._functions import called, named
-from asyncprefetch.iterators._position_digest import witness_of
+from asyncprefetch.iterators._position_digest import position_digest
 from asyncprefetch.iterators._random import permutation, uniforms
 from asyncprefetch.iterators.text import _blocks, _files
 from asyncprefetch.iterators.text._formats import columnar, jsonl, parquet

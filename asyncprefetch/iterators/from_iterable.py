@@ -1,4 +1,4 @@
-"""The simplest start of a pipeline: a function that returns an iterable, resumed by calling it again and skipping."""
+"""The simplest source of a pipeline: a function that returns an iterable. A resume calls it again and skips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_iterable"):
-    """The items of ``factory()``, see :func:`from_iterable`.
+    """Yields the items of ``factory()``. Make one by :func:`from_iterable`.
 
     The field holds the function itself: a checkpoint names it by its tag, and a worker imports it from its module.
     """
@@ -29,11 +29,11 @@ class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_ite
         super().__init__(factory=factory)
 
     def create_iter(self) -> Iterator[T]:
-        """Call the factory, skip what was yielded before, and yield the rest.
+        """Call the factory, skip the items that were yielded before, and yield the rest.
 
         Raises:
             TypeError: the factory did not return an iterable.
-            ValueError: the iterable ended before the position from which to go on.
+            ValueError: the iterable ended before the position from which to continue.
         """
         made = self.factory()
         try:
@@ -44,10 +44,10 @@ class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_ite
         if skipped < self.position:
             raise ValueError(
                 f"{_name(self.factory)} gave {skipped} items, fewer than the {self.position} that were yielded "
-                "before: it must give the same items at each call. Bring back what it reads, or start anew"
+                "before: it must give the same items at each call. Restore the data that it reads, or start anew"
             )
         for item in items:
-            # Counted before the yield: at the yield the state is that after this item.
+            # Count before the yield: at the yield, the state is the one after this item.
             self.position += 1
             yield item
 
@@ -56,14 +56,14 @@ FromIterableState = FromIterable.State
 
 
 def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:
-    """A stateful iterator over the items that ``factory()`` gives, in its order.
+    """Return a stateful iterator over the items of ``factory()``, in its order.
 
-    Its state is the factory and a position; to resume, the factory is called again and the items before the position
-    are made and thrown away. So it must give the same items at each call, and resuming takes time in proportion to
-    the position. An iterator that can seek is better off as a :class:`StatefulIterator` of its own.
+    Its state is the factory and a position. To resume, it calls the factory again and discards the items before the
+    position. So the factory must give the same items at each call, and resuming takes time in proportion to the position.
+    If your data can be read from the middle, write a :class:`StatefulIterator` instead.
 
     Args:
-        factory: a function without required arguments, made known to checkpoints by ``@register("your.tag")``.
+        factory: a function without required arguments. Register it by ``@register("your.tag")``.
 
     Raises:
         TypeError: the factory is not callable, is not registered, or can't be called without arguments.
@@ -87,5 +87,5 @@ def _check(factory: Any) -> None:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise TypeError(f"{_name(factory)} must be callable without arguments: {error}") from None
-    except ValueError:  # built in, without a signature to look at: calling it will tell
+    except ValueError:  # a built-in without a signature: the call shows whether it fits
         pass

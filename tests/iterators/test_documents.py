@@ -290,7 +290,7 @@ def test_an_empty_text_file_is_an_error_that_says_what_to_do_and_can_be_passed_o
     (tmp_path / "__init__.py").write_bytes(b"")
     (tmp_path / "a.py").write_bytes(b"\n")
     with pytest.raises(
-        DocumentError, match=r"__init__.py: the file is empty: leave it out by exclude=, or use"
+        DocumentError, match=r"__init__.py: the file is empty: exclude it with exclude=, or use"
     ) as caught:
         drain(DocumentFileIterator(tmp_path))
     assert (caught.value.file, caught.value.row) == ("__init__.py", None)
@@ -335,7 +335,7 @@ def test_rows_that_are_passed_over_are_counted_and_logged_and_the_rest_resumes_e
     assert sorted(d.text for shard in shards for d in drain(shard)) == ["a", "b", "c", "d", "e"]
     assert counters.drain() == {"documents skipped": 4}
     assert sorted(record.getMessage().partition(": the")[0] for record in caplog.records)[:3] == [
-        f"passed over: {tmp_path / f'x{suffix}'}, row {row}" + (f" (line {row + 1})" if suffix in LINES else "")
+        f"skipped: {tmp_path / f'x{suffix}'}, row {row}" + (f" (line {row + 1})" if suffix in LINES else "")
         for row in (1, 4, 5)
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -425,7 +425,7 @@ def test_without_the_extra_all_else_is_read(corpus: Path) -> None:
 
 
 def test_a_text_file_has_no_columns(corpus: Path) -> None:
-    with pytest.raises(DocumentError, match=r"d.md: a text file has no columns, hence no 'lang'"):
+    with pytest.raises(DocumentError, match=r"d.md: a text file has no columns, so it has no 'lang'"):
         drain(DocumentFileIterator(corpus / "d.md", columns=("lang",)))
 
 

@@ -169,7 +169,7 @@ def test_refuses_to_resume_when_the_tokens_became_fewer() -> None:
     next(batches)
     next(batches)
     state = iterator.get_state().model_copy(update={"inner": ListIterator(arrays([4])).get_state()})
-    with pytest.raises(ValueError, match="ended 2 before the place"):
+    with pytest.raises(ValueError, match="ended 2 tokens before the position"):
         drain(IteratorState.model_validate_json(state.model_dump_json()).build())
 
 
