@@ -143,7 +143,7 @@ class _FieldsState(IteratorState, frozen=True, validate_default=True):
 
     _iterator: ClassVar[type[StatefulIterator[Any]]]
     _built: ClassVar[frozenset[str]]
-    """The fields of which the iterator holds iterators, and the state the states of these."""
+    """The names of fields with iterators: the iterator holds iterators there, and the state holds their states."""
 
     def __repr_name__(self) -> str:
         return type(self).__qualname__

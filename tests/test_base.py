@@ -314,7 +314,7 @@ def test_extra_fields_come_back_where_a_class_takes_them(through):
 
 
 def test_an_extra_field_whose_name_would_not_come_back_is_refused():
-    with pytest.raises(CheckpointError, match=r"state: .*Loose has an extra field of a name"):
+    with pytest.raises(CheckpointError, match=r"state: .*Loose has an extra field with a name"):
         _codec.encode_state(Loose(**{"a": 1, "$": 2}), None)
 
 

@@ -119,7 +119,7 @@ class ShuffleIterator(StatefulIterator[T]):
         if self._emitted and len(drawn) <= self._emitted:
             raise ValueError(
                 f"block {self._number} has {len(drawn)} items now, and {self._emitted} of it had been yielded: the inner "
-                "iterator must give the same items at each run. Restore the data that it reads, or start anew"
+                "iterator must give the same items at each run. Restore the data that it reads, or start without the state"
             )
         if not drawn:
             return []

@@ -275,7 +275,7 @@ def test_a_place_with_the_first_byte_of_a_batch_instead_of_its_number_goes_on(tm
     else:
         return
     data["fields"]["row"] = 20
-    with pytest.raises(DocumentError, match="no record batch begins where"):
+    with pytest.raises(DocumentError, match="no record batch begins at the place in the checkpoint"):
         drain(IteratorState.model_validate_json(json.dumps(data)).build())  # type: ignore[arg-type]
 
 

@@ -110,7 +110,7 @@ BAD_ROWS = [
     (b'\xef\xbb\xbf{"text": "a"}', "broken JSON"),
     (b'["text"]', "must be a JSON object with the field 'text'"),
     (b"null", "must be a JSON object with the field 'text'"),
-    (b'{"body": "a", "id": 1}', "the field 'text' is missing; there are 'body', 'id'"),
+    (b'{"body": "a", "id": 1}', "the field 'text' is missing; the row has 'body', 'id'"),
     (b"{}", "the field 'text' is missing; the row has none"),
     (b'{"text": 3}', "the field 'text' must be a string, not 3"),
     (b'{"text": null}', "the field 'text' must be a string, not None"),

@@ -71,7 +71,7 @@ def ended() -> ValueError:
     """Return the error for a stream that became shorter."""
     return ValueError(
         "the tokens ended before the position from which the sequences continue: they must be the same at each run. "
-        "Restore the data that they are made from, or start anew"
+        "Restore the data that they are made from, or start without the state"
     )
 
 

@@ -348,5 +348,5 @@ def _check_reached(skip: int) -> None:
     if skip:
         raise ValueError(
             f"the tokens ended {skip} tokens before the position from which the packing continues: they must be the same "
-            "at each run. Restore the data that they are made from, or start anew"
+            "at each run. Restore the data that they are made from, or start without the state"
         )

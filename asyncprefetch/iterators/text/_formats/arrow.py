@@ -40,8 +40,8 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                         if indexed
                         else _of_stream(source, reader, schema, begin, columns)
                     )
-                    for behind, document in _rows(batches, begin, wanted.shard, columns, file):
-                        place = behind._replace(size=file.size, head=head)
+                    for after, document in _rows(batches, begin, wanted.shard, columns, file):
+                        place = after._replace(size=file.size, head=head)
                         if document is not None:
                             yield place, document
             except Exception as error:
@@ -66,7 +66,7 @@ def _rows(
         begin.document - skip,
         begin.row - skip,
     )  # the numbers of documents, and of rows of the file, before the batch
-    for here, get, behind in batches:
+    for here, get, after in batches:
         number, wrong = 0, None
         try:
             batch = get()
@@ -81,7 +81,7 @@ def _rows(
             for row, document in zip(rows, columns.documents(batch, rows, first), strict=True):
                 yield Place(before + row + 1, begin.file, skip=row + 1, row=first + row + 1, **here), document
         before, first, skip = before + number, first + number, 0
-        yield Place(before, begin.file, row=first, **behind), wrong
+        yield Place(before, begin.file, row=first, **after), wrong
 
 
 def _of_file(reader: Any, file: SourceFile, begin: Place, columns: Columns) -> _Batches:
