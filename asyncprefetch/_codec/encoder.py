@@ -161,7 +161,7 @@ class _Encoder:
 
     def _array(self, value: npt.NDArray[Any], path: str, depth: int) -> JsonValue:
         if is_vast(value.dtype, value.shape):  # the decoder would refuse it
-            refuse(path, f"a checkpoint can't hold an array without bytes and of shape {value.shape}")
+            refuse(path, f"a checkpoint can't hold an array of no bytes and of shape {value.shape}")
         # Memory order is kept: a Fortran array comes back as one.
         order: Literal["C", "F"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         return {

@@ -44,7 +44,7 @@ class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_ite
         if skipped < self.position:
             raise ValueError(
                 f"{_name(self.factory)} gave {skipped} items, fewer than the {self.position} that were yielded "
-                "before: it must give the same items at each call. Restore the data that it reads, or start without the state"
+                "before: it must give the same items at each call. Restore its data, or start without the state"
             )
         for item in items:
             # Count before the yield: at the yield, the state is the one after this item.

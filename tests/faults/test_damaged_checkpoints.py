@@ -280,7 +280,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     ),
     "more items than the limit": (
         document_of(state("limit", inner=COUNT, n=3, yielded=4)),
-        "4 items were yielded of 3",
+        "4 items were yielded, and the limit is 3",
     ),
 }
 

@@ -226,7 +226,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "line", "why"),
     [
-        ("(", b"", r"small.tiktoken' and the pattern '\(': .*parenthesis"),
+        ("(", b"", r"small.tiktoken' and the pattern '\(' make no valid encoding: .*parenthesis"),
         (".", b"YWE= -5\n", "small.tiktoken', line 261: the rank must be from 0 to 4,294,967,295, not -5"),
         (".", b"YWE= 4294967296\n", "small.tiktoken', line 261: the rank must be"),
     ],

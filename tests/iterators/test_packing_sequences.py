@@ -177,7 +177,7 @@ def test_a_sequence_that_is_too_long_is_an_error_that_names_its_file_and_row(
     iterator = pack(rows, patched, **options)
     with pytest.raises(RowTooLongError) as caught:
         drain(iterator)
-    assert str(caught.value) == f"the sequence from a.jsonl, {what}"
+    assert str(caught.value) == f"the sequence that begins in a.jsonl, {what}"
     row, _, length, limit = (int(digits) for digits in re.findall(r"\d+", what))
     crossed = pickle.loads(pickle.dumps(caught.value))
     for error in (caught.value, crossed):

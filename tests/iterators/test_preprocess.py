@@ -156,7 +156,7 @@ def test_entropies_are_one_a_token_or_one_a_byte_of_the_text() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5])
 def test_a_wrong_number_of_entropies_is_an_error_that_names_the_document(n: int) -> None:
-    why = rf"document 'corpus/a.jsonl:7': there are {n} entropies; there must be 4, one a token, or 2, one a byte"
+    why = rf"document 'corpus/a.jsonl:7': there are {n} entropies; there must be 4, one for each token, or 2, one for each byte"
     with pytest.raises(DocumentError, match=why):
         drain(entropic(n))
 
@@ -273,7 +273,7 @@ def test_refuses_what_makes_no_patches() -> None:
 
 
 def test_refuses_byte_patches_of_what_are_no_bytes_or_lie_at_another_offset() -> None:
-    with pytest.raises(ValueError, match=r"expects byte 0 at 3, and ByteTokenizer\(.*offset=9\) has it at 9"):
+    with pytest.raises(ValueError, match=r"expects byte 0 at 3, but ByteTokenizer\(.*offset=9\) has it at 9"):
         PreprocessIterator(ListIterator([]), ByteTokenizer(offset=9), SpacePatcher())
     with pytest.raises(ValueError, match=r"makes patches of bytes, but the tokens of Words\(.*\) are not bytes"):
         PreprocessIterator(ListIterator([]), Words(1), SpacePatcher())

@@ -236,7 +236,7 @@ def test_get_state_with_8_sources_takes_well_under_a_millisecond_and_little_room
     assert len(sampled.get_state().model_dump_json()) < 8_000
 
 
-NAMES = "sources and weights must have the same names; there is "
+NAMES = "sources and weights must have the same names; got "
 
 
 @pytest.mark.parametrize(

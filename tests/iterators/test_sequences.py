@@ -213,7 +213,7 @@ def test_refuses_tokens_that_no_batch_can_hold(dtype: Any) -> None:
     largest = np.array([7, (1 << 63) - 1, 8], dtype)
     [kept] = drain(SequenceIterator(ListIterator([largest]), sequence_length=4))
     assert kept.tokens.tolist() == [7, (1 << 63) - 1, 8]
-    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, and token 1 is 9223372036854775808"):
+    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, but token 1 is 9223372036854775808"):
         drain(SequenceIterator(ListIterator([largest + np.array([0, 1, 0], dtype)]), sequence_length=4))
 
 
