@@ -297,12 +297,9 @@ class StatefulIterator(ABC, Generic[T_co]):
 
 def _make_state(cls: Any, kind: str, version: int, aliases: tuple[str, ...] | list[str]) -> None:
     """Give the class in the one-class form its ``State``."""
-    if "State" in vars(cls):
-        raise TypeError(f"{cls.__qualname__}.State can't be defined beside a kind: it is made from the fields")
     fields: dict[str, Any] = read_fields(cls, StatefulIterator, reserved=_FieldsState)
-    for name in fields:
-        if hasattr(StatefulIterator, name) or name == "State":
-            raise TypeError(f"the field {name!r} of {cls.__qualname__} has the name of a method: rename it")
+    if "State" in vars(cls) or "State" in fields:
+        raise TypeError(f"{cls.__qualname__}.State can't be defined beside a kind: it is made from the fields")
     state = create_model(
         "State", __base__=_FieldsState, __module__=cls.__module__, __cls_kwargs__={"title": cls.__qualname__}, **fields
     )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pydantic import AfterValidator, Field, ValidationError
+from typing_extensions import TypeAliasType
 
 from asyncprefetch import (
     AsyncPrefetcher,
@@ -316,8 +317,22 @@ def test_the_configuration_is_compared_and_positions_are_not() -> None:
     assert lines == ["it.inner.stop: saved 5, given 4"]
 
 
-def test_a_field_may_be_a_state_that_is_not_built() -> None:
-    assert list(Again(start=Count(stop=2).get_state())) == [0, 1, 0, 1]
+def test_iterators_are_found_in_the_alias_of_a_type() -> None:
+    sources = TypeAliasType("sources", dict[str, StatefulIterator[int]])
+
+    class Aliased(StatefulIterator[int], kind="tests.one.aliased"):
+        named: sources
+
+        def create_iter(self) -> Iterator[int]:
+            return iter(self.named["a"])
+
+    assert list(Aliased(named={"a": Count(stop=2)}).get_state().build()) == [0, 1]
+
+
+def test_a_field_may_be_a_state_that_is_not_built_nor_copied() -> None:
+    again = Again(start=Count(stop=2).get_state())
+    assert again.get_state().start is again.start
+    assert list(again) == [0, 1, 0, 1]
     assert_resumes_exactly(lambda: Again(start=Count(stop=2).get_state()))
 
 
@@ -444,6 +459,11 @@ def test_a_subclass_without_a_kind_of_its_own_can_not_be_used() -> None:
 
     with pytest.raises(TypeError, match=r"Kindless has no kind of its own.*class Kindless\(..., kind='package.name'\)"):
         Kindless(stop=3)
+
+    class WithGetState(Random): ...
+
+    with pytest.raises(TypeError, match="WithGetState has no kind of its own"):
+        WithGetState(stop=3)
     with pytest.raises(TypeError, match="Parametrised has no kind of its own"):
         Parametrised(inner=Count(stop=3), n=1)
 
@@ -569,6 +589,13 @@ def define(**body: Any) -> Any:
 def test_a_mistake_in_the_class_body_is_an_error_at_its_definition(body: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         define(**body)
+
+
+def test_a_field_can_not_be_called_state() -> None:
+    with pytest.raises(TypeError, match="State can't be defined beside a kind"):
+
+        class Stated(StatefulIterator[int], kind="tests.one.stated"):
+            State: int
 
 
 def test_a_method_that_is_annotated_too_is_refused() -> None:

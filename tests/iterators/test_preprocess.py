@@ -156,7 +156,8 @@ def test_entropies_are_one_a_token_or_one_a_byte_of_the_text() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5])
 def test_a_wrong_number_of_entropies_is_an_error_that_names_the_document(n: int) -> None:
-    why = rf"document 'corpus/a.jsonl:7': there are {n} entropies; there must be 4, one for each token, or 2, one for each byte"
+    expected = "4, one for each token, or 2, one for each byte"
+    why = rf"document 'corpus/a.jsonl:7': there are {n} entropies; there must be {expected}"
     with pytest.raises(DocumentError, match=why):
         drain(entropic(n))
 
