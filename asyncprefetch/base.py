@@ -1,40 +1,30 @@
-"""The two abstract types of a pipeline: an iterator that can say where it is, and what it says."""
+"""The two abstract types of a pipeline: an iterator that can be stopped at any item, and its state.
+
+An iterator is written in one of two forms. In the *one-class form* the annotated fields of a ``StatefulIterator`` with a
+``kind`` are its state, and the state class is made from them. In the *two-class form* the author writes the
+``IteratorState`` too, and converts between the two in ``get_state()`` and ``build()``.
+"""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from asyncprefetch import _codec
 from asyncprefetch._codec import registry
+from asyncprefetch._codec.fields import copied, is_cached_property, mentions, read_fields
+from asyncprefetch._codec.parametrised import describe, new_instance
+from asyncprefetch._codec.positions import Position, compare_configuration, is_position
 from asyncprefetch.errors import CheckpointError
 
-T = TypeVar("T")
+__all__ = ["IteratorState", "Position", "StatefulIterator", "compare_configuration", "is_position"]
+
 T_co = TypeVar("T_co", covariant=True)
-
-
-class _PositionMark:
-    """Marks a field of a state as its position in the stream."""
-
-    def __repr__(self) -> str:
-        return "Position"
-
-
-Position = Annotated[T, _PositionMark()]
-"""``offset: Position[int]`` says that a field of a state tells *where* its iterator is.
-
-Every other field is configuration: ``AsyncPrefetcherState.load(path, expect=pipeline)`` refuses a checkpoint whose
-configuration differs from the pipeline's.
-"""
 
 
 def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -44,7 +34,7 @@ def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any]
         return handler(value)
     if isinstance(value, IteratorState):
         if type(value) is not declared.__pydantic_generic_metadata__["origin"]:
-            raise ValueError(f"a {type(value).__qualname__} is no {declared.__qualname__}")
+            raise ValueError(f"a {type(value).__qualname__} is not a {declared.__qualname__}")
         # A file names the generic class; the declaration says which parametrised form it is.
         value = {name: getattr(value, name) for name in type(value).model_fields}
     elif isinstance(value, dict) and registry.kind_of(declared) is None:
@@ -56,17 +46,25 @@ def _serialize(state: IteratorState) -> Any:
     return _codec.encode_state(state, None)
 
 
-def _no_kind(cls: type[IteratorState]) -> str:
+def _no_kind(cls: type) -> str:
     return (
         f"{cls.__qualname__} has no kind of its own, so a checkpoint can't name it: declare "
         f"class {cls.__name__}(..., kind='package.name')"
     )
 
 
-class IteratorState(BaseModel):
-    """Where a :class:`StatefulIterator` is, as data: what comes after the item it yielded last.
+def _no_upgrade(cls: type, state: type, from_version: int) -> CheckpointError:
+    kind = registry.kind_of(state)
+    return CheckpointError(
+        f"{cls.__qualname__} can't read version {from_version} of {kind.name if kind else 'its state'!r}: define "
+        "upgrade(data, from_version)"
+    )
 
-    A subclass declares its fields, how a file names it, and how to build the iterator from it::
+
+class IteratorState(BaseModel):
+    """The position and the configuration of a :class:`StatefulIterator`, as data. It determines all further items.
+
+    A subclass declares its fields, the kind by which a checkpoint names it, and how to build the iterator::
 
         class CountState(IteratorState, kind="mypackage.count", version=1, aliases=()):
             stop: int
@@ -74,16 +72,16 @@ class IteratorState(BaseModel):
 
             def build(self) -> "Count": ...
 
-    The kind is not inherited: a subclass without one of its own is abstract, and making an instance is a
-    ``TypeError``. A parametrised generic is written as the generic class it comes from. Fields may hold whatever an
-    item of the stream may (see the README), other states among it, and any type that pydantic turns into JSON and back.
+    The kind is not inherited. A subclass without its own kind is abstract; making an instance raises ``TypeError``. A
+    parametrised generic class is written as the generic class. Fields may hold the same values as items of the stream,
+    other states, and any type that pydantic converts to JSON and back.
     """
 
     # By name: a checkpoint holds the names of fields, not their pydantic aliases.
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse an abstract class, however the instance is made: by a call, a validator, pickle, or a copy."""
+        """Refuse an abstract class, for calls, validation, pickle and copies alike."""
         if registry.kind_of(cls) is None:
             raise TypeError(_no_kind(cls))
         return super().__new__(cls)
@@ -91,7 +89,7 @@ class IteratorState(BaseModel):
     def __init_subclass__(
         cls, *, kind: object = None, version: object = 1, aliases: object = (), **kwargs: Any
     ) -> None:
-        # Only takes the arguments off: the class is not complete before __pydantic_init_subclass__.
+        # Only removes the arguments: the class is not complete before __pydantic_init_subclass__.
         super().__init_subclass__(**kwargs)
 
     @classmethod
@@ -108,32 +106,28 @@ class IteratorState(BaseModel):
             registry.register_kind(cls, kind, version, aliases)
 
     def build(self) -> StatefulIterator[Any]:
-        """The iterator that goes on from here. Called inside a worker.
+        """Return the iterator that continues from this state. Called inside a worker.
 
         Raises:
-            NotImplementedError: the subclass does not say how.
+            NotImplementedError: the subclass does not define it.
         """
         raise NotImplementedError(f"{type(self).__qualname__} must define build()")
 
     @classmethod
     def upgrade(cls, data: dict[str, Any], from_version: int) -> dict[str, Any]:
-        """The fields of a state that was written as ``from_version``, changed to fit this version.
+        """Return the fields of a state that was written as ``from_version``, changed to fit this version.
 
-        Called before unknown fields are refused. Override it when the version of a class grows.
+        Called before unknown fields are refused. Override it when you raise the version of a class.
 
         Raises:
-            CheckpointError: the class does not say how.
+            CheckpointError: the class does not override it.
         """
-        kind = registry.kind_of(cls)
-        raise CheckpointError(
-            f"{cls.__qualname__} can't read version {from_version} of "
-            f"{kind.name if kind else 'its state'!r}: define upgrade(data, from_version)"
-        )
+        raise _no_upgrade(cls, cls, from_version)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.__pydantic_generic_metadata__["origin"] is None:
             return super().__reduce_ex__(protocol)
-        return _new_parametrised, (_described(type(self)),), self.__getstate__()
+        return new_instance, (describe(type(self)),), self.__getstate__()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -144,88 +138,208 @@ class IteratorState(BaseModel):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Parametrised:
-    """A parametrised class, which is no attribute of its module, in a form that pickle can carry."""
+class _FieldsState(IteratorState, frozen=True, validate_default=True):
+    """The state of an iterator in the one-class form: each such class has a subclass of this one, ``Count.State``."""
 
-    origin: Any
-    args: tuple[Any, ...]
+    _iterator: ClassVar[type[StatefulIterator[Any]]]
+    _built: ClassVar[frozenset[str]]
+    """The names of fields with iterators: the iterator holds iterators there, and the state holds their states."""
 
+    def __repr_name__(self) -> str:
+        return type(self).__qualname__
 
-def _described(argument: Any) -> Any:
-    generic = getattr(argument, "__pydantic_generic_metadata__", None)
-    if not generic or generic["origin"] is None:
-        return argument
-    return _Parametrised(generic["origin"], tuple(map(_described, generic["args"])))
+    def build(self) -> StatefulIterator[Any]:
+        """Return the iterator that continues from this state."""
+        iterator = self._iterator.__new__(self._iterator)
+        _fill(iterator, self)
+        return iterator
 
-
-def _found(description: Any) -> Any:
-    if not isinstance(description, _Parametrised):
-        return description
-    return description.origin[tuple(map(_found, description.args))]
-
-
-def _new_parametrised(description: _Parametrised) -> IteratorState:
-    cls: type[IteratorState] = _found(description)
-    return cls.__new__(cls)
+    @classmethod
+    def upgrade(cls, data: dict[str, Any], from_version: int) -> dict[str, Any]:
+        """Return the fields as :meth:`StatefulIterator.upgrade` changes them."""
+        return cls._iterator.upgrade(data, from_version)
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True, field_specifiers=(Field,))
 class StatefulIterator(ABC, Generic[T_co]):
-    """A synchronous iterator, run inside a worker, that can say at any item where it is.
+    """A synchronous iterator that can be stopped at any item and continued exactly. It runs inside a worker.
 
-    ``get_state()`` is called before the first item, while the iterator is suspended after a yield, and after the end.
-    It describes exactly what comes after the item last yielded, and must not change when the iterator goes on. At the
-    same item its positions are the same, however often the iterator was resumed on the way: iterators around it, which
-    draw from it again when they are resumed, compare them to find out whether it still gives what it gave.
+    In the one-class form the class has a ``kind``, and its annotated fields are its state::
+
+        class Count(StatefulIterator[int], kind="mypackage.count", version=1, aliases=()):
+            stop: int
+            position: Position[int] = 0
+
+            def create_iter(self) -> Iterator[int]:
+                while self.position < self.stop:
+                    self.position += 1
+                    yield self.position - 1
+
+    ``Count(stop=20)`` validates its arguments as a pydantic model does. The class ``Count.State``, ``get_state()`` and
+    ``Count.State.build()`` are made from the fields. The iterator owns its fields: values are copied into it and into each
+    state, and of an iterator that is given for a field, a new one is built from its state. Names that begin with an
+    underscore and ``ClassVar`` are not fields. The kind is not inherited; fields are.
+
+    In the two-class form the class has no kind, and defines ``get_state()``, which returns a state of a class of its own.
+    Type checkers expect a constructor made from fields for every subclass that defines none: declare a subclass that
+    inherits its ``__init__`` with ``init=False``, which does nothing else.
     """
 
-    @abstractmethod
+    State: ClassVar[type[IteratorState]]
+    """The state class of an iterator in the one-class form."""
+
+    def __init_subclass__(
+        cls,
+        *,
+        kind: str | None = None,
+        version: int = 1,
+        aliases: tuple[str, ...] | list[str] = (),
+        init: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            _make_state(cls, kind, version, aliases)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse a class that neither has a kind of its own nor defines ``get_state()``."""
+        self = super().__new__(cls)
+        if "State" not in vars(cls):
+            if hasattr(cls, "State"):
+                raise TypeError(_no_kind(cls))
+            if cls.get_state is StatefulIterator.get_state:
+                raise TypeError(f"{_no_kind(cls)}, or define get_state()")
+        return self
+
+    def __init__(self, /, *positional: Any, **fields: Any) -> None:
+        """Set the fields of the one-class form, then call :meth:`post_init`.
+
+        A class may define an ``__init__`` with arguments of its own. That one must call ``super().__init__(field=...)``.
+        ``State.build()`` does not call it.
+
+        Raises:
+            TypeError: a field was given by position.
+            ValueError: a field is missing, unknown, or its value does not fit (``pydantic.ValidationError``).
+        """
+        cls = type(self)
+        if "State" not in vars(cls):
+            super().__init__(*positional, **fields)  # the two-class form: another base class may take them
+            return
+        if positional:
+            usage = ", ".join(f"{name}=..." for name in cls.State.model_fields)
+            raise TypeError(f"{cls.__qualname__} takes its fields by keyword: {cls.__qualname__}({usage})")
+        _fill(self, cls.State(**fields))
+
     def get_state(self) -> IteratorState:
-        """Where the iterator is: the state from which everything that it has not yielded yet can be made again."""
+        """Return the state from which all items that were not yielded yet can be made again.
+
+        It is called before the first item, while the iterator is suspended after a yield, and after the end. The state
+        describes exactly what comes after the item last yielded, and must not change when the iterator advances. At the
+        same item the positions must be the same, no matter how often the iterator was resumed before: iterators around
+        it that draw again on resume compare them, to detect that the data has changed.
+
+        In the one-class form it copies the fields. Override it there only to set fields first, and return
+        ``super().get_state()``.
+
+        Raises:
+            AttributeError: one-class form: a field has no value.
+            TypeError: one-class form: the value of a field can't be copied.
+            ValueError: one-class form: the value of a field does not fit its annotation.
+        """
+        state: Any = type(self).State
+        values = {}
+        # Never by self.__dict__: on Python 3.11 and 3.12 every later access to an attribute would be slower.
+        for name in state.model_fields:
+            try:
+                replaced = StatefulIterator if name in state._built else ()
+                values[name] = copied(getattr(self, name), replaced, _state_of)
+            except (TypeError, AttributeError) as error:
+                error.add_note(
+                    f"raised while copying the field {name!r} of {type(self).__qualname__} into its state. If the field has "
+                    "no value, an __init__ did not call super().__init__(...) with the fields. What is not data belongs in "
+                    "an attribute whose name begins with an underscore; make it in post_init()"
+                )
+                raise
+        built: IteratorState = state(**values)
+        return built
 
     @abstractmethod
     def create_iter(self) -> Iterator[T_co]:
-        """The items that are still to come. A second call goes on from where the first stopped."""
+        """Return an iterator over the items that were not yielded yet. A second call continues where the first stopped."""
+
+    def __iter__(self) -> Iterator[T_co]:
+        """Return :meth:`create_iter`, so that ``for item in iterator`` yields the items that were not yielded yet."""
+        return iter(self.create_iter())
+
+    def post_init(self) -> None:
+        """Called in the one-class form when the fields are set: after construction and after ``State.build()``.
+
+        Override it to check fields together, and to make what is not data: open files, caches, generators.
+        """
+
+    @classmethod
+    def upgrade(cls, data: dict[str, Any], from_version: int) -> dict[str, Any]:
+        """Return the fields of a state that was written as ``from_version``, changed to fit this version.
+
+        Called in the one-class form before unknown fields are refused. Override it when you raise the version of a class.
+
+        Raises:
+            CheckpointError: the class does not override it.
+        """
+        raise _no_upgrade(cls, cls.State, from_version)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """For a field that is an iterator, a state holds the state of that iterator."""
+        state = vars(cls).get("State", IteratorState)
+        return core_schema.no_info_before_validator_function(partial(_state_given, cls), handler.generate_schema(state))
 
 
-def is_position(field: FieldInfo) -> bool:
-    """Whether a field of a state is marked as its position."""
-    return any(isinstance(mark, _PositionMark) for mark in field.metadata)
+def _make_state(cls: Any, kind: str, version: int, aliases: tuple[str, ...] | list[str]) -> None:
+    """Give the class in the one-class form its ``State``."""
+    fields: dict[str, Any] = read_fields(cls, StatefulIterator, reserved=_FieldsState)
+    if "State" in vars(cls) or "State" in fields:
+        raise TypeError(f"{cls.__qualname__}.State can't be defined beside a kind: it is made from the fields")
+    state = create_model(
+        "State", __base__=_FieldsState, __module__=cls.__module__, __cls_kwargs__={"title": cls.__qualname__}, **fields
+    )
+    state.__qualname__ = f"{cls.__qualname__}.State"
+    state.__doc__ = f"The state of a ``{cls.__qualname__}``."
+    state._iterator = cls
+    state._built = frozenset(name for name, (annotation, _) in fields.items() if mentions(annotation, StatefulIterator))
+    registry.register_kind(state, kind, version, aliases)
+    cls.State = state
 
 
-def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
-    """One line for each field, outside of positions, in which two states (or nests that hold states) differ."""
-    if isinstance(saved, IteratorState) and isinstance(given, IteratorState):
-        # Not by type: read from a file, a parametrised generic may be the class that it comes from.
-        if registry.kind_of(type(saved)) is registry.kind_of(type(given)):
-            return [
-                line
-                for name, field in type(saved).model_fields.items()
-                if not is_position(field)
-                for line in compare_configuration(getattr(saved, name), getattr(given, name), f"{path}.{name}")
-            ]
-    elif type(saved) is type(given):
-        if isinstance(saved, list | tuple) and len(saved) == len(given):
-            pairs = enumerate(zip(saved, given, strict=True))
-            return [line for i, (a, b) in pairs for line in compare_configuration(a, b, f"{path}[{i}]")]
-        if isinstance(saved, dict) and saved.keys() == given.keys():
-            return [line for k in saved for line in compare_configuration(saved[k], given[k], f"{path}[{k!r}]")]
-        if _same(saved, given):
-            return []
-    return [f"{path}: saved {_brief(saved)}, given {_brief(given)}"]
+def _fill(iterator: StatefulIterator[Any], state: Any) -> None:
+    """Set the fields to copies of what the state holds."""
+    built = state._built
+    for name in type(state).model_fields:
+        value = getattr(state, name)
+        setattr(iterator, name, copied(value, IteratorState, _build) if name in built else copied(value, (), _build))
+    iterator.post_init()
 
 
-def _same(saved: Any, given: Any) -> bool:
-    if isinstance(saved, np.ndarray):  # of whatever memory order
-        same_kind = saved.dtype == given.dtype and saved.shape == given.shape
-        return same_kind and _codec.raw_bytes(saved) == _codec.raw_bytes(given)
-    try:
-        # To the bit: == does not tell 1 from 1.0, nor find NaN equal, nor say anything of what holds arrays.
-        texts = (json.dumps(_codec.encode(value, None), sort_keys=True) for value in (saved, given))
-        return next(texts) == next(texts)
-    except CheckpointError:
-        return bool(saved == given)
+def _state_given(declared: type[StatefulIterator[Any]], value: Any) -> Any:
+    if isinstance(value, declared):
+        return value.get_state()
+    if not isinstance(value, IteratorState | dict):
+        raise ValueError(f"must be a {declared.__qualname__}, not {_codec.brief(value)}")
+    return value
 
 
-def _brief(value: Any) -> str:
-    return type(value).__qualname__ if isinstance(value, IteratorState) else _codec.brief(value)
+def _state_of(iterator: StatefulIterator[Any]) -> IteratorState:
+    return iterator.get_state()
+
+
+def _build(state: IteratorState) -> StatefulIterator[Any]:
+    return state.build()
+
+
+def find_forgotten(iterator: StatefulIterator[Any]) -> list[str]:
+    """Return the public attributes of an iterator in the one-class form that are not fields: no state holds them."""
+    cls = type(iterator)
+    if "State" not in vars(cls):
+        return []
+    names = [name for name in vars(iterator) if not name.startswith("_") and name not in cls.State.model_fields]
+    return [name for name in names if not is_cached_property(cls, name)]

@@ -1,4 +1,4 @@
-"""The batch that a language model's training step takes."""
+"""The batch of a training step of a language model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from asyncprefetch.errors import CheckpointError
 @register("asyncprefetch.Batch")
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Arrays of one training step. Any dtype will do; those named are what the library's own iterators make.
+    """The arrays of one training step. They may have any dtype; those given here are from the library's own iterators.
 
     Attributes:
         x: inputs, int64 of shape ``(batch_size, sequence_length)``.
-        y: targets, of the shape of ``x``: in language modelling ``y[:, i]`` is the token after ``x[:, i]``.
-        mask: bool of the shape of ``y``, true where a target is real; ``None`` where all are.
+        y: targets, with the shape of ``x``: in language modelling ``y[:, i]`` is the token after ``x[:, i]``.
+        mask: bool with the shape of ``y``, true where a target is real; ``None``: all targets are real.
         patch_lengths: int64 of shape ``(batch_size, patches)``, or ``None``.
         ngram_ids: int64 of shape ``(sizes, batch_size, sequence_length)``, or ``None``.
     """
@@ -33,19 +33,19 @@ class Batch:
     ngram_ids: npt.NDArray[Any] | None = None
 
     def to_python_dict(self) -> dict[str, Any]:
-        """The batch as JSON-able data, exact: each array with its dtype, its shape, and its bytes as base64.
+        """Return the batch as data that JSON can hold: each array with its dtype, its shape, and its bytes as base64.
 
         Raises:
-            CheckpointError: an array is of a dtype that has no exact description (objects).
+            CheckpointError: an array has a dtype that can't be described exactly, such as objects.
         """
         return {f.name: _codec.encode(getattr(self, f.name), None, name=f.name) for f in fields(self)}
 
     @classmethod
     def from_python_dict(cls, data: dict[str, Any]) -> Batch:
-        """The batch that :meth:`to_python_dict` described, with arrays of its own.
+        """Return the batch that :meth:`to_python_dict` described, with new arrays.
 
         Raises:
-            CheckpointError: the data is malformed, lacks ``x`` or ``y``, or has a field that a batch hasn't.
+            CheckpointError: the data is malformed, lacks ``x`` or ``y``, or has an unknown field.
         """
         if not isinstance(data, dict):
             raise CheckpointError(f"a Batch is described by a dict, not by a {type(data).__qualname__}")

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from asyncprefetch._wire.tensors import as_array, is_tensor
 from asyncprefetch._worker import use_after_yield
-from asyncprefetch.base import IteratorState, StatefulIterator
+from asyncprefetch.base import IteratorState, StatefulIterator, find_forgotten
 
 _MISSING = object()
 
@@ -124,6 +124,11 @@ class _Reference:
 
         with _at("get_state() changes what the iterator yields"):
             self._walk(iterator, 0, record)
+        for name in find_forgotten(iterator):
+            raise AssertionError(
+                f"{type(iterator).__qualname__} has the attribute {name!r}, which is not a field, so no state holds it: "
+                "annotate it in the class body, or let its name begin with an underscore"
+            )
         for position, (state, text) in enumerate(zip(taken, self.states, strict=True)):
             with _at(f"the state taken {self.name(position)} changed when the iterator continued"):
                 assert_items_equal(_load(text), _load(state.model_dump_json()), "state")

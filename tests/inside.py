@@ -84,7 +84,7 @@ from asyncprefetch._worker.slot_allocator import SlotAllocator
 from asyncprefetch._worker.slots import Slots, SlotState
 from asyncprefetch._worker.worker_socket import WorkerSocket
 from asyncprefetch.iterators._functions import called, named
-from asyncprefetch.iterators._position_digest import witness_of
+from asyncprefetch.iterators._position_digest import position_digest
 from asyncprefetch.iterators._random import permutation, uniforms
 from asyncprefetch.iterators.text import _blocks, _files
 from asyncprefetch.iterators.text._formats import columnar, jsonl, parquet

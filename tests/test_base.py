@@ -160,9 +160,9 @@ def test_a_nested_state_is_checked_against_the_declared_type_of_its_field(fields
 
 
 def test_a_state_of_another_class_than_asked_for_is_refused():
-    with pytest.raises(ValidationError, match="a Leaf is no Special"):
+    with pytest.raises(ValidationError, match="a Leaf is not a Special"):
         Special.model_validate_json(Leaf().model_dump_json())
-    with pytest.raises(ValidationError, match="a Leaf is no Special"):
+    with pytest.raises(ValidationError, match="a Leaf is not a Special"):
         Special.model_validate(Leaf())
     assert type(Leaf.model_validate_json(Special().model_dump_json())) is Special
 
@@ -190,7 +190,7 @@ def test_the_declared_parameter_is_checked():
     text = Box[str](value="no number").model_dump_json()
     with pytest.raises(ValidationError):
         Box[int].model_validate_json(text)
-    with pytest.raises(ValidationError, match=r"a Box\[str\] is no Box\[int\]"):
+    with pytest.raises(ValidationError, match=r"a Box\[str\] is not a Box\[int\]"):
         Box[int].model_validate(Box[str](value="1"))
     with pytest.raises(CheckpointError, match="does not fit"):
         _codec.decode(state("tests.base.holder", {"box": json.loads(text)}), None)
@@ -314,7 +314,7 @@ def test_extra_fields_come_back_where_a_class_takes_them(through):
 
 
 def test_an_extra_field_whose_name_would_not_come_back_is_refused():
-    with pytest.raises(CheckpointError, match=r"state: .*Loose has an extra field of a name"):
+    with pytest.raises(CheckpointError, match=r"state: .*Loose has an extra field with a name"):
         _codec.encode_state(Loose(**{"a": 1, "$": 2}), None)
 
 

@@ -238,8 +238,8 @@ with_attribute.more = 1  # type: ignore[attr-defined]
         (Unregistered, "Unregistered is not registered"),
         (len, "builtins.len is not registered"),
         (np.add, "is not registered|can't hold a numpy.ufunc"),  # numpy 1 gives it no qualified name
-        (Tagged(), "is registered, but is no plain dataclass"),
-        (DictAndMore(), "is registered, but is no plain dataclass"),
+        (Tagged(), "is registered, but is not a plain dataclass"),
+        (DictAndMore(), "is registered, but is not a plain dataclass"),
         (with_attribute, "has no field 'more'"),
         (Colour.RED, "can't hold a .*Colour"),
         (Text("a"), "can't hold a .*Text"),

@@ -360,7 +360,7 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
     assert "shard 1.items: saved 'int', given 'batch'" in str(caught.value)
     with pytest.raises(CheckpointError, match="is of 2 shards, and the expected pipeline has 1"):
         await AsyncPrefetcherState.load(path, expect=Count(5))
-    with pytest.raises(CheckpointError, match="saved CountState, given FromIterableState"):
+    with pytest.raises(CheckpointError, match=r"saved CountState, given FromIterable\.State"):
         await AsyncPrefetcherState.load(path, expect=[from_iterable(pipelines.lines), Count(6, 100)])
 
 

@@ -1,10 +1,13 @@
-"""The checkpoint codec: a nest of known and registered types <-> JSON structure and raw leaves.
+"""The checkpoint codec: a nest of known and registered types <-> a JSON structure and raw leaves.
 
-The structure is plain JSON. What JSON can't say is an object with the key ``"$"``, a *node*: ``{"$": "tuple", "v": []}``.
-The bytes of arrays, strings of bytes and long texts are *leaves*: they lie outside of the structure, in a list, and the
-structure holds their index; or, where there is no list (the JSON of one iterator state), in the structure as base64.
+The structure is plain JSON. A value that JSON has no form for is an object with the key ``"$"``, a *node*:
+``{"$": "tuple", "v": []}``. The bytes of arrays, byte strings and long texts are *leaves*. They are in a list outside of the
+structure, which holds their index. Where there is no such list, as in the JSON of one iterator state, they are in the
+structure as base64.
 
-Decoding constructs built-in types, numpy arrays, and classes that were registered (``_registry``), nothing else.
+Decoding constructs built-in types, numpy arrays, and classes that were registered (``registry``), and nothing else.
+
+``positions``, ``fields`` and ``parametrised`` are what ``asyncprefetch.base`` is made of.
 """
 
 from asyncprefetch._codec.arrays import raw_bytes

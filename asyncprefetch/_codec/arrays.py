@@ -1,4 +1,4 @@
-"""Arrays as bytes: what dtype they are of, in JSON, and back, to the last bit and to the last property."""
+"""Arrays as bytes and their dtypes as JSON, and back: every bit and every property of the dtype is kept."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MOST_OF_NOTHING = 1 << 16
 
 
 def is_vast(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-    """Whether an array of no bytes has so many rows, or elements, that to iterate over it would take for ever.
+    """Return whether an array without bytes has so many rows or elements that iterating over it would never end.
 
-    Few bytes of a file could name such a one, where a state declares a tuple.
+    A few bytes of a hostile file can name such an array where a state declares a tuple.
     """
     rows = math.prod(n for n in shape if n)
     return rows > _MOST_OF_NOTHING and (0 in shape or dtype.itemsize == 0)
 
 
 def raw_bytes(array: npt.NDArray[Any], order: Literal["C", "F"] = "C") -> bytes:
-    """The bytes of all items, one after another."""
-    # As one field: tobytes() of a view fills the padding between fields with whatever lies in memory.
+    """Return the bytes of all items, one after another."""
+    # View it as one field: tobytes() of a structure fills the padding between fields with arbitrary memory.
     whole = array.view(f"V{array.dtype.itemsize}") if array.dtype.fields else array
     return whole.tobytes(order)
 
@@ -41,14 +41,14 @@ def describe_dtype(dtype: np.dtype[Any], path: str) -> JsonValue:
         read = None if described is None else read_dtype(described)
     except (CheckpointError, ValueError, TypeError):
         read = None
-    # Equality alone takes an aligned structure for a packed one, and a record for a void.
+    # With == alone, an aligned structure equals a packed one, and a record equals a void.
     if read is None or read != dtype or repr(read) != repr(dtype):
         refuse(path, f"a checkpoint can't hold dtype {dtype!r}")
     return described
 
 
 def _dtype_structure(dtype: np.dtype[Any]) -> JsonValue:
-    """The dtype as JSON; ``None``, also for a part, where it has parts of which nothing is known."""
+    """Return the dtype as JSON, or ``None`` if it, or a part of it, has properties that JSON can't describe."""
     if dtype.metadata is not None:
         return None
     if dtype.subdtype is not None:
@@ -68,13 +68,13 @@ def _dtype_structure(dtype: np.dtype[Any]) -> JsonValue:
 
 def read_array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise malformed(f"dtype {dtype} and shape {shape!r:.60} do not make {len(data)} bytes")
+        raise malformed(f"dtype {dtype} and shape {shape!r:.60} do not fit {len(data)} bytes")
     if is_vast(dtype, shape):
         raise malformed(f"an array of no bytes and of shape {shape!r:.60}")
-    # Not np.empty, which turns strings of length 0 into strings of length 1.
+    # np.empty would turn strings of length 0 into strings of length 1.
     array: npt.NDArray[Any] = np.ndarray(shape, dtype, order=order)
     if data:
-        # As bytes: assigning items would leave the padding of structures as it lay in memory.
+        # Copy bytes: assigning items would leave arbitrary memory in the padding of structures.
         flat = (array.T if order == "F" else array).reshape(-1)
         flat.view(np.uint8)[:] = np.frombuffer(data, np.uint8)
     return array
@@ -87,7 +87,7 @@ def read_shape(given: JsonValue) -> tuple[int, ...]:
 
 
 def read_dtype(described: JsonValue, depth: int = 0) -> np.dtype[Any]:
-    # Only what _dtype_structure writes: numpy's own reader knows many more strings, objects among them.
+    # Accept only what _dtype_structure writes: numpy accepts many more strings, some of which mean objects.
     if isinstance(described, str) and _PLAIN_DTYPE.fullmatch(described):
         return np.dtype(described)
     if isinstance(described, dict) and depth < 16:

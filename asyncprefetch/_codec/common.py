@@ -1,4 +1,4 @@
-"""What writing and reading the structure share: limits, names, and the two ways to refuse."""
+"""The common part of the encoder and the decoder: limits, names, and errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import JsonValue, ValidationError
 from asyncprefetch.errors import CheckpointError
 
 MAX_DEPTH = 64
-"""Deepest nesting of one item or state: far beyond any real one. A level is at most two of JSON, and pydantic's parser
-takes 200 of those."""
+"""The deepest nesting of an item or a state, far beyond any real one. Each level is at most two levels of JSON, and
+pydantic's parser accepts 200 of these."""
 
 COMPLEX = struct.Struct("<dd")
 DOUBLE = struct.Struct("<d")
@@ -22,42 +22,42 @@ DOUBLE = struct.Struct("<d")
 _MAX_OF_ONE_HASH = 256
 
 UNSET: JsonValue = {"$": "unset"}
-"""In place of the value of a dataclass field that has none."""
+"""Stands for a dataclass field that has no value."""
 
 
 class UnsupportedError(CheckpointError):
-    """A checkpoint can't hold a value; the message names its path in the nest and the reason."""
+    """A checkpoint can't hold a value. The message names its path in the nest and the reason."""
 
 
 def refuse(path: str, reason: str) -> NoReturn:
-    """A checkpoint can't hold what lies at ``path``."""
+    """Raise the error for a value at ``path`` that a checkpoint can't hold."""
     raise UnsupportedError(f"{path}: {reason}")
 
 
 def malformed(reason: str) -> CheckpointError:
-    """The error for a structure that this codec did not write."""
+    """Return the error for a structure that this codec did not write."""
     return CheckpointError(f"malformed structure: {reason:.1000}")
 
 
 def unknown_names(cls: Any, names: Any, known: Any) -> str:
-    """What to say of attributes that are neither fields nor cached properties; empty if there are none."""
+    """Return a message about attributes that are neither fields nor cached properties, or an empty string."""
     unknown = set(names).difference(known)
-    if unknown:  # looked up only now, for it is rare and slow
+    if unknown:  # looked up only here, because it is rare and slow
         cached = (n for c in cls.__mro__ for n, v in vars(c).items() if isinstance(v, functools.cached_property))
         unknown.difference_update(cached)
     return f"{qualified_name(cls)} has no field {', '.join(sorted(map(repr, unknown)))}" if unknown else ""
 
 
 def crowded(keys: Iterable[Any]) -> bool:
-    """Whether so many keys have one hash that a dict of them takes time in the square of their number.
+    """Return whether so many keys have the same hash that a dict of them takes quadratic time.
 
-    By chance it does not happen; but a file can name as many such numbers or tuples as it likes.
+    This does not happen by chance, but a hostile file can hold any number of such keys.
     """
     return max(Counter(map(hash, keys)).values(), default=0) > _MAX_OF_ONE_HASH
 
 
 def brief(value: Any) -> str:
-    """What to call a value in messages, whatever it is: that of a hostile file may have no ``repr()``."""
+    """Return a short description of a value. A value from a hostile file may have no ``repr()``."""
     try:
         text = repr(value)
     except Exception:
@@ -66,13 +66,13 @@ def brief(value: Any) -> str:
 
 
 def told(error: ValidationError) -> str:
-    """What an error says, in bounded length: there may be one for each element of a large array."""
+    """Return an error's text in bounded length: there may be an error for each element of a large array."""
     count = error.error_count()
     return f"{error!s:.2000}" if count <= 100 else f"{count} errors"
 
 
 def is_utf8(text: str) -> bool:
-    """Whether JSON can hold the text: it has no lone surrogates."""
+    """Return whether JSON can hold the text: it has no lone surrogates."""
     if text.isascii():
         return True
     try:
@@ -83,5 +83,5 @@ def is_utf8(text: str) -> bool:
 
 
 def qualified_name(obj: Any) -> str:
-    """What to call a class or a function in messages."""
+    """Return the name of a class or a function for messages."""
     return f"{getattr(obj, '__module__', None)}.{obj.__qualname__}"

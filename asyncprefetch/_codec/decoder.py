@@ -1,4 +1,4 @@
-"""A structure and its leaves -> the item, or the state. What is malformed, or names what is unknown, is refused."""
+"""A structure and its leaves -> the item or the state. Malformed structures and unknown names are refused."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from asyncprefetch.errors import CheckpointError
 
 
 def decode(structure: JsonValue, leaves: Sequence[bytes] | None) -> Any:
-    """What ``structure`` describes, with arrays of its own (writable copies of the leaves).
+    """Return what ``structure`` describes. Arrays are writable copies of the leaves.
 
-    Time and memory are bounded by the size of structure and leaves: one call uses each leaf once.
+    Time and memory are bounded by the size of structure and leaves: each leaf is used at most once.
 
     Raises:
         CheckpointError: the structure is malformed, or names a kind or a tag that is not registered.
@@ -40,7 +40,7 @@ def decode(structure: JsonValue, leaves: Sequence[bytes] | None) -> Any:
         return _Decoder(leaves).decode(structure, 0)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever numpy, or a registered class's own __hash__, makes of malformed data
+    except Exception as error:  # numpy, or the __hash__ of a registered class, may raise anything for malformed data
         raise malformed(f"{type(error).__name__}: {error}") from error
 
 
@@ -56,7 +56,7 @@ class _Decoder:
             return node
         if isinstance(node, float):
             if not math.isfinite(node):
-                raise malformed(f"{node} is no JSON")
+                raise malformed(f"{node} is not JSON")
             return node
         if isinstance(node, list):
             return [self.decode(v, depth + 1) for v in node]
@@ -75,7 +75,7 @@ class _Decoder:
             return base64.b64decode(ref, validate=True)
         if self._leaves is None or type(ref) is not int or not 0 <= ref < len(self._leaves):
             raise malformed(f"there is no leaf {ref!r:.60}")
-        if ref in self._used:  # a small file could name a large leaf a million times
+        if ref in self._used:  # otherwise a small file could name a large leaf a million times
             raise malformed(f"leaf {ref} is used twice")
         self._used.add(ref)
         return self._leaves[ref]
@@ -162,7 +162,7 @@ class _Decoder:
         values = self._attributes(node, cls, cls.model_fields, depth)
         extra, private, names = (self.decode(node[part], depth + 1) for part in ("extra", "private", "set"))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise malformed("names of fields that are no texts")
+            raise malformed("names of fields that are not strings")
         if (extra is not None) != (cls.model_config.get("extra") == "allow"):
             raise malformed(f"extra fields of {qualified_name(cls)}")
         unknown = unknown_names(cls, private or (), cls.__private_attributes__)
@@ -182,7 +182,7 @@ class _Decoder:
 
     def _dataclass(self, node: dict[str, JsonValue], depth: int) -> Any:
         cls = self._class(node, depth, dataclasses.is_dataclass)
-        # As pickle does it: no __init__ and no __post_init__, which may have run on other values.
+        # As in pickle, __init__ and __post_init__ are not called: the values may have changed since they ran.
         value = object.__new__(cls)
         for name, part in self._attributes(node, cls, [f.name for f in dataclasses.fields(cls)], depth).items():
             object.__setattr__(value, name, part)
@@ -200,7 +200,7 @@ class _Decoder:
         kind = registry.find_kind(name) if isinstance(name, str) else None
         if kind is None:
             raise CheckpointError(_unknown("kind", name, "an IteratorState with kind={!r:.100}"))
-        # Fields that look like a node would be decoded a second time when the class validates them.
+        # Refuse fields that look like a node: the class would decode them a second time when it validates them.
         if type(version) is not int or version < 1 or not isinstance(fields, dict) or "$" in fields:
             raise malformed(f"state {name!r:.100} of version {version!r:.60}")
         return read_state(kind, {k: self.decode(v, depth + 1) for k, v in fields.items()}, version)
@@ -228,10 +228,10 @@ _DECODERS: dict[str, tuple[Callable[[_Decoder, dict[str, JsonValue], int], Any],
 
 
 def read_state(kind: registry.Kind, values: dict[str, Any], version: int) -> Any:
-    """A state from the decoded fields that a file holds, upgraded if they were written by an earlier version.
+    """Return a state from its decoded fields, which are upgraded if an earlier version wrote them.
 
     Raises:
-        CheckpointError: the fields are of a newer version, can't be upgraded, or don't fit the class.
+        CheckpointError: the fields are from a newer version, can't be upgraded, or do not fit the class.
     """
     cls: Any = kind.cls
     if version > kind.version:
@@ -245,7 +245,7 @@ def read_state(kind: registry.Kind, values: dict[str, Any], version: int) -> Any
         raise
     except ValidationError as error:
         raise CheckpointError(f"state {kind.name!r} does not fit {qualified_name(cls)}: {told(error)}") from error
-    except Exception as error:  # of the class's own upgrade() or validators
+    except Exception as error:  # raised by upgrade() or a validator of the class
         raise CheckpointError(
             f"reading version {version} of state {kind.name!r} by {qualified_name(cls)} failed: "
             f"{type(error).__name__}: {error!s:.2000}"

@@ -1,4 +1,4 @@
-"""An item, or a state, -> its structure and its leaves."""
+"""An item or a state -> its structure and its leaves."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from asyncprefetch._codec.decoder import decode
 from asyncprefetch.errors import CheckpointError
 
 _MAX_INT = 2**63
-_LONG_TEXT = 256  # from so many characters on a text is a leaf: in a file's header it would be escaped twice over
+_LONG_TEXT = 256  # a text with this many characters is a leaf: in the header of a file it would be escaped twice
 _BUILT_IN = (dict, list, tuple, set, frozenset, deque, str, bytes, bytearray, int, float, complex, np.ndarray)
 
 
 def encode(item: Any, leaves: list[bytes] | None, *, name: str = "item") -> JsonValue:
-    """The structure of ``item``; its raw leaves are copied and appended to ``leaves``, or inlined if that is ``None``.
+    """Return the structure of ``item``. Copies of its raw leaves are appended to ``leaves``, or inlined if that is ``None``.
 
     Raises:
-        CheckpointError: a part of the item is of a type that a checkpoint can't hold; the message names its path.
-            Some leaves may have been appended by then.
+        CheckpointError: a part of the item has a type that a checkpoint can't hold; the message names its path.
+            Some leaves may have been appended already.
     """
     return _Encoder(leaves, coerce=False).encode(item, name, 0)
 
 
 def encode_state(state: BaseModel, leaves: list[bytes] | None) -> JsonValue:
-    """The structure of an iterator state, by its runtime type, with every nested state by its own.
+    """Return the structure of an iterator state by its runtime type, with every nested state by its own.
 
-    Fields of further types that pydantic can turn into JSON (paths, enums, dates, unregistered models) are written so,
-    and read back through the declared type of their field. A state that has such fields is read back at once, to see
-    that they come back as they were.
+    Fields of other types that pydantic can convert to JSON (paths, enums, dates, unregistered models) are written in that
+    form, and read through the declared type of their field. A state with such fields is read back at once, to check that
+    they come back unchanged.
 
     Raises:
         CheckpointError: a field can't be held by a checkpoint, or would be read back as something else.
@@ -73,13 +73,13 @@ def encode_state(state: BaseModel, leaves: list[bytes] | None) -> JsonValue:
             if again.coerced.get(path) != was:
                 what = f"a {qualified_name(was[0])} would be read back as something else"
                 refuse(path, f"{what}; declare it as the field's type, or register it")
-        if json.dumps(read) != json.dumps(structure) or mirror != leaves:  # by ==, 1 would be 1.0
+        if json.dumps(read) != json.dumps(structure) or mirror != leaves:  # with ==, 1 equals 1.0
             refuse("state", "a field would be read back as something else; declare exact types")
     return structure
 
 
 def explain_unsupported(item: Any) -> str | None:
-    """Where and why a checkpoint can't hold ``item``, or ``None`` if it can. Copies no array."""
+    """Return where and why a checkpoint can't hold ``item``, or ``None`` if it can. Copies no array."""
     try:
         _Encoder(None, coerce=False, dry=True).encode(item, "item", 0)
     except UnsupportedError as error:
@@ -120,7 +120,7 @@ class _Encoder:
         return value if -_MAX_INT <= value < _MAX_INT else {"$": "int", "v": hex(value)}
 
     def _float(self, value: float, path: str, depth: int) -> JsonValue:
-        # All bits of a NaN are kept: its sign and payload may mean something to whoever made it.
+        # Keep all bits of a NaN: its sign and payload may have a meaning.
         return value if math.isfinite(value) else {"$": "float", "v": DOUBLE.pack(value).hex()}
 
     def _complex(self, value: complex, path: str, depth: int) -> JsonValue:
@@ -132,7 +132,7 @@ class _Encoder:
         return {"$": "str", "v": self._leaf(lambda: _utf8(value))}
 
     def _numpy_str(self, value: np.str_, path: str, depth: int) -> JsonValue:
-        # Not a "scalar": as an array of one element it would lose NULs at its end.
+        # It is not written as "scalar": an array of one element would lose NULs at the end.
         return {"$": "numpy.str", "v": self._leaf(lambda: _utf8(value))}
 
     def _numpy_bytes(self, value: np.bytes_, path: str, depth: int) -> JsonValue:
@@ -150,7 +150,7 @@ class _Encoder:
     def _dict(self, value: Mapping[Any, Any], path: str, depth: int) -> JsonValue:
         if all(type(k) is str and is_utf8(k) for k in value) and "$" not in value:
             return {k: self.encode(v, f"{path}[{k!r}]", depth + 1) for k, v in value.items()}
-        if crowded(value):  # it would not be read
+        if crowded(value):  # the decoder would refuse it
             refuse(path, "too many keys of one hash")
         keys: list[JsonValue] = [self.encode(k, f"{path} key {brief(k)}", depth + 1) for k in value]
         return {
@@ -160,9 +160,9 @@ class _Encoder:
         }
 
     def _array(self, value: npt.NDArray[Any], path: str, depth: int) -> JsonValue:
-        if is_vast(value.dtype, value.shape):  # it would not be read
+        if is_vast(value.dtype, value.shape):  # the decoder would refuse it
             refuse(path, f"a checkpoint can't hold an array of no bytes and of shape {value.shape}")
-        # Memory order travels with it: a Fortran array comes back as one.
+        # Memory order is kept: a Fortran array comes back as one.
         order: Literal["C", "F"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         return {
             "$": "array",
@@ -195,13 +195,13 @@ class _Encoder:
         except AttributeError as error:
             refuse(path, f"an incomplete {qualified_name(type(value))}: {error}")
         if "$" in values:
-            refuse(path, f"{qualified_name(type(value))} has an extra field of a name that can't be written: '$'")
+            refuse(path, f"{qualified_name(type(value))} has an extra field with a name that can't be written: '$'")
         return {n: self.encode(v, f"{path}.{n}", depth + 1) for n, v in values.items()}
 
     def _tagged(self, value: Any, tag: str, path: str, depth: int) -> JsonValue:
         cls = type(value)
         if isinstance(value, BaseModel):
-            # What pickle carries over, so that both ways of crossing give the same object.
+            # The same parts as in pickle, so that the codec and pickle give the same object.
             parts = value.__getstate__()
             return {
                 "$": "model",
@@ -217,7 +217,7 @@ class _Encoder:
         if isinstance(value, tuple) and hasattr(cls, "_fields") and not getattr(value, "__dict__", None):
             return {"$": "namedtuple", "tag": tag, "v": self._list(value, path, depth)}
         return refuse(
-            path, f"{qualified_name(cls)} is registered, but is no plain dataclass, pydantic model or named tuple"
+            path, f"{qualified_name(cls)} is registered, but is not a plain dataclass, pydantic model or named tuple"
         )
 
     def _attributes(self, cls: Any, held: dict[str, Any], names: Any, path: str, depth: int) -> JsonValue:
@@ -228,7 +228,7 @@ class _Encoder:
         return encoded | {n: UNSET for n in names if n not in held}
 
     def _by_declared_type(self, value: Any, path: str, depth: int) -> JsonValue:
-        # Only within states: pydantic rebuilds the declared type when the state is read.
+        # Only in states: pydantic rebuilds the declared type when it reads the state.
         cls = type(value)
         if isinstance(value, BaseModel):
             self.coerced[path] = (cls, None)
@@ -243,10 +243,10 @@ class _Encoder:
             self.coerced[path] = (cls, getattr(value, "maxlen", None))
             return self._list(value, path, depth)
         if isinstance(value, set | frozenset):
-            # In an order that does not change from one process to the next, as a set's own does.
+            # In a fixed order: the order of a set differs from process to process.
             self.coerced[path] = (cls, None)
             return self._list(sorted(value, key=repr), path, depth)
-        if callable(value) or isinstance(value, Iterator):  # pydantic would use an iterator up
+        if callable(value) or isinstance(value, Iterator):  # pydantic would exhaust an iterator
             _refuse_type(value, path)
         try:
             plain = to_jsonable_python(value)
@@ -284,7 +284,7 @@ def _refuse_type(value: Any, path: str) -> NoReturn:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """All that an instance holds, in its ``__dict__`` and in its slots."""
+    """Return all attributes of an instance, in its ``__dict__`` and in its slots."""
     state: Any = object.__getstate__(value)
     parts = state if isinstance(state, tuple) else (state,)
     return {name: v for part in parts if part for name, v in part.items()}

@@ -1,8 +1,8 @@
-"""The names by which a checkpoint may call classes and functions.
+"""The names by which a checkpoint refers to classes and functions.
 
-A *kind* names a class of iterator states, a *tag* a function or an item type. Both are given by the author, never
-derived from a module, so that code can move without old files losing it, and so that a file can name nothing that its
-reader did not register. Looking a name up never imports anything.
+A *kind* names a class of iterator states; a *tag* names a function or an item type. The author chooses both; they are never
+derived from a module. So code can move without breaking old files, and a file can only name what its reader has registered.
+Looking up a name never imports anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a state class is called in a file."""
+    """How a file names a state class."""
 
     cls: type
     name: str
@@ -35,7 +35,7 @@ _tag_of: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def _definition(obj: Any) -> tuple[str, str]:
-    # A worker runs the user's script under the name __mp_main__: the same definition for us.
+    # A worker runs the user's script as __mp_main__, with the same definitions.
     module = obj.__module__
     return ("__main__" if module == "__mp_main__" else module, obj.__qualname__)
 
@@ -50,12 +50,12 @@ def _check_free(name: str, holder: Any, newcomer: Any, what: str) -> None:
     if _definition(holder) != _definition(newcomer):
         raise TypeError(
             f"{what} {name!r} is taken: {'.'.join(_definition(holder))} has it, "
-            f"and {'.'.join(_definition(newcomer))} asks for it; give one of them another name"
+            f"and {'.'.join(_definition(newcomer))} asks for it; give one of them a different name"
         )
 
 
 def register_kind(cls: type, name: object, version: object, aliases: object) -> Kind:
-    """Make ``name`` (and the ``aliases``, for reading only) stand for the state class ``cls`` in checkpoints.
+    """Register ``name``, and for reading also the ``aliases``, for the state class ``cls`` in checkpoints.
 
     Raises:
         TypeError: a name is malformed or taken by another class, or the version is not a positive int.
@@ -73,7 +73,7 @@ def register_kind(cls: type, name: object, version: object, aliases: object) -> 
     for key, older in taken.items():
         _check_free(key, older.cls, cls, "the kind or alias")
     for older in taken.values():
-        for key in (older.name, *older.aliases):  # also names that the newer definition has given up
+        for key in (older.name, *older.aliases):  # names that the newer definition no longer has, too
             _kinds.pop(key, None)
     _kinds.update(dict.fromkeys((name, *aliases), kind))
     _kind_of[cls] = kind
@@ -81,24 +81,24 @@ def register_kind(cls: type, name: object, version: object, aliases: object) -> 
 
 
 def share_kind(cls: type, kind: Kind) -> None:
-    """Let ``cls``, a parametrised form of the generic class that was registered, be written as that class's kind."""
+    """Write ``cls``, a parametrised form of a registered generic class, with the kind of that class."""
     _kind_of[cls] = kind
 
 
 def kind_of(cls: type) -> Kind | None:
-    """The kind of exactly this class, or ``None``: kinds are not inherited."""
+    """Return the kind of exactly this class, or ``None``: kinds are not inherited."""
     return _kind_of.get(cls)
 
 
 def find_kind(name: str) -> Kind | None:
-    """The state class registered under ``name`` as a kind or an alias, or ``None``."""
+    """Return the state class registered under ``name`` as a kind or an alias, or ``None``."""
     return _kinds.get(name)
 
 
 def register(tag: str) -> Callable[[T], T]:
-    """Let checkpoints name a function or an item type (dataclass, pydantic model, named tuple) by ``tag``.
+    """Register ``tag`` as the name of a function or an item type (dataclass, pydantic model, named tuple) in checkpoints.
 
-    Use it as a decorator, at the top level of a module that whoever loads the checkpoint imports too::
+    Use it as a decorator at the top level of a module. A program that loads the checkpoint must import that module too::
 
         @register("mycorpus.lines")
         def lines(): ...
@@ -124,13 +124,13 @@ def register(tag: str) -> Callable[[T], T]:
 
 
 def tag_of(obj: Any) -> str | None:
-    """The tag under which ``obj`` was registered, or ``None``."""
+    """Return the tag under which ``obj`` was registered, or ``None``."""
     try:
         return _tag_of.get(obj)
-    except TypeError:  # unhashable or without weak references: never registered
+    except TypeError:  # not hashable or not weakly referable, so never registered
         return None
 
 
 def find_tag(tag: str) -> Any | None:
-    """What was registered under ``tag``, or ``None``."""
+    """Return the object that was registered under ``tag``, or ``None``."""
     return _tagged.get(tag)

@@ -1,4 +1,4 @@
-"""The stateful building blocks of a pipeline, one a file. Each takes the one before it::
+"""The building blocks of a pipeline. Each module holds one iterator, and each iterator draws from another one::
 
     documents = DocumentFileIterator("corpus/*.jsonl", shard=(0, 2))
     tokens = PreprocessIterator(LoopingIterator(documents, epochs=2), tokenizer=ByteTokenizer(), patcher=SpacePatcher())
@@ -6,12 +6,12 @@
     mixture = SamplingIterator({"code": sequences, "prose": other}, weights={"code": 3, "prose": 1}, seed=7)
     batches = PackingIterator(mixture, batch_size=8, sequence_length=1024, max_length=4096)
 
-Without a patcher all counts are of tokens. Items on their way: :class:`Document`, then arrays of tokens or
-:class:`TokenSequence`, then :class:`Batch`.
+The items are first :class:`Document`, then arrays of tokens or :class:`TokenSequence`, then :class:`Batch`. Without a
+patcher, all counts are counts of tokens.
 
-An iterator asks the object it is given for its state and nothing else: it draws from an iterator that it builds from
-that state itself. So one object can be given to several, and whether a pipeline runs here or in a worker changes
-nothing.
+An iterator only asks the object that it is given for its state, and draws from an iterator that it builds from that state.
+So you can give one object to several iterators, and a pipeline yields the same in this process and in a worker. General
+iterators are in this folder; those for text are in ``text``.
 """
 
 from asyncprefetch.iterators.batching import BatchIterator, BatchState

@@ -1,4 +1,4 @@
-"""Optional packages: imported when they are first needed, and an error that says how to get them."""
+"""Optional packages: they are imported when they are first needed. The error says how to install a missing one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def require(package: str, extra: str, purpose: str) -> None:
-    """Look whether a package is there, without importing it.
+    """Check that a package is installed, without importing it.
 
     Args:
-        package: its name, as in an import.
-        extra: the extra of asyncprefetch that brings it.
-        purpose: what needs it, for the message.
+        package: its import name.
+        extra: the extra of asyncprefetch that installs it.
+        purpose: what needs it; the message begins with it.
 
     Raises:
         ModuleNotFoundError: it is not installed; the message names the extra.
@@ -23,13 +23,13 @@ def require(package: str, extra: str, purpose: str) -> None:
 
 
 def load(module: str, extra: str, purpose: str) -> Any:
-    """Import ``module``, which may be one within a package; else as :func:`require`."""
+    """Import and return ``module``, which may be a submodule. Arguments and errors are those of :func:`require`."""
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise  # the package is there, and lacks something of its own
+            raise  # the package is installed, and a dependency of it is missing
         raise _missing(package, extra, purpose) from None
 
 

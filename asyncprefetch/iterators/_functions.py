@@ -1,4 +1,4 @@
-"""The functions that a pipeline applies: held in states by what a checkpoint can name."""
+"""The functions that a pipeline applies, in a form that a state can hold and a checkpoint can name."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Partial:
     keywords: dict[str, Any]
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Call the function with the arguments that are held, then with those given."""
+        """Call the function with the held arguments, followed by those given."""
         return self.function(*self.args, *args, **{**self.keywords, **keywords})
 
 
 def named(function: Any, what: str) -> Callable[..., Any]:
-    """The function in the form in which a state holds it.
+    """Return a function in the form in which a state holds it.
 
     Args:
-        function: takes one argument; registered by :func:`asyncprefetch.register`, or a ``functools.partial`` of such a
-            function with arguments that a checkpoint can hold, or an object of a registered class.
-        what: what messages call it.
+        function: takes one argument. It is registered by :func:`asyncprefetch.register`, or is a ``functools.partial`` of
+            such a function with arguments that a checkpoint can hold, or an object of a registered class.
+        what: its name in messages.
 
     Raises:
         TypeError: a checkpoint can't name the function, or it can't be called with one argument.
@@ -46,18 +46,18 @@ def named(function: Any, what: str) -> Callable[..., Any]:
     if reason is not None:
         raise TypeError(f"{what}: {_why(held, reason)}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{what} is asynchronous; iterators run in a worker, where nothing awaits it")
+        raise TypeError(f"{what} is asynchronous, and a worker awaits nothing: pass a plain function")
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:
         raise TypeError(f"{what} must be callable with one argument: {error}") from None
-    except ValueError:  # built in, without a signature to look at: calling it will tell
+    except ValueError:  # a built-in without a signature: the first call shows whether it fits
         pass
     return held  # type: ignore[no-any-return]
 
 
 def called(held: Callable[..., Any]) -> Callable[..., Any]:
-    """The function to call for each item: a ``functools.partial`` is faster than what the state holds."""
+    """Return the function to call for each item: a ``functools.partial`` is faster than what the state holds."""
     return functools.partial(held.function, *held.args, **held.keywords) if isinstance(held, Partial) else held
 
 
@@ -65,7 +65,7 @@ def _why(held: Any, reason: str) -> str:
     if tag_of(type(held)) is not None and not isinstance(held, Partial):
         return f"a checkpoint can't hold it ({reason})"
     if isinstance(held, Partial) and _codec.explain_unsupported(held.function) is None:
-        return f"an argument that it binds can't be held by a checkpoint ({reason})"
+        return f"a checkpoint can't hold an argument that it binds ({reason})"
     function = held.function if isinstance(held, Partial) else held
     name = getattr(function, "__qualname__", type(function).__qualname__)
     if inspect.ismethod(function):

@@ -1,4 +1,8 @@
-"""Whether what is drawn again is what was drawn before, for iterators whose states hold a place to draw again from."""
+"""Checks that items which are drawn again on resume are the items that were drawn before.
+
+Some states hold no items, only a place to draw them again from. They also hold a digest of where the inner iterator stood
+after these items. A resume compares it, so that a file which has changed since is found.
+"""
 
 from __future__ import annotations
 
@@ -15,71 +19,72 @@ from asyncprefetch.errors import CheckpointError
 from asyncprefetch.iterators.text._files import DocumentError
 
 
-def witness_of(state: IteratorState) -> str:
-    """A digest of where an iterator is: of the positions in its state, and in all states within.
+def position_digest(state: IteratorState) -> str:
+    """Return a digest of where an iterator is: of the positions in its state, and in all states within.
 
-    Not of its configuration, which is compared elsewhere and may change, as the folder of the files does when they are
-    moved. Nor of positions that are at their default: so a field more, in a later version, changes no digest.
+    Configuration is left out: it is compared elsewhere, and some of it may change, as the folder does when files are
+    moved. Positions that have their default value are left out too, so that a later version can add a field without
+    changing a digest.
     """
     text = json.dumps(state, default=_place, skipkeys=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-class Witness:
-    """The witness of an iterator's place, made when it is asked for: most places are in no state.
+class PositionDigest:
+    """The digest of an iterator's position. It is computed when it is asked for: most positions never get into a state.
 
     Args:
-        digest: that of the place so far; empty: nothing is known of it.
+        digest: the digest of the position so far; empty: unknown.
     """
 
     def __init__(self, digest: str) -> None:
         self._digest = digest
-        self._inner_state: Callable[[], IteratorState] | None = None  # as long as it was not asked for
+        self._inner_state: Callable[[], IteratorState] | None = None  # None: the digest is computed, or unknown
 
-    def is_of(self, inner_state: Callable[[], IteratorState]) -> None:
-        """It is of the state that ``inner_state`` gives, until the inner iterator goes on."""
+    def set_source(self, inner_state: Callable[[], IteratorState]) -> None:
+        """Compute the digest from ``inner_state()`` when it is asked for. Valid until the inner iterator advances."""
         self._digest, self._inner_state = "", inner_state
 
-    def goes_on(self) -> None:
-        """The inner iterator goes on, and its state is not that of the place any more."""
+    def advance(self) -> None:
+        """Note that the inner iterator advances: its state is no longer that of the position."""
         self._inner_state = None
 
     def forget(self) -> None:
-        """Of the place nothing is known, or nothing is to be checked."""
+        """Make the digest unknown, so that nothing is checked."""
         self._digest, self._inner_state = "", None
 
     def digest(self) -> str:
-        """What a state is to hold."""
+        """Return what a state holds."""
         if self._inner_state is not None:
-            self._digest, self._inner_state = witness_of(self._inner_state()), None
+            self._digest, self._inner_state = position_digest(self._inner_state()), None
         return self._digest
 
 
 class DrawnAgain:
-    """What a resume draws again to get to its place: it is not counted, and compared with the witness when it is over.
+    """The part of a stream that a resume draws again: it is not counted, and at its end the position is compared.
 
     Args:
-        any_of_it: whether anything is drawn again at all.
-        witness: of the inner iterator where it is over; empty: nothing is known.
+        any_of_it: whether anything is drawn again.
+        digest: the digest of the inner iterator's position at the end of that part; empty: unknown.
     """
 
-    def __init__(self, any_of_it: bool, witness: str) -> None:
+    def __init__(self, any_of_it: bool, digest: str) -> None:
         self._pause = counters.Pause(any_of_it)
-        self._witness = witness
+        self._digest = digest
 
-    def over(self, inner_state: Callable[[], IteratorState]) -> None:
-        """Count again, and compare. Idempotent.
+    def check(self, inner_state: Callable[[], IteratorState]) -> None:
+        """Count again, and compare the position. Idempotent.
 
         Raises:
-            DocumentError: the inner iterator is elsewhere, or reads something else.
+            DocumentError: the inner iterator is at another position, or reads something else.
         """
         self.end()
-        witness, self._witness = self._witness, ""
-        if witness and witness_of(inner_state()) != witness:
+        digest, self._digest = self._digest, ""
+        if digest and position_digest(inner_state()) != digest:
             raise DocumentError(
-                "what is read again, to go on from the checkpoint, is not what it was then: a file has changed since. Bring "
-                "it back as it was, or start anew without the checkpoint. (If no file has, then an iterator in this "
-                "pipeline has different states at the same item; asyncprefetch.testing.assert_resumes_exactly finds it.)"
+                "what is read again, to continue from the checkpoint, is not what it was then: a file has changed since. "
+                "Restore it, or start without the checkpoint. (If no file has changed, then an iterator in this pipeline "
+                "has different states at the same item; asyncprefetch.testing.assert_resumes_exactly finds it.)"
             )
 
     def end(self) -> None:
@@ -94,11 +99,11 @@ class DrawnAgain:
 
 
 def _place(value: Any) -> Any:
-    """What JSON has no form for, in one that it has."""
+    """Return what JSON has no form for in a form that it has."""
     if not isinstance(value, IteratorState):
         try:
             return _codec.encode(value, None)
-        except CheckpointError:  # which tells nothing then, now as before
+        except CheckpointError:  # then the value distinguishes nothing, at every resume alike
             return None
     positions, others = _fields(type(value))
     held = value.__dict__

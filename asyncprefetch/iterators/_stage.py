@@ -1,4 +1,4 @@
-"""What the iterators that hold nothing back between two yields have in common."""
+"""The common part of iterators that hold no items between two yields."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ S = TypeVar("S", bound="StageState")
 
 
 class StageState(IteratorState, frozen=True):
-    """The state of the inner iterator, beside the configuration that a subclass adds."""
+    """The state of the inner iterator. A subclass adds its configuration."""
 
     inner: IteratorState
 
 
 class Stage(StatefulIterator[T], Generic[S, T]):
-    """Takes what it needs of an inner iterator for each item, and no more: where that one is, this one is."""
+    """Draws from an inner iterator only what it needs for each item, so its position is that of the inner iterator."""
 
     @classmethod
     def _from(cls, state: S) -> Self:
@@ -28,15 +28,15 @@ class Stage(StatefulIterator[T], Generic[S, T]):
         return iterator
 
     def _resume(self, state: S) -> None:
-        self._state = state  # as of the time before self._inner was built
+        self._state = state  # from before self._inner was built
         self._inner: StatefulIterator[Any] | None = None
-        self._failed = False  # with what was drawn of the inner iterator: then that one stands behind it
+        self._failed = False  # after an item was drawn, so the inner iterator is too far
 
     def get_state(self) -> S:
-        """The state of the inner iterator: nothing is held back.
+        """Return the state of the inner iterator with the configuration.
 
         Raises:
-            RuntimeError: making an item failed: what was drawn for it is in no state.
+            RuntimeError: making an item failed, so what was drawn for it is in no state.
         """
         self._check()
         if self._inner is None:
@@ -44,18 +44,18 @@ class Stage(StatefulIterator[T], Generic[S, T]):
         return self._state.model_copy(update={"inner": self._inner.get_state(), **self._position()})
 
     def _position(self) -> dict[str, Any]:
-        """What else in the state changes from item to item."""
+        """Return the other fields of the state that change from item to item."""
         return {}
 
     def _draw(self) -> Iterator[Any]:
-        """The items of the inner iterator that are still to come."""
+        """Return an iterator over the items of the inner iterator that were not drawn yet."""
         self._check()
         if self._inner is None:
             self._inner = self._state.inner.build()
         return iter(self._inner.create_iter())
 
     def _make(self, function: Callable[..., U], *args: Any) -> U:
-        """Call what makes something of items that were drawn; if that fails, there is no state any more."""
+        """Call a function with items that were drawn. If it fails, there is no state any more."""
         try:
             return function(*args)
         except BaseException:
@@ -64,14 +64,16 @@ class Stage(StatefulIterator[T], Generic[S, T]):
 
     def _check(self) -> None:
         if self._failed:
-            raise RuntimeError(f"{type(self).__name__} failed with an item: go on from a state that was taken before")
+            raise RuntimeError(
+                f"{type(self).__name__} failed with an item: continue from a state that was taken before"
+            )
 
 
 def state_of(iterator: Any, what: str) -> IteratorState:
-    """The state of an iterator that was given; ``what`` is what messages call it.
+    """Return the state of an iterator that was given; ``what`` is its name in messages.
 
     Raises:
-        TypeError: it is no :class:`StatefulIterator`.
+        TypeError: it is not a :class:`StatefulIterator`.
     """
     if not isinstance(iterator, StatefulIterator):
         raise TypeError(

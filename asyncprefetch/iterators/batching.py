@@ -1,4 +1,4 @@
-"""Several items as one."""
+"""Groups of items."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class BatchState(StageState, kind="asyncprefetch.batch", frozen=True):
-    """The state of the inner iterator, how many items make a batch, and how.
+    """The state of the inner iterator, and how items become batches.
 
-    No items are held: between two batches none was drawn that was not yielded.
+    It holds no items: between two batches, every item that was drawn was yielded.
     """
 
     batch_size: int = Field(ge=1, lt=1 << 63)
@@ -26,23 +26,25 @@ class BatchState(StageState, kind="asyncprefetch.batch", frozen=True):
     collate: Callable[..., Any] | None
 
     def build(self) -> BatchIterator:
-        """The iterator over the batches that are still to come."""
+        """Return the iterator over the batches that were not yielded yet."""
         return BatchIterator._from(self)
 
 
 class BatchIterator(Stage[BatchState, Any]):
-    """Lists of ``batch_size`` items, or what ``collate`` makes of each list. (For token arrays: PackingIterator.)
+    """Yields lists of ``batch_size`` items, or the result of ``collate`` for each list.
+
+    For token arrays use :class:`PackingIterator`.
 
     Args:
-        inner: what to draw items from; it must not use the memory of an item again after the yield. The object itself
-            is only asked for its state.
-        batch_size: items a batch, from 1, below 2**63.
-        drop_last: whether a last batch of fewer items is left out.
-        collate: takes the list, and returns the batch; made known to checkpoints by ``@register("your.tag")``, or a
-            ``functools.partial`` of such a function, as for :class:`MapIterator`.
+        inner: the iterator to draw from. It must not reuse the memory of an item after the yield. Only its state is used;
+            the object itself is not advanced.
+        batch_size: items in a batch, from 1, below 2**63.
+        drop_last: whether a last batch with fewer items is left out.
+        collate: takes the list and returns the batch. Register it by ``@register("your.tag")``, or pass a
+            ``functools.partial`` of a registered function.
 
     Raises:
-        TypeError: ``inner`` is no stateful iterator, or a checkpoint can't name ``collate``, or it can't be called with
+        TypeError: ``inner`` is not a stateful iterator, or a checkpoint can't name ``collate``, or it can't be called with
             one argument.
         ValueError: ``batch_size`` is out of range.
     """
@@ -64,7 +66,7 @@ class BatchIterator(Stage[BatchState, Any]):
         )
 
     def create_iter(self) -> Iterator[Any]:
-        """The batches that are still to come."""
+        """Return an iterator over the batches that were not yielded yet."""
         size, drop_last, held = self._state.batch_size, self._state.drop_last, self._state.collate
         collate = None if held is None else called(held)
         items = self._draw()

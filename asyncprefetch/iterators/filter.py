@@ -1,4 +1,4 @@
-"""The items that a function lets pass."""
+"""The items that a function selects."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ T = TypeVar("T")
 
 
 class FilterState(StageState, kind="asyncprefetch.filter", frozen=True):
-    """The state of the inner iterator, and the predicate, which a checkpoint names by its tag."""
+    """The state of the inner iterator, and the predicate. A checkpoint names the predicate by its tag."""
 
     predicate: Callable[..., Any]
 
     def build(self) -> FilterIterator[Any]:
-        """The iterator over those of the items still to come that the predicate lets pass."""
+        """Return the iterator over the selected items that were not yielded yet."""
         return FilterIterator._from(self)
 
 
 class FilterIterator(Stage[FilterState, T]):
-    """The items for which ``predicate(item)`` is true.
+    """Yields the items for which ``predicate(item)`` is true.
 
-    Around an endless iterator of which nothing passes, it searches without end. Within a :class:`LoopingIterator` it does
-    not: an epoch without items is an error.
+    If no item of an endless iterator passes, it searches forever. Put it inside a :class:`LoopingIterator` to avoid that: an
+    epoch without items is an error.
 
     Args:
-        inner: what to draw items from. The object itself is only asked for its state.
-        predicate: made known to checkpoints by ``@register("your.tag")``, or a ``functools.partial`` of such a function,
-            as for :class:`MapIterator`. It must say the same of the same item at each call.
+        inner: the iterator to draw from. Only its state is used; the object itself is not advanced.
+        predicate: takes an item. Register it by ``@register("your.tag")``, or pass a ``functools.partial`` of a registered
+            function. It must give the same result for the same item at each call.
 
     Raises:
-        TypeError: ``inner`` is no stateful iterator, or a checkpoint can't name the predicate, or it can't be called
+        TypeError: ``inner`` is not a stateful iterator, or a checkpoint can't name the predicate, or it can't be called
             with one argument.
     """
 
@@ -43,7 +43,7 @@ class FilterIterator(Stage[FilterState, T]):
         self._resume(FilterState(inner=state_of(inner, "FilterIterator's inner"), predicate=held))
 
     def create_iter(self) -> Iterator[T]:
-        """Those of the items still to come that the predicate lets pass."""
+        """Return an iterator over the selected items that were not yielded yet."""
         predicate = called(self._state.predicate)
         for item in self._draw():
             if self._make(predicate, item):

@@ -1,81 +1,69 @@
-"""The simplest start of a pipeline: a function that returns an iterable, resumed by calling it again and skipping."""
+"""The simplest source of a pipeline: a function that returns an iterable. A resume calls it again and skips."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import NonNegativeInt
 
 from asyncprefetch._codec import registry
-from asyncprefetch.base import IteratorState, Position, StatefulIterator
+from asyncprefetch.base import Position, StatefulIterator
 
 T = TypeVar("T")
 
 
-class FromIterableState(IteratorState, kind="asyncprefetch.from_iterable", frozen=True):
-    """Which factory, and how many items of its iterable were yielded.
+class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_iterable"):
+    """Yields the items of ``factory()``. Make one by :func:`from_iterable`.
 
-    The field holds the function itself: a checkpoint names it by its tag, and a worker gets it by its module.
+    The field holds the function itself: a checkpoint names it by its tag, and a worker imports it from its module.
     """
 
-    factory: Callable[[], Iterable[Any]]
+    factory: Callable[[], Iterable[T]]
     position: Position[NonNegativeInt] = 0
-
-    def build(self) -> FromIterable[Any]:
-        """The iterator over what a new call of the factory gives after the first ``position`` items."""
-        iterator: FromIterable[Any] = FromIterable(self.factory)
-        iterator._position = self.position
-        return iterator
-
-
-class FromIterable(StatefulIterator[T]):
-    """The items of ``factory()``, see :func:`from_iterable`."""
 
     def __init__(self, factory: Callable[[], Iterable[T]]) -> None:
         _check(factory)
-        self._factory = factory
-        self._position = 0
-
-    def get_state(self) -> FromIterableState:
-        """The factory and the number of items yielded."""
-        return FromIterableState(factory=self._factory, position=self._position)
+        super().__init__(factory=factory)
 
     def create_iter(self) -> Iterator[T]:
-        """Call the factory, skip what was yielded before, and yield the rest.
+        """Call the factory, skip the items that were yielded before, and yield the rest.
 
         Raises:
             TypeError: the factory did not return an iterable.
-            ValueError: the iterable ended before the position from which to go on.
+            ValueError: the iterable ended before the position from which to continue.
         """
-        made = self._factory()
+        made = self.factory()
         try:
             items = iter(made)
         except TypeError:
-            raise TypeError(f"{_name(self._factory)} must return an iterable, not {made!r:.80}") from None
-        skipped = sum(1 for _ in islice(items, self._position))
-        if skipped < self._position:
+            raise TypeError(f"{_name(self.factory)} must return an iterable, not {made!r:.80}") from None
+        skipped = sum(1 for _ in islice(items, self.position))
+        if skipped < self.position:
             raise ValueError(
-                f"{_name(self._factory)} gave {skipped} items, fewer than the {self._position} that were yielded "
-                "before: it must give the same items at each call. Bring back what it reads, or start anew"
+                f"{_name(self.factory)} gave {skipped} items, fewer than the {self.position} that were yielded "
+                "before: it must give the same items at each call. Restore its data, or start without the state"
             )
         for item in items:
-            # Counted before the yield: at the yield the state is that after this item.
-            self._position += 1
+            # Count before the yield: at the yield, the state is the one after this item.
+            self.position += 1
             yield item
 
 
-def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:
-    """A stateful iterator over the items that ``factory()`` gives, in its order.
+FromIterableState = FromIterable.State
 
-    Its state is the factory and a position; to resume, the factory is called again and the items before the position
-    are made and thrown away. So it must give the same items at each call, and resuming takes time in proportion to
-    the position. An iterator that can seek is better off as a :class:`StatefulIterator` of its own.
+
+def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:
+    """Return a stateful iterator over the items of ``factory()``, in its order.
+
+    Its state is the factory and a position. To resume, it calls the factory again and discards the items before the
+    position. So the factory must give the same items at each call, and resuming takes time in proportion to the position.
+    If your data can be read from the middle, write a :class:`StatefulIterator` instead.
 
     Args:
-        factory: a function without required arguments, made known to checkpoints by ``@register("your.tag")``.
+        factory: a function without required arguments. Register it by ``@register("your.tag")``.
 
     Raises:
         TypeError: the factory is not callable, is not registered, or can't be called without arguments.
@@ -99,5 +87,5 @@ def _check(factory: Any) -> None:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise TypeError(f"{_name(factory)} must be callable without arguments: {error}") from None
-    except ValueError:  # built in, without a signature to look at: calling it will tell
+    except ValueError:  # a built-in without a signature: the call shows whether it fits
         pass

@@ -14,26 +14,26 @@ U = TypeVar("U")
 
 
 class MapState(StageState, kind="asyncprefetch.map", frozen=True):
-    """The state of the inner iterator, and the function, which a checkpoint names by its tag."""
+    """The state of the inner iterator, and the function. A checkpoint names the function by its tag."""
 
     function: Callable[..., Any]
 
     def build(self) -> MapIterator[Any]:
-        """The iterator over what the function makes of the items that are still to come."""
+        """Return the iterator over the results that were not yielded yet."""
         return MapIterator._from(self)
 
 
 class MapIterator(Stage[MapState, U]):
-    """``function(item)`` for every item.
+    """Yields ``function(item)`` for every item.
 
     Args:
-        inner: what to draw items from. The object itself is only asked for its state.
-        function: made known to checkpoints by ``@register("your.tag")``; a ``functools.partial`` of such a function
-            will do if a checkpoint can hold what it binds. It must give the same for the same item at each call, so
-            random numbers in it must come from the item.
+        inner: the iterator to draw from. Only its state is used; the object itself is not advanced.
+        function: takes an item. Register it by ``@register("your.tag")``, or pass a ``functools.partial`` of a registered
+            function with arguments that a checkpoint can hold. It must give the same result for the same item at each
+            call, so derive random numbers in it from the item.
 
     Raises:
-        TypeError: ``inner`` is no stateful iterator, or a checkpoint can't name the function, or it can't be called
+        TypeError: ``inner`` is not a stateful iterator, or a checkpoint can't name the function, or it can't be called
             with one argument.
     """
 
@@ -42,7 +42,7 @@ class MapIterator(Stage[MapState, U]):
         self._resume(MapState(inner=state_of(inner, "MapIterator's inner"), function=held))
 
     def create_iter(self) -> Iterator[U]:
-        """What the function makes of the items that are still to come."""
+        """Return an iterator over the results that were not yielded yet."""
         function = called(self._state.function)
         for item in self._draw():
             yield self._make(function, item)

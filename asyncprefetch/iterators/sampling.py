@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt, model_validator
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._random import Seed, uniforms
 from asyncprefetch.iterators._stage import state_of
-from asyncprefetch.iterators.looping import LoopingState
+from asyncprefetch.iterators.looping import LoopingIterator
 
 T = TypeVar("T")
 
@@ -25,20 +25,20 @@ _CHUNK = 1024
 
 
 class SamplingState(IteratorState, kind="asyncprefetch.sampling", frozen=True):
-    """Where each source is, and how many draws there were. Tuples, all in the order in which the sources were given.
+    """The state of each source, and how many draws there were. All tuples have the order in which the sources were given.
 
-    ``zip(state.names, state.weights, state.drawn)`` is a table of what each source was to contribute, and did.
+    ``zip(state.names, state.weights, state.drawn)`` shows for each source its weight and how many items it contributed.
 
     Attributes:
-        names: what the sources are called.
+        names: the names of the sources.
         weights: their weights.
-        sources: their states. With ``on_exhausted="restart"`` these are of :class:`LoopingIterator`, whose ``epoch``
-            tells how often a source was begun again.
-        seed: of the draws.
+        sources: their states. With ``on_exhausted="restart"`` they are states of a :class:`LoopingIterator`, whose ``epoch``
+            is how often a source was restarted.
+        seed: the seed of the draws.
         on_exhausted: what happens at the end of a source.
-        draws: how many draws there were: one for each item, and one for each source that was found to have ended.
+        draws: the number of draws: one for each item, and one for each source that turned out to have ended.
         drawn: how many items each source contributed.
-        ended: which sources were found to have ended.
+        ended: which sources have ended.
     """
 
     names: tuple[str, ...]
@@ -54,42 +54,42 @@ class SamplingState(IteratorState, kind="asyncprefetch.sampling", frozen=True):
     def _check(self) -> Self:
         count = len(self.names)
         if not all(len(part) == count for part in (self.weights, self.sources, self.drawn, self.ended)):
-            raise ValueError(f"{count} names, and another number of weights, sources, or counts")
-        # With such weights of a file the stream would end at once, without a word, or be another mixture.
+            raise ValueError(f"{count} names, but a different number of weights, sources, or counts")
+        # A file with such weights would make a stream that ends at once, or a different mixture.
         if not (all(weight >= 0 for weight in self.weights) and 0 < sum(self.weights) < math.inf):
             raise ValueError(f"weights {self.weights!r:.200} are not finite, below 0, or all 0")
         return self
 
     def build(self) -> SamplingIterator[Any]:
-        """The iterator that goes on with the next draw."""
+        """Return the iterator that continues with the next draw."""
         iterator: SamplingIterator[Any] = SamplingIterator.__new__(SamplingIterator)
         iterator._resume(self)
         return iterator
 
 
 class SamplingIterator(StatefulIterator[T]):
-    """Draws each item from one of several sources, which is chosen at random by the weights.
+    """Draws each item from one of several sources, chosen at random by the weights.
 
-    Which source the ``k``-th draw chooses is a function of the seed, of ``k``, of the weights in the order of
-    ``sources``, and of which sources have ended: the same on every platform, whatever the sources yield.
+    The source of the ``k``-th draw is a function of the seed, of ``k``, of the weights in the order of ``sources``, and of
+    which sources have ended. It is the same on every platform and does not depend on the items.
 
-    A source ends when it is chosen and has no further item. Then, by ``on_exhausted``:
+    A source ends when it is chosen and has no further item. ``on_exhausted`` says what happens then:
 
-    - ``"stop"``: the mixture ends, too;
-    - ``"drop"``: it goes on with the others, in the proportion of their weights, until all have ended;
-    - ``"restart"``: the source begins again where it was when it was given, and the mixture has no end.
+    - ``"stop"``: the mixture ends too;
+    - ``"drop"``: it continues with the others, in the proportion of their weights, until all have ended;
+    - ``"restart"``: the source restarts from the state that it had when it was given, and the mixture has no end.
 
     Args:
-        sources: the iterators by name. The objects themselves are only asked for their states.
-        weights: for each name, from 0, in any unit: only their proportion counts. A source of weight 0 is never drawn
-            from, also when all others have ended.
+        sources: the iterators by name. Only their states are used; the objects themselves are not advanced.
+        weights: a number for each name, from 0. Only the proportions count. A source of weight 0 is never drawn from, even
+            when all others have ended.
         seed: from 0, below 2**64.
         on_exhausted: ``"stop"``, ``"drop"`` or ``"restart"``.
 
     Raises:
-        TypeError: a source is no stateful iterator, a name no string, or a weight no number.
-        ValueError: there are no sources; sources and weights have other names; a weight is negative or not finite, or all
-            are zero; ``seed`` or ``on_exhausted`` is not as described.
+        TypeError: a source is not a stateful iterator, a name is not a string, or a weight is not a number.
+        ValueError: there are no sources; sources and weights have different names; a weight is negative or not finite, or
+            all are zero; ``seed`` or ``on_exhausted`` is not as described.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SamplingIterator(StatefulIterator[T]):
         states: list[IteratorState] = []
         for name, source in sources.items():
             state = state_of(source, f"SamplingIterator's source {name!r}")
-            states.append(LoopingState(start=state, inner=state, epochs=None) if on_exhausted == "restart" else state)
+            states.append(LoopingIterator(source).get_state() if on_exhausted == "restart" else state)
         self._resume(
             SamplingState(
                 names=tuple(sources),
@@ -120,17 +120,17 @@ class SamplingIterator(StatefulIterator[T]):
         )
 
     def _resume(self, state: SamplingState) -> None:
-        self._state = state  # of some time; what it holds of a source is right if ``drawn`` and ``ended`` are
+        self._state = state  # an earlier one; a source's state in it is current where ``drawn`` and ``ended`` are
         self._inner: list[StatefulIterator[T] | None] = [None] * len(state.names)
         self._draws = state.draws
         self._drawn, self._ended = list(state.drawn), list(state.ended)
 
     def get_state(self) -> SamplingState:
-        """The number of draws, and where each source is."""
+        """Return the number of draws and the state of each source."""
         last = self._state
         drawn, ended = tuple(self._drawn), tuple(self._ended)
         if drawn != last.drawn or ended != last.ended:
-            # A source that contributed nothing since the last time is where it was.
+            # A source that contributed nothing since the last time has the same state.
             sources = tuple(
                 known if inner is None or (now, over) == before else inner.get_state()
                 for known, inner, now, over, before in zip(
@@ -142,7 +142,7 @@ class SamplingIterator(StatefulIterator[T]):
         return self._state
 
     def create_iter(self) -> Iterator[T]:
-        """The items that are still to come.
+        """Return an iterator over the items that were not yielded yet.
 
         Raises:
             ValueError: with ``on_exhausted="restart"``, a source has no items at all.
@@ -160,13 +160,13 @@ class SamplingIterator(StatefulIterator[T]):
                 except Exception as error:
                     error.add_note(f"raised in source {self._state.names[chosen]!r} of a SamplingIterator")
                     raise
-                # Counted before the yield: at the yield the state is that after this item.
+                # Count before the yield: at the yield, the state is the one after this item.
                 self._draws += 1
                 drawn[chosen] += 1
                 yield item
 
     def _begin(self, i: int) -> Iterator[T]:
-        """The items of a source that are still to come; a source that can't be drawn from is not built."""
+        """Return an iterator over the rest of a source. A source that can't be drawn from is not built."""
         if not self._alive()[i]:
             return iter(())
         inner = self._inner[i]
@@ -175,21 +175,21 @@ class SamplingIterator(StatefulIterator[T]):
         return iter(inner.create_iter())
 
     def _alive(self) -> list[float]:
-        """The weights of the sources that have not ended; 0 for those that have."""
+        """Return the weights of the sources, 0 for those that have ended."""
         return [0.0 if over else weight for weight, over in zip(self._state.weights, self._ended, strict=True)]
 
     def _chosen(self) -> list[int]:
-        """Which sources the draws from here to the end of the chunk choose, while none ends."""
+        """Return the source of each draw from here to the end of the chunk, valid until a source ends."""
         chunk, offset = divmod(self._draws, _CHUNK)
         bounds = _bounds(self._alive())
-        # The first bound above the number, which is below 1, the last bound. So a source of weight 0 is never chosen:
-        # it has the bound of the one before it, or 0.
+        # Choose the first bound above the number; the last bound is 1, and the number is below 1. A source of weight 0 has
+        # the same bound as the source before it, or 0, so it is never chosen.
         chosen = np.searchsorted(bounds, uniforms(self._state.seed, chunk, _CHUNK)[offset:], side="right")
         return chosen.tolist()  # type: ignore[no-any-return]
 
 
 def _bounds(weights: Sequence[float]) -> list[float]:
-    """The upper bound of each source's share of [0, 1): sums in a fixed order, of which every bit is defined."""
+    """Return the upper bound of each source's share of [0, 1). Sums are taken in a fixed order, so every bit is defined."""
     sums = list(accumulate(weights))
     return [total / sums[-1] for total in sums]
 
@@ -212,7 +212,7 @@ def _checked_weights(sources: Mapping[str, Any], weights: Mapping[str, Any]) -> 
         if names
     ]
     if differing:
-        raise ValueError(f"sources and weights must have the same names; there is {' and '.join(differing)}")
+        raise ValueError(f"sources and weights must have the same names; got {' and '.join(differing)}")
     checked = tuple(_checked_weight(name, weights[name]) for name in sources)
     if not any(checked):
         raise ValueError("all weights are zero: at least one source must have a weight above 0")
@@ -226,7 +226,7 @@ def _checked_weight(name: str, weight: Any) -> float:
         raise TypeError(f"the weight of {name!r} must be a number, not {weight!r:.80}")
     try:
         value = float(weight)
-    except OverflowError:  # of an integer
+    except OverflowError:  # an integer that is too large
         value = math.inf
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"the weight of {name!r} is {weight!r:.80}: a weight must be a finite number, 0 or more")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import Field, NonNegativeInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
-from asyncprefetch.iterators._position_digest import DrawnAgain, Witness
+from asyncprefetch.iterators._position_digest import DrawnAgain, PositionDigest
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 
 
 class ShuffleState(IteratorState, kind="asyncprefetch.shuffle", frozen=True):
-    """Where the block in progress begins, and how much of it was yielded.
+    """Where the current block begins, and how much of it was yielded.
 
-    No items are held: the order of a block is a function of the seed and of the number of the block. To restore it, the
-    block in progress is drawn again.
+    It holds no items: the order of a block is a function of the seed and of the number of the block. A resume draws the
+    current block again.
 
     Attributes:
         inner: the state of the inner iterator before the first item of the block.
-        buffer_size: items a block.
-        seed: of all blocks.
-        block: the number of the block in progress, from 0.
+        buffer_size: items in a block.
+        seed: the seed of all blocks.
+        block: the number of the current block, from 0.
         emitted: how many of its items were yielded; always fewer than it has.
-        witness: digest of where the inner iterator stands behind the block, against which that is checked when the block
-            is drawn again; empty: nothing is, or nothing is known.
+        witness: the digest of the inner iterator's position after the block. A resume that draws the block again compares
+            it. Empty: nothing is drawn again, or the digest is unknown.
     """
 
     inner: IteratorState
@@ -40,28 +40,28 @@ class ShuffleState(IteratorState, kind="asyncprefetch.shuffle", frozen=True):
     witness: Position[str] = ""
 
     def build(self) -> ShuffleIterator[Any]:
-        """The iterator, in the midst of its block."""
+        """Return the iterator within the current block."""
         iterator: ShuffleIterator[Any] = ShuffleIterator.__new__(ShuffleIterator)
         iterator._resume(self)
         return iterator
 
 
 class ShuffleIterator(StatefulIterator[T]):
-    """Takes ``buffer_size`` items at a time, and yields each such block in a random order of its own.
+    """Draws blocks of ``buffer_size`` items, and yields each block in a random order.
 
-    So an item moves by less than ``buffer_size`` places, and as long as it is not yielded, it is in memory. Around a
-    :class:`LoopingIterator`, each epoch has another order, and the last items of one may mix with the first of the next;
-    within one, each epoch has the same.
+    An item moves by fewer than ``buffer_size`` places, and a block is in memory until it is yielded. Around a
+    :class:`LoopingIterator`, each epoch has a different order, and the last items of an epoch may mix with the first of the
+    next. Inside a :class:`LoopingIterator`, each epoch has the same order.
 
     Args:
-        inner: what to draw items from; it must not use the memory of an item again after the yield. The object itself
-            is only asked for its state.
-        buffer_size: items a block, from 1, which is no shuffle, below 2**63.
-        seed: from 0, below 2**64. The order is a function of the seed and of the number of items, on every platform. Two
-            shuffles one around the other need two seeds: with one, both permute a block alike.
+        inner: the iterator to draw from. It must not reuse the memory of an item after the yield. Only its state is used;
+            the object itself is not advanced.
+        buffer_size: items in a block, from 1, below 2**63. With 1, the order does not change.
+        seed: from 0, below 2**64. The order is a function of the seed and of the number of items, on every platform. Give
+            two shuffles, one around the other, different seeds: with the same seed both permute a block alike.
 
     Raises:
-        TypeError: ``inner`` is no stateful iterator.
+        TypeError: ``inner`` is not a stateful iterator.
         ValueError: ``buffer_size`` or ``seed`` is out of range.
     """
 
@@ -70,56 +70,56 @@ class ShuffleIterator(StatefulIterator[T]):
 
     def _resume(self, state: ShuffleState) -> None:
         self._state = state
-        # The block in progress: where it begins, its number, how much of it was yielded, and what is left, the next last.
+        # The current block: where it begins, its number, how many items were yielded, and the other items in reverse order.
         self._anchor, self._number, self._emitted = state.inner, state.block, state.emitted
         self._block: list[T] = []
         self._following = state.inner  # where the next block begins
-        self._witness = Witness(state.witness)  # of that place
-        # Stands behind the block in progress; ``None`` as long as that one is still to be drawn.
+        self._position_digest = PositionDigest(state.witness)
+        # Its position is the end of the current block. None: that block was not drawn yet.
         self._inner: StatefulIterator[T] | None = None
 
     def get_state(self) -> ShuffleState:
-        """The beginning of the block in progress, and the place in it."""
+        """Return where the current block begins, and the position within it."""
         place = {"inner": self._anchor, "block": self._number, "emitted": self._emitted}
-        return self._state.model_copy(update={**place, "witness": self._witness.digest()})
+        return self._state.model_copy(update={**place, "witness": self._position_digest.digest()})
 
     def create_iter(self) -> Iterator[T]:
-        """The rest of the block in progress, then the blocks after it.
+        """Return an iterator over the rest of the current block and the blocks after it.
 
         Raises:
-            DocumentError: the block in progress, drawn again, is not what it was.
-            ValueError: the inner iterator ended before the place from which to go on.
+            DocumentError: the current block was drawn again, and the data has changed.
+            ValueError: the inner iterator ended before the position from which to continue.
         """
         inner = self._anchor.build() if self._inner is None else self._inner
         items = iter(inner.create_iter())
         while True:
             if not self._block:
-                # What is drawn for a block that is never completed is drawn again, from the anchor.
+                # If this block is never completed, it is drawn again from its beginning.
                 self._inner = None
-                with DrawnAgain(self._emitted > 0, self._witness.digest()) as drawn_again:
+                with DrawnAgain(self._emitted > 0, self._position_digest.digest()) as drawn_again:
                     block = self._draw(items)
                     if not block:
                         return
-                    drawn_again.over(inner.get_state)
+                    drawn_again.check(inner.get_state)
                 self._block, self._inner, self._following = block, inner, inner.get_state()
-                self._witness.is_of(_giving(self._following))
+                self._position_digest.set_source(_giving(self._following))
             block = self._block
             while len(block) > 1:
-                # Counted before the yield: at the yield the state is that after this item.
+                # Count before the yield: at the yield, the state is the one after this item.
                 self._emitted += 1
                 yield block.pop()
-            # At the last item the state is that of the next block already; else this one would be drawn again for nothing.
+            # At the last item, the state is already that of the next block. Otherwise a resume would draw this one in vain.
             self._anchor, self._number, self._emitted = self._following, self._number + 1, 0
-            self._witness.forget()
+            self._position_digest.forget()
             yield block.pop()
 
     def _draw(self, items: Iterator[T]) -> list[T]:
-        """What is left of the block in progress, in reverse order; empty at the end of the stream."""
+        """Draw the current block; return its rest in reverse order, empty at the end of the stream."""
         drawn = list(islice(items, self._state.buffer_size))
         if self._emitted and len(drawn) <= self._emitted:
             raise ValueError(
                 f"block {self._number} has {len(drawn)} items now, and {self._emitted} of it had been yielded: the inner "
-                "iterator must give the same items at each run. Bring back what it reads, or start anew"
+                "iterator must give the same items at each run. Restore the data that it reads, or start without the state"
             )
         if not drawn:
             return []
@@ -128,5 +128,5 @@ class ShuffleIterator(StatefulIterator[T]):
 
 
 def _giving(state: IteratorState) -> Callable[[], IteratorState]:
-    # Without the iterator in it: else that would refer to itself, and its block and files would wait for the collector.
+    # A function that does not hold the iterator. With a reference cycle, block and files would wait for the collector.
     return lambda: state

@@ -238,8 +238,8 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "nested 100,000 deep": (nested(100_000), "nested too deeply"),
     "100,000 objects deep": (nested(100_000, '{"a":', "}"), "nested too deeply"),
     "opened and never closed": (nested(100_000, "[", ""), "nested too deeply|malformed JSON"),
-    "a huge shape": (document_of(item=array("<i8", [2**62])), "do not make 0 bytes"),
-    "a shape that overflows": (document_of(item=array("<i8", [2**40, 2**40])), "do not make 0 bytes"),
+    "a huge shape": (document_of(item=array("<i8", [2**62])), "do not fit 0 bytes"),
+    "a shape that overflows": (document_of(item=array("<i8", [2**40, 2**40])), "do not fit 0 bytes"),
     "a shape of a huge number and zero": (document_of(item=array("<i8", [2**62, 0])), "an array of no bytes"),
     "rows of nothing": (document_of(item=array("<i8", [2**40, 0])), "an array of no bytes"),
     "elements of nothing": (document_of(item=array("|V0", [2**40])), "an array of no bytes"),
@@ -247,10 +247,10 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         document_of(state("sampling", **SAMPLING | {"names": array("|V0", [2**40])})),
         "an array of no bytes",
     ),
-    "a dtype of a gigabyte": (document_of(item=array("|V1000000000", [1])), "do not make 0 bytes"),
+    "a dtype of a gigabyte": (document_of(item=array("|V1000000000", [1])), "do not fit 0 bytes"),
     "a structure of a gigabyte": (
         document_of(item=array({"fields": [], "itemsize": 2**30, "aligned": False}, [1])),
-        "do not make 0 bytes",
+        "do not fit 0 bytes",
     ),
     "objects": (document_of(item=array("|O", [1])), "malformed structure: dtype"),
     "a leaf that there is not": (document_of(item=array("<i8", [1], 0)), "there is no leaf 0"),
@@ -280,7 +280,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     ),
     "more items than the limit": (
         document_of(state("limit", inner=COUNT, n=3, yielded=4)),
-        "4 items were yielded of 3",
+        "4 items were yielded, and the limit is 3",
     ),
 }
 

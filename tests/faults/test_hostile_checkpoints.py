@@ -362,7 +362,7 @@ async def test_expect_refuses_other_shards_other_stages_and_other_functions(tmp_
             [MapIterator(from_iterable(numbers), is_odd_again)],
             r"shard 0\.function: saved .*is_even.*, given .*is_odd_again",
         ),
-        ([from_iterable(numbers)], "shard 0: saved MapState, given FromIterableState"),
+        ([from_iterable(numbers)], "shard 0: saved MapState, given FromIterable.State"),
         ([Count(3), Count(3)], "is of 1 shards, and the expected pipeline has 2"),
     ]:
         with pytest.raises(CheckpointError, match=reason):

@@ -135,7 +135,7 @@ def test_files_that_changed_since_the_checkpoint_are_refused(corpus: Path, chang
         (corpus / "d.md").rename(corpus / "dd.md")
     state = IteratorState.model_validate_json(text)
     with pytest.raises(
-        DocumentError, match=r"are not those of the checkpoint.*5 files.*Bring them back.*or start anew"
+        DocumentError, match=r"are not those of the checkpoint.*5 files.*Restore the files, or start without"
     ):
         next(state.build().create_iter())
 
@@ -290,7 +290,7 @@ def test_an_empty_text_file_is_an_error_that_says_what_to_do_and_can_be_passed_o
     (tmp_path / "__init__.py").write_bytes(b"")
     (tmp_path / "a.py").write_bytes(b"\n")
     with pytest.raises(
-        DocumentError, match=r"__init__.py: the file is empty: leave it out by exclude=, or use"
+        DocumentError, match=r"__init__.py: the file is empty: exclude it with exclude=, or use"
     ) as caught:
         drain(DocumentFileIterator(tmp_path))
     assert (caught.value.file, caught.value.row) == ("__init__.py", None)
@@ -335,7 +335,7 @@ def test_rows_that_are_passed_over_are_counted_and_logged_and_the_rest_resumes_e
     assert sorted(d.text for shard in shards for d in drain(shard)) == ["a", "b", "c", "d", "e"]
     assert counters.drain() == {"documents skipped": 4}
     assert sorted(record.getMessage().partition(": the")[0] for record in caplog.records)[:3] == [
-        f"passed over: {tmp_path / f'x{suffix}'}, row {row}" + (f" (line {row + 1})" if suffix in LINES else "")
+        f"skipped: {tmp_path / f'x{suffix}'}, row {row}" + (f" (line {row + 1})" if suffix in LINES else "")
         for row in (1, 4, 5)
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -365,7 +365,7 @@ def test_a_file_in_progress_that_kept_its_size_and_changed_its_head_is_refused(
     text = after(DocumentFileIterator(path, on_error=on_error), 4).model_dump_json()
     content = path.read_bytes()
     path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
-    with pytest.raises(DocumentError, match=rf"x{suffix}: its size is that .* but its first bytes are") as caught:
+    with pytest.raises(DocumentError, match=rf"x{suffix}: its size is that .* but its first bytes differ") as caught:
         drain(IteratorState.model_validate_json(text).build())  # type: ignore[arg-type]
     assert (caught.value.file, caught.value.row) == (f"x{suffix}", None)
     path.write_bytes(content)
@@ -425,7 +425,7 @@ def test_without_the_extra_all_else_is_read(corpus: Path) -> None:
 
 
 def test_a_text_file_has_no_columns(corpus: Path) -> None:
-    with pytest.raises(DocumentError, match=r"d.md: a text file has no columns, hence no 'lang'"):
+    with pytest.raises(DocumentError, match=r"d.md: a text file has no columns, so it has no 'lang'"):
         drain(DocumentFileIterator(corpus / "d.md", columns=("lang",)))
 
 

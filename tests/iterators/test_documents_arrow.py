@@ -60,7 +60,7 @@ def test_a_zero_in_a_stream_is_no_end_if_more_comes_behind_it(tmp_path: Path, be
     path = write(tmp_path / "x.stream.arrow", [{"text": text} for text in ROWS], group=3)
     content, start = path.read_bytes(), start_of_batch(path, 1)
     path.write_bytes(content[:start] + bytes(zeros) + content[start + zeros :])
-    with pytest.raises(DocumentError, match=r"row 3: .*damaged from here on: \d+ bytes lie behind its end"):
+    with pytest.raises(DocumentError, match=r"row 3: .*damaged from here on: \d+ bytes follow the end of the stream"):
         texts(path)
     assert_passed_over(tmp_path, ROWS[:3] + beside)
 
@@ -275,7 +275,7 @@ def test_a_place_with_the_first_byte_of_a_batch_instead_of_its_number_goes_on(tm
     else:
         return
     data["fields"]["row"] = 20
-    with pytest.raises(DocumentError, match="no record batch begins where"):
+    with pytest.raises(DocumentError, match="no record batch begins at the place in the checkpoint"):
         drain(IteratorState.model_validate_json(json.dumps(data)).build())  # type: ignore[arg-type]
 
 

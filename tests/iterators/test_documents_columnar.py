@@ -224,7 +224,7 @@ def test_a_missing_column_is_an_error_that_names_the_file_and_what_there_is(tmp_
     write(tmp_path / f"x{suffix}", [{"body": "a", "n": 1}] * 3)
     write(tmp_path / "y.jsonl", [{"text": str(i), "lang": "de"} for i in range(4)])
     for columns in ((), ("lang",)):
-        with pytest.raises(DocumentError, match=r"the column 'text'.* is missing; there are 'body', 'n'") as caught:
+        with pytest.raises(DocumentError, match=r"the column 'text'.* is missing; the table has 'body', 'n'") as caught:
             drain(DocumentFileIterator(tmp_path, columns=columns))
         assert (caught.value.file, caught.value.row) == (f"x{suffix}", None)
     shards = [[d.text for d in drain(DocumentFileIterator(tmp_path, on_error="skip", shard=(i, 2)))] for i in (0, 1)]
@@ -263,7 +263,7 @@ def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     else:
         place = second_group(path)
         path.write_bytes(content[:place] + b"\xff" * 20 + content[place + 20 :])
-    with pytest.raises(DocumentError, match=r"damaged|no parquet file|no arrow file") as caught:
+    with pytest.raises(DocumentError, match=r"damaged|not a valid parquet file|not an arrow file") as caught:
         drain(DocumentFileIterator(tmp_path))
     assert caught.value.file == f"x{suffix}"
     counters.drain()
@@ -358,6 +358,6 @@ def test_several_columns_of_one_name_are_an_error_if_they_are_used(tmp_path: Pat
 def test_a_name_of_a_column_that_is_no_utf8_is_an_error_that_names_the_file(tmp_path: Path, suffix: str) -> None:
     path = write_table(tmp_path / f"x{suffix}", pa.table({"text": ["a"], "besides": ["b"]}))
     path.write_bytes(path.read_bytes().replace(b"besides", b"\xff" * 7))
-    with pytest.raises(DocumentError, match=r"no arrow file|no parquet file") as caught:
+    with pytest.raises(DocumentError, match=r"not an arrow file|not a valid parquet file") as caught:
         drain(DocumentFileIterator(path))
     assert caught.value.file == f"x{suffix}"

@@ -68,7 +68,7 @@ def test_the_head_is_that_of_65536_bytes_and_the_same_wherever_one_resumed(tmp_p
     assert len(drain(state.build())) == 10
     content[(1 << 16) - 1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DocumentError, match="its first bytes are others"):
+    with pytest.raises(DocumentError, match="its first bytes differ"):
         drain(state.build())
 
 
@@ -110,8 +110,8 @@ BAD_ROWS = [
     (b'\xef\xbb\xbf{"text": "a"}', "broken JSON"),
     (b'["text"]', "must be a JSON object with the field 'text'"),
     (b"null", "must be a JSON object with the field 'text'"),
-    (b'{"body": "a", "id": 1}', "the field 'text' is missing; there are 'body', 'id'"),
-    (b"{}", "the field 'text' is missing; there are none"),
+    (b'{"body": "a", "id": 1}', "the field 'text' is missing; the row has 'body', 'id'"),
+    (b"{}", "the field 'text' is missing; the row has none"),
     (b'{"text": 3}', "the field 'text' must be a string, not 3"),
     (b'{"text": null}', "the field 'text' must be a string, not None"),
     (b'{"text": "a", "sample_id": [1]}', "the field 'sample_id' must be a string or an integer"),
@@ -152,7 +152,7 @@ def test_a_bad_row_is_an_error_that_names_it_and_the_rest_resumes_at_it(
 
 def test_a_column_that_was_asked_for_and_is_missing_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     write(tmp_path / "x.jsonl", [{"text": "a", "lang": "de"}, {"text": "b", "n": 1}])
-    with pytest.raises(DocumentError, match=r"row 1 \(line 2\): the field 'lang' is missing; there are 'text', 'n'"):
+    with pytest.raises(DocumentError, match=r"row 1 \(line 2\): the field 'lang' is missing; the row has 'text', 'n'"):
         drain(DocumentFileIterator(tmp_path, columns=("lang",)))
 
 

@@ -81,8 +81,14 @@ REGISTER = r"is not registered, so a checkpoint can't name it: %s @asyncprefetch
         ([].append, "list.append " + REGISTER % "call it in a function of your own, and decorate that with"),
         (Unknown(), "Unknown " + REGISTER % "make its class Unknown a dataclass, and decorate that with"),
         (functools.partial(unknown, 1), "unknown " + REGISTER % "decorate it with"),
-        (functools.partial(of_two, threading.Lock()), r"an argument that it binds can't be held .*\.args\[0\]"),
-        (functools.partial(of_two, second={"a": object}), r"an argument that it binds can't be held .*'second'"),
+        (
+            functools.partial(of_two, threading.Lock()),
+            r"a checkpoint can't hold an argument that it binds .*\.args\[0\]",
+        ),
+        (
+            functools.partial(of_two, second={"a": object}),
+            r"a checkpoint can't hold an argument that it binds .*'second'",
+        ),
         (of_none, "must be callable with one argument: too many"),
         (of_two, "must be callable with one argument: missing"),
         (functools.partial(of_two, 1, 2), "must be callable with one argument: too many"),

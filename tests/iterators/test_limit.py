@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncprefetch import CheckpointError, IteratorState
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import LimitIterator, LoopingIterator
+from asyncprefetch.iterators import LimitIterator, LimitState, LoopingIterator
 from asyncprefetch.testing import assert_resumes_exactly
 from tests.iterators.sources import ListIterator, drain
 
@@ -42,7 +43,7 @@ def test_counts_anew_in_each_epoch() -> None:
 
 @pytest.mark.parametrize("n", [-1, 1 << 63, 0.5, "many", None])
 def test_refuses_what_is_no_number_of_items(n: Any) -> None:
-    with pytest.raises(ValueError, match=r"LimitState\nn\n"):
+    with pytest.raises(ValueError, match=r"LimitIterator\nn\n"):
         LimitIterator(ListIterator([1]), n)
 
 
@@ -60,3 +61,13 @@ def test_the_limit_is_configuration_and_the_count_is_not() -> None:
     assert compare_configuration(started.get_state(), LimitIterator(ListIterator([1, 2]), 2).get_state(), "it") == []
     lines = compare_configuration(started.get_state(), LimitIterator(ListIterator([1, 2]), 3).get_state(), "it")
     assert lines == ["it.n: saved 2, given 3"]
+
+
+def test_a_state_with_more_items_than_the_limit_is_refused() -> None:
+    text = LimitIterator(ListIterator([1, 2]), 1).get_state().model_dump_json().replace('"yielded":0', '"yielded":2')
+    with pytest.raises(CheckpointError, match="2 items were yielded, and the limit is 1"):
+        IteratorState.model_validate_json(text)
+
+
+def test_the_state_class_has_its_name() -> None:
+    assert LimitState is LimitIterator.State

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncprefetch import IteratorState, register
+from asyncprefetch import CheckpointError, IteratorState, register
 from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import FilterIterator, LoopingIterator
 from asyncprefetch.testing import assert_resumes_exactly
@@ -101,3 +101,9 @@ def test_the_number_of_epochs_and_the_inner_configuration_are_compared_once_and_
     assert compare_configuration(saved.get_state(), LoopingIterator(ListIterator([1, 2]), 3).get_state(), "it") == []
     differing = compare_configuration(saved.get_state(), LoopingIterator(ListIterator([1]), 4).get_state(), "it")
     assert [line.partition(":")[0] for line in differing] == ["it.start.items", "it.epochs"]
+
+
+def test_a_state_of_an_epoch_after_the_last_is_refused() -> None:
+    text = LoopingIterator(ListIterator([1]), 2).get_state().model_dump_json().replace('"epoch":0', '"epoch":2')
+    with pytest.raises(CheckpointError, match="epoch 2 of 2, counted from 0"):
+        IteratorState.model_validate_json(text)

@@ -147,7 +147,7 @@ def test_refuses_items_that_are_no_1d_arrays_of_integers(item: Any) -> None:
 
 
 def test_refuses_tokens_that_would_become_negative() -> None:
-    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, and token 1 is 18446744073709551615"):
+    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, but token 1 is 18446744073709551615"):
         drain(PackingIterator(ListIterator([np.array([1, 2**64 - 1], np.uint64)]), batch_size=1, sequence_length=2))
 
 
@@ -169,7 +169,7 @@ def test_refuses_to_resume_when_the_tokens_became_fewer() -> None:
     next(batches)
     next(batches)
     state = iterator.get_state().model_copy(update={"inner": ListIterator(arrays([4])).get_state()})
-    with pytest.raises(ValueError, match="ended 2 before the place"):
+    with pytest.raises(ValueError, match="ended 2 tokens before the position"):
         drain(IteratorState.model_validate_json(state.model_dump_json()).build())
 
 

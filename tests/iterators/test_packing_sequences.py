@@ -159,15 +159,15 @@ def test_rows_of_full_length_take_the_dtypes_that_come() -> None:
 @pytest.mark.parametrize(
     ("patched", "rows", "options", "what"),
     [
-        (False, [[5], [5]], {"sequence_length": 3}, "row 0 (line 1) on has 4 targets, and sequence_length is 3"),
-        (False, [[2], [5]], {"sequence_length": 3}, "row 1 (line 2) on has 4 targets, and sequence_length is 3"),
-        (True, [[1, 1], [1] * 5], {"sequence_length": 4}, "row 1 (line 2) on has 5 patches, and sequence_length is 4"),
-        (True, [[2, 1, 1]], {"sequence_length": 3}, "row 0 (line 1) on has 4 patches, and sequence_length is 3"),
+        (False, [[5], [5]], {"sequence_length": 3}, "row 0 (line 1) has 4 targets, but sequence_length is 3"),
+        (False, [[2], [5]], {"sequence_length": 3}, "row 1 (line 2) has 4 targets, but sequence_length is 3"),
+        (True, [[1, 1], [1] * 5], {"sequence_length": 4}, "row 1 (line 2) has 5 patches, but sequence_length is 4"),
+        (True, [[2, 1, 1]], {"sequence_length": 3}, "row 0 (line 1) has 4 patches, but sequence_length is 3"),
         (
             True,
             [[1, 9]],
             {"max_length": 8, "on_too_long": "raise"},
-            "row 0 (line 1) on has 9 inputs, and max_length is 8",
+            "row 0 (line 1) has 9 inputs, but max_length is 8",
         ),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_sequence_that_is_too_long_is_an_error_that_names_its_file_and_row(
     iterator = pack(rows, patched, **options)
     with pytest.raises(RowTooLongError) as caught:
         drain(iterator)
-    assert str(caught.value) == f"the sequence from a.jsonl, {what}"
+    assert str(caught.value) == f"the sequence that begins in a.jsonl, {what}"
     row, _, length, limit = (int(digits) for digits in re.findall(r"\d+", what))
     crossed = pickle.loads(pickle.dumps(caught.value))
     for error in (caught.value, crossed):
@@ -186,7 +186,7 @@ def test_a_sequence_that_is_too_long_is_an_error_that_names_its_file_and_row(
 
 
 def test_a_sequence_from_nowhere_that_is_too_long_is_an_error_too() -> None:
-    with pytest.raises(RowTooLongError, match=r"^the sequence has 4 targets, and sequence_length is 3$") as caught:
+    with pytest.raises(RowTooLongError, match=r"^the sequence has 4 targets, but sequence_length is 3$") as caught:
         drain(PackingIterator(ListIterator([TokenSequence(np.arange(5))]), batch_size=1, sequence_length=3))
     assert (caught.value.file, caught.value.row) == ("", None)
 
@@ -280,7 +280,7 @@ def test_refuses_sequences_with_patches_behind_batches_of_others(patched: bool, 
 
 def test_refuses_patch_lengths_that_do_not_fit() -> None:
     wrong = TokenSequence(np.arange(3), np.array([1, 1]))
-    with pytest.raises(ValueError, match="sum to 2, and there are 3 tokens"):
+    with pytest.raises(ValueError, match="sum to 2, but there are 3 tokens"):
         drain(PackingIterator(ListIterator([wrong]), batch_size=1, sequence_length=4))
 
 
@@ -356,7 +356,7 @@ def test_no_state_is_given_of_a_batch_that_failed_when_it_was_half_drawn() -> No
     state = iterator.get_state()
     with pytest.raises(TypeError):
         next(batches)
-    with pytest.raises(RuntimeError, match="failed in the midst of a batch"):
+    with pytest.raises(RuntimeError, match="failed within a batch"):
         iterator.get_state()
     assert state.inner.position == 2  # type: ignore[attr-defined]
 
@@ -388,7 +388,7 @@ def test_no_state_is_given_of_a_batch_in_which_the_program_was_interrupted(error
     next(batches)
     with pytest.raises(type(error)):
         next(batches)
-    with pytest.raises(RuntimeError, match="failed in the midst of a batch"):
+    with pytest.raises(RuntimeError, match="failed within a batch"):
         iterator.get_state()
 
 

@@ -140,7 +140,7 @@ def test_entropy_patches_look_like_this() -> None:
 @pytest.mark.parametrize(
     ("entropies", "why"),
     [
-        (None, "need entropies, and there are none"),
+        (None, "need entropies, and the document has none"),
         (np.zeros(2), r"floats of shape \(3,\), not float64 of shape \(2,\)"),
         (np.zeros((3, 1)), r"not float64 of shape \(3, 1\)"),
         (np.zeros(3, int), "not int64"),

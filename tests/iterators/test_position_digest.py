@@ -26,7 +26,7 @@ from asyncprefetch.iterators import (
 )
 from asyncprefetch.iterators.text import packing
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
-from tests.inside import ANCHOR_EVERY, _blocks, witness_of
+from tests.inside import ANCHOR_EVERY, _blocks, position_digest
 from tests.iterators.sources import ListIterator, ListState, drain
 
 ROWS = 300
@@ -111,7 +111,7 @@ def test_a_file_that_was_rewritten_at_its_size_is_noticed(
     assert_items_equal(rest, resumed(text), "rest")
     for name in ("a", "b"):
         write_rows(folder / f"{name}.jsonl", "x")
-    with pytest.raises(DocumentError, match=r"not what it was|first bytes are others"):
+    with pytest.raises(DocumentError, match=r"not what it was|first bytes differ"):
         next(IteratorState.model_validate_json(text).build().create_iter())
 
 
@@ -153,7 +153,9 @@ def test_files_may_move(folder: Path, make: Callable[[Path], StatefulIterator[An
 
 
 @pytest.mark.parametrize("make", CHAINS)
-def test_a_state_without_a_witness_is_gone_on_from(folder: Path, make: Callable[[Path], StatefulIterator[Any]]) -> None:
+def test_a_state_without_a_position_digest_is_continued(
+    folder: Path, make: Callable[[Path], StatefulIterator[Any]]
+) -> None:
     def without(node: Any) -> Any:
         if isinstance(node, dict):
             return {name: without(value) for name, value in node.items() if name not in ("witness", "trail")}
@@ -193,12 +195,12 @@ def test_the_state_behind_a_failure_is_one_to_go_on_from(folder: Path) -> None:
         path.write_text(path.read_text("utf-8").replace('{"text"', '["text"', 1), "utf-8")
 
 
-def test_a_witness_is_of_positions_alone() -> None:
+def test_a_digest_is_of_positions_alone() -> None:
     numbers = ListIterator([np.array([1, 2])] * 9)
     list(islice(numbers.create_iter(), 3))
     state = numbers.get_state()
-    assert witness_of(state) == witness_of(ListState(items=[4], position=3))
-    assert witness_of(state) != witness_of(ListState(items=[4], position=4))
+    assert position_digest(state) == position_digest(ListState(items=[4], position=3))
+    assert position_digest(state) != position_digest(ListState(items=[4], position=4))
     nested = LoopingIterator(numbers).get_state()
-    assert witness_of(nested) == witness_of(nested.model_copy(update={"epochs": 3}))
-    assert witness_of(nested) != witness_of(nested.model_copy(update={"items": 3}))
+    assert position_digest(nested) == position_digest(nested.model_copy(update={"epochs": 3}))
+    assert position_digest(nested) != position_digest(nested.model_copy(update={"items": 3}))

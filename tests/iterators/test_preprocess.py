@@ -157,14 +157,17 @@ def test_entropies_are_one_a_token_or_one_a_byte_of_the_text() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5])
 def test_a_wrong_number_of_entropies_is_an_error_that_names_the_document(n: int) -> None:
-    why = rf"document 'corpus/a.jsonl:7': there are {n} entropies; there must be 4, one a token, or 2, one a byte"
+    expected = "4, one for each token, or 2, one for each byte"
+    why = rf"document 'corpus/a.jsonl:7': there are {n} entropies; there must be {expected}"
     with pytest.raises(DocumentError, match=why):
         drain(entropic(n))
 
 
 def test_a_wrong_number_of_entropies_is_an_error_also_where_tokens_are_no_bytes() -> None:
     documents = [Document("d", "one two", np.zeros(3))]
-    with pytest.raises(DocumentError, match=r"document 'd': there are 3 entropies; there must be 2, one a token$"):
+    with pytest.raises(
+        DocumentError, match=r"document 'd': there are 3 entropies; there must be 2, one for each token$"
+    ):
         drain(PreprocessIterator(ListIterator(documents), Words(1), EntropyPatcher(0.5)))
 
 
@@ -209,7 +212,7 @@ def test_documents_without_entropies_can_be_passed_over_counted_and_the_rest_res
     assert [(item.file, item.row) for item in made] == [("x.jsonl", row) for row in range(1, 40, 3)]
     assert counters.drain() == {"documents skipped": 27}
     messages = [record.getMessage() for record in caplog.records]
-    assert messages[0].startswith("passed over: document 'x.jsonl:0' (x.jsonl, row 0 (line 1)): there are 1 entropies")
+    assert messages[0].startswith("skipped: document 'x.jsonl:0' (x.jsonl, row 0 (line 1)): there are 1 entropies")
     assert len(messages) == 11
     assert messages[-1].endswith("are not logged")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -273,9 +276,9 @@ def test_refuses_what_makes_no_patches() -> None:
 
 
 def test_refuses_byte_patches_of_what_are_no_bytes_or_lie_at_another_offset() -> None:
-    with pytest.raises(ValueError, match=r"expects byte 0 at 3, and ByteTokenizer\(.*offset=9\) has it at 9"):
+    with pytest.raises(ValueError, match=r"expects byte 0 at 3, but ByteTokenizer\(.*offset=9\) has it at 9"):
         PreprocessIterator(ListIterator([]), ByteTokenizer(offset=9), SpacePatcher())
-    with pytest.raises(ValueError, match=r"makes patches of bytes, and the tokens of Words\(.*\) are none"):
+    with pytest.raises(ValueError, match=r"makes patches of bytes, but the tokens of Words\(.*\) are not bytes"):
         PreprocessIterator(ListIterator([]), Words(1), SpacePatcher())
     PreprocessIterator(ListIterator([]), ByteTokenizer(offset=9), SpacePatcher(9))
     PreprocessIterator(ListIterator([]), Words(1), StaticPatcher(2))

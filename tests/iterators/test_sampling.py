@@ -236,7 +236,7 @@ def test_get_state_with_8_sources_takes_well_under_a_millisecond_and_little_room
     assert len(sampled.get_state().model_dump_json()) < 8_000
 
 
-NAMES = "sources and weights must have the same names; there is "
+NAMES = "sources and weights must have the same names; got "
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_refuses_another_way_to_go_on(given: Any) -> None:
 
 def test_a_state_of_which_the_parts_do_not_fit_is_refused() -> None:
     text = mixture({"a": [1]}, {"a": 1}).get_state().model_dump_json().replace('["a"]', '["a","b"]')
-    with pytest.raises(Exception, match="2 names, and another number of weights, sources, or counts"):
+    with pytest.raises(Exception, match="2 names, but a different number of weights, sources, or counts"):
         IteratorState.model_validate_json(text)
 
 

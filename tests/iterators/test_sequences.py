@@ -213,18 +213,18 @@ def test_refuses_tokens_that_no_batch_can_hold(dtype: Any) -> None:
     largest = np.array([7, (1 << 63) - 1, 8], dtype)
     [kept] = drain(SequenceIterator(ListIterator([largest]), sequence_length=4))
     assert kept.tokens.tolist() == [7, (1 << 63) - 1, 8]
-    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, and token 1 is 9223372036854775808"):
+    with pytest.raises(ValueError, match=r"takes tokens below 2\*\*63, but token 1 is 9223372036854775808"):
         drain(SequenceIterator(ListIterator([largest + np.array([0, 1, 0], dtype)]), sequence_length=4))
 
 
 @pytest.mark.parametrize(
     ("lengths", "why"),
     [
-        (np.array([1, 1]), "sum to 2, and there are 3 tokens"),
+        (np.array([1, 1]), "sum to 2, but there are 3 tokens"),
         (np.array([4, -1]), "patch 1 has -1"),
         (np.array([3, 0]), "patch 1 has 0"),
-        (np.array([1 << 62] * 4 + [3]), "sum to 18446744073709551619, and there are 3"),
-        (np.array([1, (1 << 64) - 1, 3], np.uint64), "sum to 18446744073709551619, and there are 3"),
+        (np.array([1 << 62] * 4 + [3]), "sum to 18446744073709551619, but there are 3"),
+        (np.array([1, (1 << 64) - 1, 3], np.uint64), "sum to 18446744073709551619, but there are 3"),
         (np.array([1.5, 1.5]), "integers, not float64"),
         ([3], "integers, not"),
         (np.array([[3]]), r"shape \(1, 1\)"),
@@ -266,7 +266,7 @@ def test_refuses_to_resume_when_the_tokens_became_fewer(taken: int, left: int) -
         next(sequences)
     fewer = ListIterator([np.arange(left)])
     state = iterator.get_state().model_copy(update={"inner": fewer.get_state()})
-    with pytest.raises(ValueError, match="ended before the place"):
+    with pytest.raises(ValueError, match="ended before the position"):
         drain(IteratorState.model_validate_json(state.model_dump_json()).build())
 
 

@@ -1,4 +1,4 @@
-"""A stream of documents' tokens in blocks of sequences: how :class:`SequenceIterator` draws, and from where again."""
+"""Blocks of sequences: how :class:`SequenceIterator` draws tokens, and from where a resume draws them again."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from asyncprefetch.iterators.text._tokens import (
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """A run of the stream: a token of context, and sequences of ``units`` units, the last one maybe of fewer.
+    """A part of the stream: a token of context, then sequences of ``units`` units. The last one may have fewer.
 
     Attributes:
-        tokens: all of them, and maybe more behind them.
-        lengths: of the patches behind the context, or ``None``.
-        borders: where in ``tokens`` the context of each sequence lies, and the last token of the last.
-        units: patches or tokens a sequence, without its context.
-        starts: at which units, counted from the first behind the context, the parts of documents begin.
-        origins: of these documents.
-        anchor: the state from which to draw the next block; ``None``: what is left of the stream is all in this one.
-        offset: how many units behind the anchor the next one begins.
-        source: what the documents are drawn from: behind the last one of the block, until the next block is drawn.
+        tokens: the tokens; there may be more after the last sequence.
+        lengths: the lengths of the patches after the context, or ``None``.
+        borders: the index in ``tokens`` of the context of each sequence, and of the last token of the last sequence.
+        units: patches or tokens in a sequence, without its context.
+        starts: the units, counted from the first after the context, at which the parts of documents begin.
+        origins: the origins of these documents.
+        anchor: the state from which to draw the next block; ``None``: this block is the last.
+        offset: how many units after the anchor the next block begins.
+        source: the iterator that gives the documents. Until the next block is drawn, its position is the end of this one.
     """
 
     tokens: Array
@@ -51,11 +51,11 @@ class Block:
 
     @property
     def count(self) -> int:
-        """How many sequences there are."""
+        """The number of sequences."""
         return len(self.borders) - 1
 
     def cut(self, number: int) -> TokenSequence:
-        """One of them, counted in the order of the stream."""
+        """Return one sequence; ``number`` counts in the order of the stream."""
         tokens = self.tokens[self.borders[number] : self.borders[number + 1] + 1]
         origin = self.origins[bisect_right(self.starts, number * self.units) - 1]
         if self.lengths is None:
@@ -68,10 +68,10 @@ class Block:
 
 
 def ended() -> ValueError:
-    """The error for a stream that became shorter."""
+    """Return the error for a stream that became shorter."""
     return ValueError(
-        "the tokens ended before the place where the sequences were to go on: they must be the same at each run. Bring "
-        "back what they are made of, or start anew"
+        "the tokens ended before the position from which the sequences continue: they must be the same at each run. "
+        "Restore the data that they are made from, or start without the state"
     )
 
 
@@ -85,29 +85,29 @@ def draw_blocks(
     buffer_size: int,
     drop_last: bool,
 ) -> Iterator[Block]:
-    """The blocks from ``number`` on, which begins ``offset`` units behind the anchor ``inner``.
+    """Yield the blocks from ``number`` on. That block begins ``offset`` units after the anchor ``inner``.
 
     A unit is a patch or, without patches, a token. A block begins at the unit whose last token is its context.
-    ``at_place`` is called with what is built of ``inner`` when that stands behind the document with that unit.
+    ``at_place`` is called with the iterator that is built from ``inner``, after it has given the document with that unit.
 
     Raises:
         TypeError: an item holds no tokens.
-        ValueError: patch lengths do not fit, or come with some items only; or the stream ends before the place.
+        ValueError: patch lengths do not fit, or only some items have them; or the stream ends before that position.
     """
     source = inner.build()
-    # Units are counted from where this generator began to draw. Where an anchor lies follows from the one before it and
-    # from the documents, never from where drawing began: so a state is the same whoever gets there.
+    # Units are counted from where this generator began to draw. The place of an anchor depends on the one before it and on
+    # the documents, never on where drawing began: so a state is the same in a resumed run and in an uninterrupted one.
     anchor, place = inner, 0
     drawn = fresh = 0  # units; and tokens and documents since the last anchor
     begin = offset
     patched: bool | None = None
-    filling: _Filling | None = None  # none before the place from which to go on
+    filling: _Filling | None = None  # None: before the position from which to continue
     size = units = 0
     stream_begins = False
 
     for item in source.create_iter():
         document = check(item, "SequenceIterator")
-        fresh += document.tokens.size + 1  # empty documents, too, take time to draw again
+        fresh += document.tokens.size + 1  # drawing an empty document again takes time too
         if patched is None:
             patched = document.lengths is not None
             units = sequence_length - patched
@@ -147,22 +147,22 @@ def draw_blocks(
 
 
 class _Filling:
-    """The block in progress: what the documents so far have given to it."""
+    """The current block: the parts that the documents so far have contributed."""
 
     def __init__(self, size: int, document: Checked, unit: int) -> None:
-        """Begin behind ``unit`` units of ``document``."""
+        """Begin after ``unit`` units of ``document``."""
         before = unit if document.lengths is None else int(document.lengths[:unit].sum())
         self.missing = self._size = size
         self._parts: list[Array] = []
         self._lengths: list[Array] = []
-        self._starts: list[int] = []  # of the parts, in units of the block
+        self._starts: list[int] = []  # the beginnings of the parts, in units of the block
         self._origins: list[Origin] = []
-        # Where the next part begins in the current document. The first part of a block begins with the context, so that
-        # a block that lies within one document is one part, and is not copied.
+        # Where the next part begins in the current document. The first part of a block includes the context, so that a
+        # block within one document is one part, and is not copied.
         self._first = before - 1
 
     def take(self, document: Checked, unit: int, n: int) -> int:
-        """Add units of ``document`` from ``unit`` on, up to its ``n`` units or the block's end. Gives where it stopped."""
+        """Add units of ``document`` from ``unit`` on, until ``n`` or the end of the block. Return where it stopped."""
         end = min(n, unit + self.missing)
         self._starts.append(self._size - self.missing)
         self._origins.append(document.origin)
@@ -179,7 +179,7 @@ class _Filling:
         return end
 
     def leave(self, document: Checked) -> None:
-        """Go on with another document behind this one, which is not empty."""
+        """Note that ``document``, which is not empty, is used up."""
         if not self._parts:
             self._parts.append(document.tokens[-1:])
         self._first = 0
@@ -187,7 +187,7 @@ class _Filling:
     def block(
         self, size: int, units: int, anchor: IteratorState | None, offset: int, source: StatefulIterator[Any]
     ) -> Block:
-        """The block of the first ``size`` units. The next one begins behind what was taken."""
+        """Return the block of the first ``size`` units. The next block begins after the units that were taken."""
         tokens, borders = join(self._parts), [*range(0, size, units), size]
         lengths = None
         if self._lengths:

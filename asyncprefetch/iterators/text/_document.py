@@ -1,4 +1,4 @@
-"""One document, and how one is made of the fields of a row."""
+"""A document, and how it is made from the fields of a row."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Document:
     """One text.
 
     Attributes:
-        sample_id: what the data calls it, or ``"folder/file.txt"``, or ``"folder/file.jsonl:row"``, rows from 0.
-        text: the text, with its line ends as they are in the file.
-        entropies: a 1-D array of floats, all finite, if the data has one: float64 from ``.jsonl``; of a column of
-            floats its own dtype, of one of integers float64.
-        columns: the further columns that were asked for, as the data has them.
+        sample_id: its name in the data, or ``"folder/file.txt"``, or ``"folder/file.jsonl:row"``, rows from 0.
+        text: the text, with line ends as they are in the file.
+        entropies: a 1-D array of floats, all finite, or ``None``. The dtype is float64 for ``.jsonl`` and for a column of
+            integers, and that of the column for a column of floats.
+        columns: the requested further columns, as they are in the data.
         file: the name of the file that it was read from; empty: none.
-        row: the row of that file, counted from 0; ``None``: it is the whole file.
+        row: the row in that file, from 0; ``None``: it is the whole file.
     """
 
     sample_id: str
@@ -36,7 +36,7 @@ class Document:
     row: int | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Whether all is the same, the entropies number by number and in dtype, wherever the two were read from."""
+        """Return whether the contents are equal, entropies and their dtype included. File and row are not compared."""
         if not isinstance(other, Document):
             return NotImplemented
         same = (self.sample_id, self.text, self.columns) == (other.sample_id, other.text, other.columns)
@@ -54,7 +54,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read of each row, and which rows are ours. See :class:`DocumentFileIterator` for the fields."""
+    """Which fields of a row are read, and which rows belong to this shard. See :class:`DocumentFileIterator`."""
 
     text_field: str
     id_field: str | None
@@ -75,23 +75,23 @@ class Wanted:
 
 
 def make_document(fields: Mapping[str, Any], wanted: Wanted, file: SourceFile, row: int) -> Document:
-    """The document of one row.
+    """Return the document of one row.
 
     Args:
-        fields: the row by its fields' names; those of no use are passed over.
-        wanted: which fields have what.
-        file: where the row lies.
+        fields: the fields of the row by name; those that are not used are ignored.
+        wanted: the names of the fields.
+        file: the file with the row.
         row: its number in the file, from 0.
 
     Raises:
-        DocumentError: a field is missing, or is not of the type that it must have.
+        DocumentError: a field is missing or has a wrong type.
     """
     try:
         text = fields[wanted.text_field]
         columns = {name: fields[name] for name in wanted.columns} if wanted.columns else {}
     except KeyError as error:
         have = ", ".join(map(repr, fields)) or "none"
-        raise refuse(file, row, f"the field {error} is missing; there are {have}") from None
+        raise refuse(file, row, f"the field {error} is missing; the row has {have}") from None
     if not isinstance(text, str):
         raise refuse(file, row, f"the field {wanted.text_field!r} must be a string, not {text!r:.40}")
     sample_id = None if wanted.id_field is None else fields.get(wanted.id_field)
@@ -111,7 +111,7 @@ def make_document(fields: Mapping[str, Any], wanted: Wanted, file: SourceFile, r
 def _floats(values: Any, name: str | None, file: SourceFile, row: int) -> npt.NDArray[np.floating]:
     try:
         array = np.array(values)
-    except ValueError:  # lists within the list, of several lengths
+    except ValueError:  # lists of different lengths within the list
         array = np.empty((), object)
     if array.dtype.kind == "f" and array.ndim == 1 and np.isfinite(array).all():
         return array

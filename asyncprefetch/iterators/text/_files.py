@@ -1,4 +1,4 @@
-"""A file of documents, here or behind a URL of fsspec: how it is opened, checked, and named in errors."""
+"""A file of documents, local or at a URL of fsspec: how it is opened, checked, and named in errors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 HEAD = 1 << 16
-"""Bytes at the beginning of a file by which it is known again."""
+"""How many bytes at the beginning of a file identify it."""
 
-_BUFFER = 1 << 18  # lines come several times faster out of such a buffer than out of the default one
+_BUFFER = 1 << 18  # lines are read several times faster with this buffer than with the default one
 
 
 class DocumentError(ValueError):
-    """A document can't be read: a file is missing, has changed, or holds what it must not.
+    """A document can't be read: a file is missing, has changed, or has invalid contents.
 
     Attributes:
-        file: the file's name in the listing, or the path that was given; empty if the error is about no single one.
-        row: the line of a ``.jsonl`` file, or the row of a table, counted from 0; ``None`` if the error is about a
-            file as a whole.
+        file: the file's name in the listing, or the path that was given; empty if the error concerns no single file.
+        row: the line of a ``.jsonl`` file, or the row of a table, from 0; ``None`` if the error concerns the whole file.
     """
 
     def __init__(self, message: str, *, file: str = "", row: int | None = None) -> None:
@@ -35,10 +34,10 @@ class SourceFile:
     """A file of documents.
 
     Attributes:
-        path: where it lies; for a filesystem of fsspec, its path there.
-        name: what it is called in every place where its folder may lie.
-        size: its bytes, when the files were listed.
-        filesystem: of fsspec; ``None``: a local file.
+        path: its path on this machine, or in its filesystem of fsspec.
+        name: its name relative to the folder that was given. It stays the same when the folder is moved.
+        size: its size in bytes when the files were listed.
+        filesystem: the filesystem of fsspec; ``None``: a local file.
     """
 
     path: str
@@ -48,17 +47,17 @@ class SourceFile:
 
     @property
     def local(self) -> bool:
-        """Whether the path is one of this machine."""
+        """Whether the file is on this machine."""
         return self.filesystem is None
 
     @property
     def shown(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return self.path if self.local else str(self.filesystem.unstrip_protocol(self.path))
 
 
 class Place(NamedTuple):
-    """Where in the files the next document is looked for: the position fields of a ``DocumentFileState``."""
+    """The place in the files where the next document is searched: the position fields of a ``DocumentFileState``."""
 
     document: int
     file: int
@@ -71,9 +70,9 @@ class Place(NamedTuple):
 
 
 class _Remote(io.RawIOBase):
-    """A file of fsspec that remembers what it raised: what reads through it makes other errors of that.
+    """A file of fsspec that remembers the exception it raised: its readers replace the exception by others.
 
-    One that ends before its size, without raising, is an error too, or the rest would be lost.
+    A file that ends before its size is an error too; otherwise the rest would be lost silently.
     """
 
     def __init__(self, file: SourceFile) -> None:
@@ -120,10 +119,10 @@ class _Remote(io.RawIOBase):
 
 
 def open_file(file: SourceFile) -> io.BufferedReader:
-    """The file, from its first byte on.
+    """Open a file at its first byte.
 
     Raises:
-        DocumentError: its size is not the one that it had when the files were listed.
+        DocumentError: its size has changed since the files were listed.
         OSError: it can't be opened.
     """
     raw: Any = io.FileIO(file.path) if file.local else _Remote(file)
@@ -136,31 +135,31 @@ def open_file(file: SourceFile) -> io.BufferedReader:
 
 
 def failure_of(opened: io.BufferedReader | None) -> Exception | None:
-    """What a file that is not local raised, if anything, whatever became of it."""
+    """Return the exception that a remote file raised, if any, even if a reader has replaced it."""
     raw = getattr(opened, "raw", None)
     return raw.failure if isinstance(raw, _Remote) else None
 
 
 def check_size(opened: io.BufferedReader, file: SourceFile) -> None:
-    """Look whether a local file is still as long as it was: to read a mapped one behind its end would end the process.
+    """Check that a local file still has its size: reading a mapped file after its end would kill the process.
 
     Raises:
-        DocumentError: it is not.
+        DocumentError: the size has changed.
     """
     if file.local and os.fstat(opened.fileno()).st_size != file.size:
         raise _other_size(file)
 
 
 def hash_head(data: bytes) -> str:
-    """The hash of the first of the bytes with which a file begins."""
+    """Return the hash of the first bytes of a file; ``data`` is its beginning."""
     return blake2b(memoryview(data)[:HEAD], digest_size=16).hexdigest()
 
 
 def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str:
-    """The hash of the beginning of a file just opened.
+    """Return the hash of the beginning of a file that was just opened.
 
     Raises:
-        DocumentError: it is not that of the file in which ``begin`` is a place.
+        DocumentError: the file is not the one in which ``begin`` is a place.
     """
     head = hash_head(opened.read(HEAD))
     opened.seek(0)
@@ -170,8 +169,8 @@ def check_head(opened: io.BufferedReader, file: SourceFile, begin: Place) -> str
         raise refuse(
             file,
             None,
-            "its size is that of the checkpoint, but its first bytes are others. "
-            "Bring it back as it was, or start anew without the checkpoint",
+            "its size is that of the checkpoint, but its first bytes differ. "
+            "Restore the file, or start without the checkpoint",
         )
     return head
 
@@ -181,18 +180,18 @@ def _other_size(file: SourceFile) -> DocumentError:
 
 
 def refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:
-    """The error for a row, or for a file as a whole."""
+    """Return the error for a row, or for a whole file."""
     return DocumentError(f"{name_place(file.shown, row)}: {reason}", file=file.name, row=row)
 
 
 def not_utf8(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
-    """The error for bytes that are no UTF-8."""
-    advice = "convert the file, leave it out by exclude=, or use encoding_errors='replace'"
+    """Return the error for bytes that are not UTF-8."""
+    advice = "convert the file, exclude it with exclude=, or use encoding_errors='replace'"
     return refuse(file, row, f"not UTF-8 ({error}): {advice}")
 
 
 def name_place(file: str, row: int | None) -> str:
-    """What to call a row, or a file as a whole."""
+    """Return the name of a row, or of a whole file, for messages."""
     if row is None:
         return file
     line = f" (line {row + 1})" if ".jsonl" in file.lower() else ""

@@ -1,4 +1,4 @@
-"""Which files a user means by a path, a folder, a glob or a URL, in a fixed order, and what to call them."""
+"""The files that a path, a folder, a glob or a URL stands for, in a fixed order, and their names."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 
 
 def list_files(paths: Sequence[str], exclude: Sequence[str]) -> list[SourceFile]:
-    """The files that ``paths`` mean, each once, sorted by name.
+    """Return the files that ``paths`` stand for, each once, sorted by name.
 
-    A name is relative to the one folder that holds all that was given, and has slashes on every system. Beside files
-    from elsewhere, those behind a URL are named in full.
+    A name is relative to the folder that holds everything that was given, and has slashes on every system. If there are
+    files from several filesystems, those at a URL have their full URL as name.
 
     Raises:
-        DocumentError: one of ``paths`` doesn't exist, or means no file of a known suffix.
+        DocumentError: one of ``paths`` does not exist, or stands for no file with a known suffix.
         ModuleNotFoundError: a path is a URL, and fsspec is not installed.
     """
-    # By filesystem (None: this machine's), and by folder in it: the names of files and their sizes.
+    # Names and sizes of files, by filesystem (None: local) and by folder in it.
     places: dict[Any, dict[str, dict[str, int]]] = {}
     for given in paths:
         is_url = _URL.match(given) and not os.path.lexists(given)
@@ -51,7 +51,7 @@ def list_files(paths: Sequence[str], exclude: Sequence[str]) -> list[SourceFile]
 
 
 def summarize(files: Sequence[SourceFile]) -> str:
-    """A listing in one line: the number of files, their bytes, and a digest of all names and sizes."""
+    """Return a listing in one line: the number of files, their total size, and a digest of all names and sizes."""
     digest = blake2b(digest_size=16)
     for file in files:
         digest.update(f"{file.name}\0{file.size}\0".encode("utf-8", "surrogateescape"))
@@ -59,7 +59,7 @@ def summarize(files: Sequence[SourceFile]) -> str:
 
 
 def _expand(given: str, exclude: Sequence[str]) -> tuple[None, str, dict[str, int]]:
-    """The folder to which names are relative, and its files that are not excluded: their names, with slashes, and sizes."""
+    """Return the folder to which names are relative, and the names and sizes of its files that are not excluded."""
     if os.path.isdir(given):
         root, names = given, [name for name in _walk(given, exclude) if is_known(name)]
     else:
@@ -77,7 +77,7 @@ def _expand(given: str, exclude: Sequence[str]) -> tuple[None, str, dict[str, in
 
 
 def _expand_url(given: str, exclude: Sequence[str]) -> tuple[Any, str, dict[str, int]]:
-    """As :func:`_expand`, of a filesystem of fsspec, which comes first."""
+    """Return the filesystem of fsspec, then the same as :func:`_expand`."""
     filesystem, path = load("fsspec", "files", f"the URL {given!r}").core.url_to_fs(given)
     path = path or "/"
     filesystem.invalidate_cache()  # the listing must be that of now
@@ -98,7 +98,9 @@ def _expand_url(given: str, exclude: Sequence[str]) -> tuple[Any, str, dict[str,
             continue
         if hidden or not any(part.startswith(".") for part in parts):
             if info["size"] is None:
-                raise DocumentError(f"{given!r}: {found} does not tell its size, by which it is known", file=given)
+                raise DocumentError(
+                    f"{given!r}: {found} has no known size, by which the library identifies it", file=given
+                )
             sizes[name] = info["size"]
     return filesystem, root, sizes
 
@@ -109,7 +111,7 @@ def _check_known(given: str) -> None:
 
 
 def _fixed_part(parts: Sequence[str], given: str) -> Sequence[str]:
-    """The folders before the first of the parts of a path that is a pattern."""
+    """Return the parts of a path before the first one that is a pattern."""
     for i, part in enumerate(parts):
         if any(c in part for c in "*?["):
             return parts[:i]
@@ -117,7 +119,7 @@ def _fixed_part(parts: Sequence[str], given: str) -> Sequence[str]:
 
 
 def _walk(folder: str, exclude: Sequence[str], prefix: str = "") -> Iterator[str]:
-    # As in a glob, names that begin with a dot (.git, .venv) are left out, and linked folders are not entered.
+    # As in a glob, names that begin with a dot (.git, .venv) are left out, and links to folders are not followed.
     with os.scandir(folder) as entries:
         kept = [entry for entry in entries if not entry.name.startswith(".") and not _excluded(entry.name, exclude)]
     for entry in kept:

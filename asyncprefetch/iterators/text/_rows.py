@@ -1,4 +1,4 @@
-"""Rows of tokens -> a batch. Each array is written once, for it may lie in memory that another process reads next."""
+"""Rows of tokens -> a batch. Each array is written only once: it may lie in memory that another process reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asyncprefetch.iterators.text._tokens import Checked, Origin, PatchedTokens,
 from asyncprefetch.iterators.text.ngrams import ngram_ids
 
 Arrays: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
-"""Inputs, targets and mask, of a batch or a row."""
+"""Inputs, targets and mask of a batch or a row."""
 
 OnTooLong: TypeAlias = Literal["truncate", "raise", "skip"]
 
@@ -26,10 +26,10 @@ class RowTooLongError(ValueError):
     """A sequence is longer than a row may be.
 
     Attributes:
-        file: of the document from which the sequence, or the beginning of it, is; empty: none is known.
-        row: that document's row in the file, counted from 0; ``None``: it is the whole file.
-        length: the patches, targets or inputs of the sequence, whichever are too many.
-        limit: how many there may be.
+        file: the file name of the document with the beginning of the sequence; empty: unknown.
+        row: that document's row in the file, from 0; ``None``: it is the whole file.
+        length: the number of patches, targets or inputs of the sequence, whichever is too large.
+        limit: the largest number allowed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RowTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a batch is to look like: the arguments of :class:`PackingIterator` of these names."""
+    """The shape of a batch: the arguments of :class:`PackingIterator` with these names."""
 
     batch_size: int
     sequence_length: int
@@ -57,14 +57,15 @@ class Shape:
 
 
 def fit(row: Checked, shape: Shape) -> Checked:
-    """A sequence as it is to stand in a row: its first patch of one token, and cut at ``max_length``.
+    """Return a sequence as it fits in a row: the first patch has one token, and it is cut at ``max_length``.
 
     Args:
         row: a sequence of at least two tokens.
-        shape: what it must fit into.
+        shape: the shape of the batch.
 
     Raises:
-        RowTooLongError: it has more patches or targets than ``sequence_length``, or is longer and is not to be cut.
+        RowTooLongError: it has more patches or targets than ``sequence_length``, or more inputs than ``max_length`` and
+            ``on_too_long`` does not allow to cut it.
     """
     tokens, lengths, origin = row
     targets, limit = tokens.size - 1, shape.max_length
@@ -84,7 +85,7 @@ def fit(row: Checked, shape: Shape) -> Checked:
 
 
 def stream_batch(tokens: npt.NDArray[Any], shape: Shape) -> Batch:
-    """Neighbouring rows of one stream: what follows its last target is padding."""
+    """Return a batch of consecutive rows of one stream, with padding after the last target."""
     arrays = _arrays(shape.batch_size, shape.sequence_length)
     x, y, mask = (array.reshape(-1) for array in arrays)
     _fill((x, y, mask), tokens, tokens.size - 1, shape.pad_id)
@@ -92,7 +93,7 @@ def stream_batch(tokens: npt.NDArray[Any], shape: Shape) -> Batch:
 
 
 def token_batch(rows: Sequence[npt.NDArray[Any]], shape: Shape) -> Batch:
-    """One sequence without patches a row. Each fits."""
+    """Return a batch with one sequence without patches in each row. Each fits."""
     limit = shape.sequence_length
     x, y, mask = arrays = _arrays(shape.batch_size, limit)
     if len(rows) == shape.batch_size and all(row.size == limit + 1 for row in rows):
@@ -106,7 +107,7 @@ def token_batch(rows: Sequence[npt.NDArray[Any]], shape: Shape) -> Batch:
 
 
 def patch_batch(rows: Sequence[PatchedTokens], shape: Shape) -> Batch:
-    """One sequence with patches a row. Each fits."""
+    """Return a batch with one sequence with patches in each row. Each fits."""
     patches = empty((shape.batch_size, shape.sequence_length), np.int64)
     limit = shape.max_length
     targets = [row.tokens.size - 1 for row in rows]
@@ -134,7 +135,7 @@ def _fill_rows(arrays: Arrays, rows: Sequence[npt.NDArray[Any]], targets: Sequen
 
 
 def _fill(row: Arrays, tokens: npt.NDArray[Any] | None, targets: int, pad_id: int) -> None:
-    """One row: the inputs and targets of the first tokens, and padding behind them."""
+    """Write one row: inputs and targets of the first tokens, then padding."""
     x, y, mask = row
     if tokens is not None:
         x[:targets] = tokens[:targets]
@@ -147,7 +148,7 @@ def _fill(row: Arrays, tokens: npt.NDArray[Any] | None, targets: int, pad_id: in
 
 
 def _truncate(lengths: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """The first patches, the last of them cut so that they sum to ``total``."""
+    """Return the first patches, the last of them cut so that they sum to ``total``."""
     ends = lengths.cumsum()
     kept = int(np.searchsorted(ends, total)) + 1
     cut = lengths[:kept].copy()
@@ -165,6 +166,6 @@ def _finish(arrays: Arrays, patch_lengths: npt.NDArray[Any] | None, shape: Shape
 
 def _too_long(origin: Origin, length: int, limit: int, what: str, option: str) -> RowTooLongError:
     file, row = origin
-    place = f" from {name_place(file, row)} on" if file else ""
-    message = f"the sequence{place} has {length} {what}, and {option} is {limit}"
+    place = f" that begins in {name_place(file, row)}" if file else ""
+    message = f"the sequence{place} has {length} {what}, but {option} is {limit}"
     return RowTooLongError(message, file=file, row=row, length=length, limit=limit)

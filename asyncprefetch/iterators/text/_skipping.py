@@ -1,4 +1,4 @@
-"""What ``on_error="skip"`` means: an error is counted and logged instead of raised."""
+"""``on_error="skip"``: an error is counted and logged instead of raised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asyncprefetch.iterators.text._files import DocumentError
 OnError: TypeAlias = Literal["raise", "skip"]
 
 _LOGGED = 10
-"""How many of the errors of a run are logged."""
+"""How many errors of a run are logged."""
 
 _log = logging.getLogger("asyncprefetch.iterators")
 
@@ -20,14 +20,15 @@ def pass_over(error: DocumentError, on_error: OnError, before: int) -> None:
     """Raise ``error``, or count the document as ``"documents skipped"`` and log a warning.
 
     Args:
-        error: what was the matter with it.
+        error: what is wrong with the document.
         on_error: what the user chose.
-        before: how many were passed over in the same run: in the same file, say. From the eleventh on none is logged.
+        before: how many documents were skipped before in the same run, such as the same file. The eleventh warning says that
+            it is the last.
     """
     if on_error == "raise":
         raise error
     counters.add("documents skipped", 1)
     if before < _LOGGED:
-        _log.warning("passed over: %s", error)
+        _log.warning("skipped: %s", error)
     elif before == _LOGGED:
-        _log.warning("passed over: %s. Further ones are not logged", error)
+        _log.warning("skipped: %s. Further ones are not logged", error)

@@ -20,31 +20,31 @@ __all__ = ["Document", "DocumentError", "DocumentFileIterator", "DocumentFileSta
 
 
 class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=True):
-    """Which files, and where in them: of one size however many files and rows there are.
+    """The files and the place in them. Its size does not depend on the number of files and rows.
 
     Attributes:
-        paths: what was given.
+        paths: the paths that were given.
         exclude: shell patterns of names that are left out.
-        encoding_errors: what is done with bytes that are no UTF-8.
-        on_error: what is done with a row that can't be read.
-        text_field: the field, or column, of the text.
-        id_field: that of the name of a document; ``None``: none.
-        entropies_field: that of the entropies; ``None``: none.
+        encoding_errors: what to do with bytes that are not UTF-8.
+        on_error: what to do with a row that can't be read.
+        text_field: the field, or column, with the text.
+        id_field: the field with the name of a document; ``None``: none.
+        entropies_field: the field with the entropies; ``None``: none.
         columns: further fields that documents have.
-        shard: which documents are ours, as ``(index, count)``.
-        listing: number, bytes and digest of the files, against which they are checked.
-        document: how many documents, of all shards, come before the next one.
-        file: index of the file in progress, in the sorted listing.
-        offset: byte in that file at which the next line, or of an ``.arrow`` file of the stream kind the record batch
-            in progress, begins; of a compressed file, in its content.
-        skip: how many rows of the record batch in progress come before the next one.
-        row: number, in the file, of the next row.
-        size: bytes of the file in progress, against which it is checked; 0: none of it has been read.
-        head: hash of its first 65,536 bytes, against which it is checked; empty: none of it has been read.
-        batch: number of the record batch in progress, of an ``.arrow`` file of the file kind. States that have its first
-            byte as ``offset`` instead are understood, too.
-        trail: digest of the heads of all files that were read before the one in progress, in which documents of ours
-            were. It is checked by iterators that draw documents again; to go on from here, none of them is read.
+        shard: which documents belong to this shard, as ``(index, count)``.
+        listing: number, size and digest of the files. A resume compares it.
+        document: how many documents of all shards come before the next one.
+        file: index of the current file in the sorted listing.
+        offset: byte in that file at which the next line begins, or the current record batch of an ``.arrow`` file in the
+            stream format. In a compressed file it counts decompressed bytes.
+        skip: how many rows of the current record batch come before the next one.
+        row: number of the next row in the file.
+        size: size of the current file in bytes. A resume compares it. 0: none of the file was read.
+        head: hash of its first 65,536 bytes. A resume compares it. Empty: none of the file was read.
+        batch: number of the current record batch of an ``.arrow`` file in the file format. States that have its first byte
+            as ``offset`` instead can be read too.
+        trail: digest of the heads of all files before the current one that held documents of this shard. Iterators that
+            draw documents again compare it. A resume from here reads none of these files.
     """
 
     paths: tuple[str, ...]
@@ -75,55 +75,55 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
         return self
 
     def build(self) -> DocumentFileIterator:
-        """The iterator that seeks to the place and reads on. It looks at no file before its first item."""
+        """Return the iterator that seeks to the place and continues. It opens no file before its first item."""
         iterator = DocumentFileIterator.__new__(DocumentFileIterator)
         iterator._resume(self, None)
         return iterator
 
 
 class DocumentFileIterator(StatefulIterator[Document]):
-    """The documents of files, in the order of the files' names.
+    """Yields the documents of files, in the order of the files' names.
 
-    - ``.txt``, ``.py``, ``.md``: each file is one document. One of no bytes is an error, for most often it is what a
-      failed copy left: leave it out by ``exclude``, or pass over it by ``on_error="skip"``.
-    - ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``: each row is one, a JSON object. Blank lines count as rows and are no
-      documents.
-    - ``.parquet``, ``.arrow`` (the file kind and the stream kind): each row is one.
+    - ``.txt``, ``.py``, ``.md``: each file is a document. An empty file is an error, because it usually results from a
+      failed copy: exclude it with ``exclude``, or skip it with ``on_error="skip"``.
+    - ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``: each line is a document, a JSON object. Blank lines count as rows, but not
+      as documents.
+    - ``.parquet``, ``.arrow`` (the file format and the stream format): each row is a document.
 
-    A row has the field ``text``, and, if it likes, ``sample_id`` (a string or an integer) and ``entropies`` (a list of
-    finite numbers). Further fields are passed over. JSON may be nested 201 levels deep.
+    A row has the field ``text`` and, optionally, ``sample_id`` (a string or an integer) and ``entropies`` (a list of finite
+    numbers). Further fields are ignored. JSON may be nested 201 levels deep.
 
-    Resuming opens the file in progress and seeks: to the byte of a line, to the row group of a ``.parquet`` file,
-    to the record batch of an ``.arrow`` file. At most that group or batch is read again. A compressed ``.jsonl`` can't
-    seek: it is decompressed from its start, without being parsed, and the log (level INFO) says so. Nor can an arrow stream
-    with a column of dictionaries: the batches before the place are passed over. A set of files whose names or sizes have
-    changed is refused, and so is a file in progress whose first 65,536 bytes have.
+    Resuming opens the current file and seeks: to the byte of a line, to the row group of a ``.parquet`` file, or to the
+    record batch of an ``.arrow`` file. At most that group or batch is read again. Two kinds of files can't seek. A
+    compressed ``.jsonl`` file is decompressed from its beginning, without parsing, and the log (level INFO) says so. In
+    an arrow stream with a dictionary column, the batches before the place are skipped. A resume refuses files whose
+    names or sizes have changed, and a current file whose first 65,536 bytes have changed.
 
     Args:
-        paths: a file, a folder (searched through), a glob (``**`` included), a URL of fsspec (``s3://bucket/*.parquet``,
-            again a file, a folder, or a glob), or several of them. Each file counts once. Names that begin with a dot
-            are left out of folders and globs. URLs, ``.parquet``, ``.arrow`` and ``.zst`` need the extra ``files``.
-        shard: ``(index, count)``: of the documents, counted from 0, those whose number is ``index`` modulo ``count``.
-            Of a ``.parquet`` file, as many rows as by that rule, but rows that lie together, so that only the row groups
-            with some of them are read. Text files of other shards are not read; of ``.arrow`` files on this machine only
-            the pages with our rows, and what says where rows lie; lines of other shards are read but not parsed.
-        exclude: a shell pattern, or several; a file is left out if one of them matches its name or that of a folder
-            below the path that was given.
-        encoding_errors: ``"replace"`` puts U+FFFD in place of bytes that are no UTF-8; ``"strict"`` raises.
-        on_error: what is done with a row, or a file, that can't be read: ``"raise"``; or ``"skip"``: pass over it, count
-            it as ``"documents skipped"``, and log a warning for the first ten of each file. A row, or a text file,
-            counts once. So does, however many rows it holds, what is damaged as a whole: a record batch of an ``.arrow``
-            file, the rest of a row group of a ``.parquet`` file, the rest of a compressed file or of an arrow stream,
-            and a file of rows; each shard counts these (of row groups, each that has rows in that rest). Rows of other
-            shards are neither looked at nor counted. A file that changed since the checkpoint, or that can't be opened
-            or got at, is an error all the same, and so is want of memory.
-        text_field: the field, or column, of the text.
-        id_field: that of the name of a document; ``None``: name all by file and row.
-        entropies_field: that of the entropies; ``None``: don't read them.
-        columns: further fields, which every row must have and each document then has in ``Document.columns``.
+        paths: a file, a folder (with its subfolders), a glob (``**`` included), a URL of fsspec (``s3://bucket/*.parquet``,
+            also of a file or a folder), or several of them. Each file counts once. Names in folders and globs that begin
+            with a dot are left out. URLs, ``.parquet``, ``.arrow`` and ``.zst`` need the extra ``files``.
+        shard: ``(index, count)``: yield the documents whose number, from 0, is ``index`` modulo ``count``. From a
+            ``.parquet`` file, yield as many rows as by that rule, but contiguous ones, so that only the row groups with
+            some of them are read. Text files of other shards are not read. From a local ``.arrow`` file only the pages
+            with our rows and the metadata are read. Lines of other shards are read but not parsed.
+        exclude: a shell pattern, or several. A file is left out if a pattern matches its name or that of a folder below the
+            path that was given.
+        encoding_errors: ``"replace"`` replaces bytes that are not UTF-8 by U+FFFD; ``"strict"`` raises.
+        on_error: what to do with a row or a file that can't be read. ``"raise"`` raises. ``"skip"`` skips it, counts it as
+            ``"documents skipped"``, and logs a warning for the first ten of each file. A row or a text file counts once. A
+            larger damaged part also counts once, no matter how many rows it holds: a record batch of an ``.arrow`` file,
+            the rest of a row group of a ``.parquet`` file, the rest of a compressed file or of an arrow stream, or a file of
+            rows. Each shard counts such a part (a row group only if the shard has rows in that rest). Rows of other shards
+            are neither read nor counted. It is always an error if a file has changed since the checkpoint or can't be
+            opened or read, or if memory runs out.
+        text_field: the field, or column, with the text.
+        id_field: the field with the name of a document; ``None``: name all by file and row.
+        entropies_field: the field with the entropies; ``None``: do not read them.
+        columns: further fields. Every row must have them; they are in ``Document.columns``.
 
     Raises:
-        DocumentError: a path does not exist, or holds no file to read.
+        DocumentError: a path does not exist, or stands for no file that can be read.
         ModuleNotFoundError: an optional package is missing; the message names the extra.
         ValueError: an option is not as described.
     """
@@ -168,21 +168,21 @@ class DocumentFileIterator(StatefulIterator[Document]):
         self._resume(state, files)
 
     def _resume(self, state: DocumentFileState, files: list[SourceFile] | None) -> None:
-        self._state = state  # for all but the place
+        self._state = state  # all of it is current, except for the place
         self._place = Place(*(getattr(state, name) for name in Place._fields))
         self._trail = state.trail
         self._files = files
 
     def get_state(self) -> DocumentFileState:
-        """The place behind the document last yielded, or behind the last file once they have ended."""
+        """Return the place after the document that was last yielded, or after the last file at the end."""
         return self._state.model_copy(update={**self._place._asdict(), "trail": self._trail})
 
     def create_iter(self) -> Iterator[Document]:
-        """The documents that are still to come.
+        """Return an iterator over the documents that were not yielded yet.
 
         Raises:
-            DocumentError: the files changed; or one is empty, or holds invalid UTF-8, a broken row, a row without
-                ``text``, or, being of rows, none. The message names file and row, and what to do.
+            DocumentError: the files have changed; or a file is empty, has no rows, or holds invalid UTF-8, a broken row, or
+                a row without ``text``. The message names file and row, and what to do.
             OSError: a file can't be opened or read.
         """
         if self._files is None:
@@ -190,7 +190,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
         files, place, trail = self._files, self._place, self._trail
         if place.file > len(files):
             raise DocumentError(
-                f"the place is in file {place.file} of {len(files)}: the checkpoint is not of these files"
+                f"the place is in file {place.file} of {len(files)}: the checkpoint belongs to other files"
             )
         state = self._state
         wanted = Wanted(
@@ -199,11 +199,11 @@ class DocumentFileIterator(StatefulIterator[Document]):
         while place.file < len(files):
             begin, file, errors = place, files[place.file], 0
             head = begin.head
-            for behind, document in reader_of(file.name)(file, begin, wanted):
-                place, head = behind, behind.head or head
+            for after, document in reader_of(file.name)(file, begin, wanted):
+                place, head = after, after.head or head
                 if place.file > begin.file:
-                    # Of a text file the place behind it tells what was its head.
-                    place, trail, head = behind._replace(head=""), _extended(trail, head), ""
+                    # For a text file, the place after it holds the file's head.
+                    place, trail, head = after._replace(head=""), _extended(trail, head), ""
                 if isinstance(document, Document):
                     self._place, self._trail = place, trail
                     yield document
@@ -211,7 +211,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
                     pass_over(document, state.on_error, errors)
                     errors += 1
             if place.document == begin.document and begin.row == 0 and not errors:
-                pass_over(refuse(file, None, "the file is empty: it holds no row"), state.on_error, 0)
+                pass_over(refuse(file, None, "the file is empty: it has no rows"), state.on_error, 0)
         self._place, self._trail = place, trail
 
     def _list_again(self) -> list[SourceFile]:
@@ -220,11 +220,11 @@ class DocumentFileIterator(StatefulIterator[Document]):
         if summarize(files) != state.listing:
             raise DocumentError(
                 f"the files of {', '.join(state.paths)} are not those of the checkpoint: it had {state.listing}; now "
-                f"there are {summarize(files)}. Bring them back as they were, or start anew without the checkpoint"
+                f"there are {summarize(files)}. Restore the files, or start without the checkpoint"
             )
         return files
 
 
 def _extended(trail: str, head: str) -> str:
-    """The digest of the files read so far, by one more; by none if nothing of it was looked at."""
+    """Return the digest of the files read so far, extended by one file; unchanged if that file was not read."""
     return blake2b(f"{trail} {head}".encode(), digest_size=8).hexdigest() if head else trail

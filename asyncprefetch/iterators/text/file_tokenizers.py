@@ -1,4 +1,4 @@
-"""Tokenizers that other libraries make from a file. A checkpoint holds the file's path and digest, not what is in it."""
+"""Tokenizers of other libraries, loaded from a file. A checkpoint holds the path and the digest, not the file's contents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 
 class TokenizerFileError(ValueError):
-    """The file of a tokenizer is missing, broken, or another one than that of the checkpoint; or its pattern is broken."""
+    """The file of a tokenizer is missing, broken, or not that of the checkpoint; or the pattern is invalid."""
 
 
 @registry.register("asyncprefetch.HuggingFaceTokenizer")
@@ -32,15 +32,15 @@ class HuggingFaceTokenizer:
     """The tokenizer in a ``tokenizer.json`` of Hugging Face's ``tokenizers``, which the extra ``[tokenizers]`` installs.
 
     Attributes:
-        path: the file. It is read when the first text is encoded, in the worker, and must be there then.
-        special_tokens: whether the file's own template adds its special tokens to each text.
+        path: the file. The worker reads it when it encodes the first text.
+        special_tokens: whether the template in the file adds special tokens to each text.
         bos_id: an id to put before each text, or ``None``.
-        eos_id: an id to put behind each text, or ``None``.
-        digest: of the file's bytes. Taken when the tokenizer is made; a file of another one is refused later.
+        eos_id: an id to put after each text, or ``None``.
+        digest: the digest of the file, taken when the tokenizer is made. A file with another digest is refused later.
 
     Raises:
         TokenizerFileError: the file can't be read.
-        ValueError: ``bos_id`` or ``eos_id`` is no integer from 0 to 4,294,967,295.
+        ValueError: ``bos_id`` or ``eos_id`` is not an integer from 0 to 4,294,967,295.
     """
 
     path: str
@@ -53,19 +53,19 @@ class HuggingFaceTokenizer:
         _freeze_file(self)
 
     def encode(self, text: str) -> npt.NDArray[np.unsignedinteger]:
-        """The tokens of ``text``: uint16, or uint32 if ids do not fit.
+        """Return the tokens of ``text``: uint16, or uint32 if ids do not fit.
 
         Raises:
             ImportError: the library is not installed.
             TokenizerFileError: the file is missing, broken, or has another digest.
-            ValueError: the text can't be encoded: it holds a lone surrogate, or what the file has no token for.
+            ValueError: the text can't be encoded: it holds a lone surrogate, or something that has no token.
         """
         tokenizer, size = _load_hugging_face(self.path, self.digest)
         try:
             ids = tokenizer.encode(text, add_special_tokens=self.special_tokens).ids
         except Exception as error:
-            # The library has no errors of its own: bare ones are its models', about the text. For a lone surrogate it
-            # says that the text is no string.
+            # The library has no exception class: its models raise a bare Exception about the text. For a lone surrogate, it
+            # says that the text is not a string.
             has_lone_surrogate = _has_lone_surrogate(text)
             if type(error) is not Exception and not has_lone_surrogate:
                 raise
@@ -74,7 +74,7 @@ class HuggingFaceTokenizer:
         return _framed(ids, self.bos_id, self.eos_id, size)
 
     def decode(self, tokens: npt.ArrayLike) -> str:
-        """The text of ``tokens``, an array of any shape, without special tokens. Raises as :meth:`encode`."""
+        """Return the text of ``tokens``, an array of any shape, without special tokens. Errors as in :meth:`encode`."""
         tokenizer, _ = _load_hugging_face(self.path, self.digest)
         return str(tokenizer.decode(np.asarray(tokens).reshape(-1).tolist(), skip_special_tokens=True))
 
@@ -82,23 +82,23 @@ class HuggingFaceTokenizer:
 @registry.register("asyncprefetch.TiktokenTokenizer")
 @dataclass(frozen=True, slots=True)
 class TiktokenTokenizer:
-    """The byte pair encoding in a ``.tiktoken`` file, or one that OpenAI's ``tiktoken`` knows by name.
+    """The byte pair encoding in a ``.tiktoken`` file, or a named encoding of OpenAI's ``tiktoken``.
 
     The extra ``[tiktoken]`` installs the library. Text that looks like a special token is encoded as ordinary text.
 
     Attributes:
-        path: the file, of lines of a token in base64 and its rank; or a name like ``"cl100k_base"``, whose file the
-            library itself downloads, keeps and checks. What exists as a file is a file.
-        pattern: the regular expression that splits a text before merging, by default GPT-2's; of a file only.
-            It must match all of any text: what lies between two matches has no tokens.
+        path: the file, with a base64 token and its rank on each line; or a name like ``"cl100k_base"``, whose file the
+            library downloads, keeps and checks. If a file with that name exists, it is used.
+        pattern: the regular expression that splits a text before merging, by default GPT-2's. It is used with a file only.
+            It must match all of every text: text between two matches gets no tokens.
         bos_id: an id to put before each text, or ``None``.
-        eos_id: an id to put behind each text, or ``None``.
-        digest: of the file's bytes, or ``"name"``. Taken when the tokenizer is made; a file of another one is refused
-            later.
+        eos_id: an id to put after each text, or ``None``.
+        digest: the digest of the file, taken when the tokenizer is made, or ``"name"``. A file with another digest is
+            refused later.
 
     Raises:
-        TokenizerFileError: ``path`` looks like a file, and can't be read.
-        ValueError: ``bos_id`` or ``eos_id`` is no integer from 0 to 4,294,967,295.
+        TokenizerFileError: ``path`` looks like a file, but can't be read.
+        ValueError: ``bos_id`` or ``eos_id`` is not an integer from 0 to 4,294,967,295.
     """
 
     path: str
@@ -115,21 +115,21 @@ class TiktokenTokenizer:
         _freeze_file(self)
 
     def encode(self, text: str) -> npt.NDArray[np.unsignedinteger]:
-        """The tokens of ``text``: uint16, or uint32 if ids do not fit.
+        """Return the tokens of ``text``: uint16, or uint32 if ids do not fit.
 
         Raises:
             ImportError: the library is not installed.
-            TokenizerFileError: the file is missing, broken, or has another digest; nothing has that name; or the pattern
-                is none.
+            TokenizerFileError: the file is missing, broken, or has another digest; the name is unknown; or the
+                pattern is invalid.
         """
         encoding = _load_tiktoken(self.path, self.pattern, self.digest)
         return _framed(encoding.encode_ordinary(text), self.bos_id, self.eos_id, encoding.n_vocab)
 
     def decode(self, tokens: npt.ArrayLike) -> str:
-        """The text of ``tokens``, an array of any shape; ``bos_id`` and ``eos_id`` are passed over.
+        """Return the text of ``tokens``, an array of any shape, without ``bos_id`` and ``eos_id``.
 
         Raises:
-            KeyError: an id is none of the encoding's. Else as :meth:`encode`.
+            KeyError: an id is not in the encoding. Other errors as in :meth:`encode`.
         """
         encoding = _load_tiktoken(self.path, self.pattern, self.digest)
         ids = np.asarray(tokens).reshape(-1).tolist()
@@ -141,7 +141,7 @@ def _has_lone_surrogate(text: object) -> bool:
 
 
 def _freeze_file(tokenizer: HuggingFaceTokenizer | TiktokenTokenizer) -> None:
-    """Make a string of the path, and take the file's digest if it is not given."""
+    """Convert the path to a string, and compute the file's digest if it is not given."""
     object.__setattr__(tokenizer, "path", os.fspath(tokenizer.path))
     for name in ("bos_id", "eos_id"):
         id_ = getattr(tokenizer, name)
@@ -167,21 +167,21 @@ def _read_checked(path: str, digest: str) -> bytes:
     if _digest(data) != digest:
         raise TokenizerFileError(
             f"the tokenizer {path!r} is not the one that the pipeline was made with: its digest is {_digest(data)}, not "
-            f"{digest}. Bring that file back, or start anew without the checkpoint"
+            f"{digest}. Restore that file, or start without the checkpoint"
         )
     return data
 
 
-# What was loaded is kept here, one a process, and not by the tokenizer, which is data and crosses to workers.
+# Loaded once for each process and kept here, not in the tokenizer, which is data and crosses to workers.
 @lru_cache(maxsize=8)
 def _load_hugging_face(path: str, digest: str) -> tuple[Any, int]:
     library = load("tokenizers", "tokenizers", "this tokenizer")
     data = _read_checked(path, digest)
     try:
         tokenizer = library.Tokenizer.from_buffer(data)
-    except Exception as error:  # whatever the library makes of a broken file
+    except Exception as error:  # the library raises any exception for a broken file
         raise TokenizerFileError(f"{path!r} holds no tokenizer: {error}") from error
-    # The file may ask for rows of one length; documents are packed later.
+    # The file may configure rows of equal length; documents are packed later.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer, max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) + 1
@@ -194,12 +194,12 @@ def _load_tiktoken(path: str, pattern: str, digest: str) -> Any:
         try:
             return library.get_encoding(path)
         except ValueError as error:
-            raise TokenizerFileError(f"{path!r} is no file, and no name that tiktoken knows: {error}") from error
+            raise TokenizerFileError(f"{path!r} is neither a file nor a name that tiktoken knows: {error}") from error
     ranks = _ranks(_read_checked(path, digest), path)
     try:
         return library.Encoding(Path(path).name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    except Exception as error:  # whatever the library makes of a broken pattern
-        raise TokenizerFileError(f"no encoding can be made of {path!r} and the pattern {pattern!r}: {error}") from error
+    except Exception as error:  # the library raises any exception for an invalid pattern
+        raise TokenizerFileError(f"{path!r} and the pattern {pattern!r} make no valid encoding: {error}") from error
 
 
 def _ranks(data: bytes, path: str) -> Mapping[bytes, int]:
@@ -216,7 +216,7 @@ def _ranks(data: bytes, path: str) -> Mapping[bytes, int]:
                     f"{path!r}, line {number + 1}: the rank must be from 0 to 4,294,967,295, not {rank}"
                 )
     if len(set(ranks.values())) < len(ranks):
-        raise TokenizerFileError(f"{path!r} gives one rank to two tokens")
+        raise TokenizerFileError(f"{path!r} gives two tokens the same rank")
     if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise TokenizerFileError(f"{path!r} has no rank for {len(missing)} of the 256 bytes, the first is {missing[0]}")
     return ranks
@@ -224,5 +224,5 @@ def _ranks(data: bytes, path: str) -> Mapping[bytes, int]:
 
 def _framed(ids: list[int], bos: int | None, eos: int | None, size: int) -> npt.NDArray[np.unsignedinteger]:
     dtype = smallest_dtype(max(size, (bos or 0) + 1, (eos or 0) + 1))
-    before, behind = ([] if bos is None else [bos]), ([] if eos is None else [eos])
-    return np.array([*before, *ids, *behind], dtype)
+    before, after = ([] if bos is None else [bos]), ([] if eos is None else [eos])
+    return np.array([*before, *ids, *after], dtype)

@@ -1,4 +1,4 @@
-"""Numbers for the last few tokens at each position, for models that look them up in a table."""
+"""A number for the last few tokens at each position, for models that look them up in a table."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _WORD = 1 << 64
 def ngram_ids(
     x: npt.NDArray[Any], sizes: Sequence[int], table_size: int, out: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64]:
-    """The n-grams that end at each position, as numbers below ``table_size``.
+    """Return the n-grams that end at each position, as numbers below ``table_size``.
 
     For ``n`` of ``sizes`` and each position ``i`` of a row ``x``, with ``p = 1,000,000,007``::
 
         (x[i] + x[i-1] * p + x[i-2] * p**2 + ... + x[i-n+1] * p**(n-1))  mod 2**64  mod table_size
 
-    Where there is nothing before the row's begin, 0 stands. Different n-grams may get the same number. An n-gram gets the
-    same one in every row and at every position.
+    Positions before the beginning of the row count as 0. Different n-grams may have the same number. An n-gram has the same
+    number in every row and at every position.
 
     Args:
         x: tokens, from 0, of shape ``(batch_size, sequence_length)``.
-        sizes: tokens an n-gram, each an integer from 1.
+        sizes: the numbers of tokens in an n-gram, integers from 1.
         table_size: an integer from 1 to 2**63.
-        out: what is filled, of the shape and dtype of the result; ``None``: a new array.
+        out: an array of the shape and dtype of the result, which is filled; ``None``: a new array.
 
     Returns:
         int64 of shape ``(len(sizes), batch_size, sequence_length)``.
 
     Raises:
-        ValueError: a size or ``table_size`` is no integer, or out of its range.
+        ValueError: a size or ``table_size`` is not an integer, or out of range.
     """
     if not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
         raise ValueError(f"sizes: n-grams must be of at least 1 token, an integer, not {sizes!r}")
@@ -42,7 +42,7 @@ def ngram_ids(
         raise ValueError(f"table_size must be an integer from 1 to 2**63, not {table_size!r}")
     ids = np.empty((len(sizes), *x.shape), np.int64) if out is None else out
     words = ids.view(np.uint64)
-    for number, row in enumerate(x):  # a row at a time, for what is reckoned with then stays in the cache
+    for number, row in enumerate(x):  # one row at a time, so that all operands stay in the cache
         _hash_row(row.astype(np.uint64), sizes, np.uint64(table_size), words[:, number])
     return ids
 
@@ -52,13 +52,13 @@ def _hash_row(
 ) -> None:
     hashes, term = tokens.copy(), np.empty_like(tokens)
     age, length = 1, tokens.size
-    # From the shortest on: each is the one before it and a term for each further token. All wraps around modulo 2**64.
+    # From the shortest size on: each hash extends the one before it by one term for each further token, modulo 2**64.
     for index in sorted(range(len(sizes)), key=sizes.__getitem__):
         while age < min(sizes[index], length):
             np.multiply(tokens[:-age], np.uint64(pow(_BASE, age, _WORD)), out=term[age:])
             hashes[age:] += term[age:]
             age += 1
-        # hashes % table_size, which numpy divides one by one: its whole division is several times faster.
+        # This is hashes % table_size. numpy's floor_divide is several times faster than its remainder.
         np.floor_divide(hashes, table_size, out=term)
         term *= table_size
         np.subtract(hashes, term, out=out[index])

@@ -1,4 +1,4 @@
-"""Token arrays of any length, or sequences, -> batches."""
+"""Arrays of tokens, or sequences -> batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from asyncprefetch._worker import counters
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.batch import Batch
-from asyncprefetch.iterators._position_digest import DrawnAgain, Witness
+from asyncprefetch.iterators._position_digest import DrawnAgain, PositionDigest
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators.text._rows import (
     OnTooLong,
@@ -31,29 +31,29 @@ __all__ = ["PackingIterator", "PackingState", "RowTooLongError"]
 
 
 class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
-    """Where to start drawing again, and how many tokens to pass over.
+    """The anchor from which to draw again, and how many tokens to skip.
 
-    No token is kept, so the state is as small as the inner one, however long a document is. To restore a stream of
-    arrays, the document in progress is drawn again, and at most some 65,536 tokens before it; of sequences, nothing.
+    It holds no tokens, so its size does not depend on the length of documents. A resume in a stream of arrays draws the
+    current document again, and at most about 65,536 tokens before it. A resume in a stream of sequences draws nothing again.
 
     Attributes:
-        inner: of sequences, the state behind the last row. Of arrays, the anchor: the state of the token iterator
-            before the document in progress, or before an earlier one.
-        offset: the number of tokens, counted from the anchor, that come before the first of the next row.
-        witness: of arrays, digest of where the token iterator stands behind the document with the last token of the
-            batch last yielded, against which that is checked when it is drawn again; empty: nothing is, or nothing is
-            known.
-        sequences: whether sequences have come.
-        patches: whether those that have come have patches; ``None``: that is not known yet.
-        batch_size: rows a batch.
-        sequence_length: targets a row, or patches, where there are any.
+        inner: for sequences, the state after the last row. For arrays, the anchor: the state of the token iterator before
+            the current document or an earlier one.
+        offset: the number of tokens between the anchor and the next row.
+        witness: for arrays, the digest of the token iterator's position after the document with the last token of the last
+            batch. A resume that draws the document again compares it. Empty: nothing is drawn again, or the digest is
+            unknown.
+        sequences: whether the items are sequences.
+        patches: whether the sequences have patches; ``None``: not known yet.
+        batch_size: rows in a batch.
+        sequence_length: targets in a row, or patches if there are any.
         pad_id: the token in positions without a real target.
-        max_length: the most inputs of a row with patches, or ``None``.
-        pad_to_max_length: whether rows with patches are always as long as that.
-        on_too_long: what is done with longer ones.
+        max_length: the largest number of inputs of a row with patches, or ``None``.
+        pad_to_max_length: whether all rows with patches have that length.
+        on_too_long: what to do with longer rows.
         drop_last: whether a last batch that is not full is left out.
-        ngram_sizes: of which n-grams there are ids.
-        ngram_table_size: one more than the largest of these ids.
+        ngram_sizes: the sizes of the n-grams that get ids.
+        ngram_table_size: the largest possible id plus one.
     """
 
     inner: IteratorState
@@ -72,57 +72,57 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
     ngram_table_size: int = Field(50_000, ge=1, le=1 << 63)
 
     def build(self) -> PackingIterator:
-        """The iterator whose next row begins ``offset`` tokens behind the anchor."""
+        """Return the iterator whose next row begins ``offset`` tokens after the anchor."""
         iterator = PackingIterator.__new__(PackingIterator)
         iterator._resume(self)
         return iterator
 
 
 class PackingIterator(StatefulIterator[Batch]):
-    """Makes batches of token arrays, which it joins and cuts into rows, or of sequences, each of which is a row.
+    """Makes batches from arrays of tokens, which it joins and cuts into rows, or from sequences, each of which is a row.
 
-    **Arrays** (1-D, of integers) are joined into one stream ``t[0], t[1], ...``. Row ``r`` of the whole stream is, with
-    ``L = sequence_length``::
+    **Arrays** (1-D, of integers) are joined into one stream ``t[0], t[1], ...``. With ``L = sequence_length``, row ``r`` of
+    the whole stream is::
 
         x = t[r*L     : r*L + L]
         y = t[r*L + 1 : r*L + L + 1]
 
-    so rows continue one another, and the last target of a row is the first input of the next. Every token but the
-    first is a target exactly once; every token but the last is an input exactly once. Nothing but the tokenizer's
-    bos and eos marks the borders between documents. In the last batch, what is left of the stream fills the first
-    positions.
+    so the last target of a row is the first input of the next. Every token except the first is a target exactly once; every
+    token except the last is an input exactly once. Only the tokenizer's bos and eos mark the borders between documents. In
+    the last batch, the rest of the stream fills the first positions.
 
-    **Sequences** (:class:`TokenSequence`): ``x = tokens[:-1]`` and ``y = tokens[1:]`` are one row. In the last batch there
-    may be rows missing. A sequence of fewer than two tokens has no target, and is passed over.
+    **Sequences** (:class:`TokenSequence`): ``x = tokens[:-1]`` and ``y = tokens[1:]`` are one row. The last batch may have
+    missing rows. A sequence with fewer than two tokens has no target, and is skipped.
 
     *Without patches* a row has at most ``sequence_length`` targets.
 
     *With patches* it has at most ``sequence_length`` patches, and ``patch_lengths`` has the shape ``(batch_size,
-    sequence_length)``. Those of a row sum to the number of its targets plus one, and the first is 1: if the first patch of
-    a sequence is longer, it is split behind its first token. Zeros follow the last patch, and a missing row has the one
-    patch of length 1. Rows are as long as the longest of the batch; one longer than ``max_length`` is cut there, and so
-    are its patches. With ``pad_to_max_length`` all batches have rows of ``max_length``.
+    sequence_length)``. The lengths of a row sum to the number of its targets plus one, and the first is 1: if the first
+    patch of a sequence is longer, it is split after its first token. Zeros follow the last patch, and a missing row has
+    a single patch of length 1. Rows are as long as the longest of the batch. A row longer than ``max_length`` is cut
+    there, and so are its patches. With ``pad_to_max_length``, all rows have the length ``max_length``.
 
-    A batch is ``batch_size`` rows: ``x``, ``y`` and ``patch_lengths`` int64 and ``mask`` bool, of shape ``(batch_size, row
-    length)``, with memory of its own. The mask is true exactly where there is a real target. Where it is false, ``x`` and
-    ``y`` hold ``pad_id``. A stream without a target has no batch.
+    A batch has ``batch_size`` rows: ``x``, ``y`` and ``patch_lengths`` are int64 and ``mask`` is bool, of shape
+    ``(batch_size, row length)``, in new memory. The mask is true exactly where there is a real target. Where it is
+    false, ``x`` and ``y`` hold ``pad_id``. A stream without a target has no batch.
 
     Args:
-        source: yields 1-D arrays of integers, or :class:`TokenSequence`; empty ones are allowed. All of one kind, and all
-            with patches or all without. The object itself is only asked for its state. Rows that are drawn are kept until
-            their batch is complete: nothing may write to them.
-        batch_size: rows a batch, from 1.
-        sequence_length: targets a row, or patches with patches, from 1.
-        max_length: the most inputs of a row with patches, from 1; ``None``: no limit. Without patches it does nothing.
-        pad_to_max_length: make all rows with patches that long.
+        source: yields 1-D arrays of integers, or :class:`TokenSequence`; they may be empty. All items are of one kind,
+            and all have patches or none has. Only its state is used; the object itself is not advanced. Rows that are
+            drawn are kept until their batch is complete: nothing may write to them.
+        batch_size: rows in a batch, from 1.
+        sequence_length: targets in a row or, with patches, patches in a row, from 1.
+        max_length: the largest number of inputs of a row with patches, from 1; ``None``: no limit. Without patches it has no
+            effect.
+        pad_to_max_length: give all rows with patches the length ``max_length``.
         pad_id: the token in positions without a real target.
-        on_too_long: ``"truncate"``: what a row has beyond ``max_length`` is lost, and counted in the loader's statistics as
-            ``"targets cut off"``; ``"raise"``: that is an error; ``"skip"``: a sequence that does not fit, be it for
-            its inputs, targets or patches, is passed over, and counted as ``"sequences skipped"``.
+        on_too_long: what to do with a row longer than ``max_length``. ``"truncate"`` cuts it; the loader's statistics
+            count the lost targets as ``"targets cut off"``. ``"raise"`` raises. ``"skip"`` skips every sequence with
+            too many inputs, targets or patches, and counts it as ``"sequences skipped"``.
         drop_last: leave out the last batch if it is not full.
         ngram_sizes: for each of these ``n``, ``ngram_ids`` has the ids of the n-grams that end at each position of
-            ``x``, as :func:`ngram_ids` defines them; int64 of shape ``(len(ngram_sizes), batch_size, row length)``.
-        ngram_table_size: these ids lie below this.
+            ``x``, see :func:`ngram_ids`: int64 of shape ``(len(ngram_sizes), batch_size, row length)``.
+        ngram_table_size: ids are below this number.
 
     Raises:
         ValueError: a size is below 1, or ``pad_to_max_length`` lacks ``max_length``.
@@ -163,41 +163,44 @@ class PackingIterator(StatefulIterator[Batch]):
 
     def _resume(self, state: PackingState) -> None:
         self._state = state
-        # Of arrays, the place, where it is not that in the state: a new state a batch costs as much as a small batch.
+        # For arrays, the current position. It is not kept in a new state for each batch: that costs as much as a small
+        # batch.
         self._place: tuple[IteratorState, int] | None = None
-        self._witness = Witness(state.witness)
-        # Of sequences, what they are drawn from, and what was drawn for a batch that is not complete.
+        self._position_digest = PositionDigest(state.witness)
+        # For sequences, the iterator to draw from, and the rows of a batch that is not complete.
         self._sequences: StatefulIterator[Any] | None = None
         self._rows: list[Checked] = []
         self._patches = state.patches
-        self._failed = False  # in the midst of a batch
+        self._failed = False  # within a batch
 
     def get_state(self) -> PackingState:
-        """Where the row after the batch last yielded begins.
+        """Return where the row after the last batch begins.
 
         Raises:
-            RuntimeError: drawing sequences failed in the midst of a batch: what was drawn of it is in no state.
+            RuntimeError: drawing sequences failed within a batch, so what was drawn of it is in no state.
         """
         self._check()
         if self._sequences is not None:
             return self._state.model_copy(update={"inner": self._sequences.get_state(), "patches": self._patches})
         if self._place is None:
-            return self._state.model_copy(update={"witness": self._witness.digest()})
+            return self._state.model_copy(update={"witness": self._position_digest.digest()})
         inner, offset = self._place
-        return self._state.model_copy(update={"inner": inner, "offset": offset, "witness": self._witness.digest()})
+        return self._state.model_copy(
+            update={"inner": inner, "offset": offset, "witness": self._position_digest.digest()}
+        )
 
     def create_iter(self) -> Iterator[Batch]:
-        """The batches that are still to come.
+        """Return an iterator over the batches that were not yielded yet.
 
         Raises:
-            DocumentError: the arrays that are drawn again are not what they were.
+            DocumentError: the arrays that are drawn again have changed.
             RowTooLongError: a sequence has more targets or patches than ``sequence_length``, or, with
                 ``on_too_long="raise"``, more than ``max_length`` inputs. The message names file and row of the document
-                that it begins with. Not with ``on_too_long="skip"``.
-            TypeError: an item is neither a 1-D array of integers nor a ``TokenSequence`` of such, or items are of both
-                kinds.
-            ValueError: patch lengths do not fit their tokens, or come with some items only; or the tokens end before the
-                place from which to go on.
+                with its beginning. Not with ``on_too_long="skip"``.
+            TypeError: an item is neither a 1-D array of integers nor a ``TokenSequence`` with one, or there are items
+                of both kinds.
+            ValueError: patch lengths do not fit their tokens, or only some items have them; or the tokens end before the
+                position from which to continue.
         """
         self._check()
         if self._sequences is not None:
@@ -212,7 +215,7 @@ class PackingIterator(StatefulIterator[Batch]):
             return
         within_stream = bool(state.offset or state.witness)
         with DrawnAgain(within_stream, state.witness) as drawn_again:
-            for first in items:  # which says of what kind all are
+            for first in items:  # it determines the kind of all items
                 if isinstance(first, TokenSequence) and not within_stream:
                     self._state, self._sequences = state.model_copy(update={"sequences": True}), source
                     yield from self._pack_sequences(chain([first], items))
@@ -224,14 +227,14 @@ class PackingIterator(StatefulIterator[Batch]):
     def _pack_stream(
         self, items: Iterable[Any], source: StatefulIterator[Any], state: PackingState, drawn_again: DrawnAgain
     ) -> Iterator[Batch]:
-        # Places in the stream are counted from where this generator began to draw. An anchor is taken now and then,
-        # not at each document: asking a long chain for its state costs more than packing a short document does.
+        # Positions in the stream are counted from where this generator began to draw. An anchor is not taken at each
+        # document: asking a long chain for its state costs more than packing a short document.
         anchors = deque([(0, state.inner)])
         drawn, begin, skip = 0, state.offset, state.offset
         shape = _shape(state)
-        # Of the tokens' own dtype, which is quicker to copy than the batch's; int64 if there are several.
+        # It has the tokens' dtype, which is faster to copy than the batch's; int64 if there are several dtypes.
         window: npt.NDArray[Any] = np.empty(0)
-        fresh = 0  # tokens and documents since the last anchor: empty documents, too, take time to draw again
+        fresh = 0  # tokens and documents since the last anchor; drawing an empty document again takes time too
         filled = 0  # window[:filled] is the stream from ``begin`` on
 
         for item in items:
@@ -243,7 +246,7 @@ class PackingIterator(StatefulIterator[Batch]):
             rest = tokens[skip:]
             skip -= tokens.size - rest.size
             if rest.size:
-                drawn_again.over(source.get_state)
+                drawn_again.check(source.get_state)
             if tokens.dtype != window.dtype:
                 window = _as_window(window, tokens.dtype, state.batch_size * state.sequence_length + 1)
             while rest.size:
@@ -254,15 +257,15 @@ class PackingIterator(StatefulIterator[Batch]):
                     begin += filled - 1
                     batch = stream_batch(window, shape)
                     self._go_to(begin, anchors)
-                    self._witness.is_of(source.get_state)
+                    self._position_digest.set_source(source.get_state)
                     yield batch
-                    self._witness.goes_on()
+                    self._position_digest.advance()
                     window[0], filled = window[-1], 1
             if fresh >= ANCHOR_EVERY:
                 anchors.append((drawn, source.get_state()))
                 fresh = 0
         _check_reached(skip)
-        self._witness.forget()  # nothing is to come of what would be drawn again
+        self._position_digest.forget()  # a resume from here yields nothing
         if filled > 1 and not state.drop_last:
             self._go_to(begin + filled - 1, anchors)
             yield stream_batch(window[:filled], shape)
@@ -288,7 +291,7 @@ class PackingIterator(StatefulIterator[Batch]):
                 yield batch
             rows.clear()
         except BaseException as error:
-            # To be closed at a yield, where no row is held, is no failure.
+            # Being closed at a yield, where no row is held, is not a failure.
             self._failed = bool(rows) or not isinstance(error, GeneratorExit)
             raise
 
@@ -310,7 +313,7 @@ class PackingIterator(StatefulIterator[Batch]):
 
     def _check(self) -> None:
         if self._failed:
-            raise RuntimeError("packing failed in the midst of a batch: go on from a state that was taken before")
+            raise RuntimeError("packing failed within a batch: continue from a state that was taken before")
 
 
 def _row_batch(rows: Sequence[Checked], shape: Shape) -> Batch:
@@ -332,18 +335,18 @@ def _shape(state: PackingState) -> Shape:
 
 
 def _as_window(window: npt.NDArray[Any], dtype: np.dtype[Any], size: int) -> npt.NDArray[Any]:
-    """What ``window`` holds, in one of ``size`` tokens that also takes those of ``dtype``, which is another."""
+    """Return a window with the tokens of ``window`` that can also hold tokens of another ``dtype``."""
     if not window.size:
         return np.empty(size, dtype)
     return window.astype(np.int64, copy=False)
 
 
-_MIXED = "some items are arrays of tokens and others are sequences: what is packed must be of one kind"
+_MIXED = "some items are arrays of tokens and others are sequences: all items must be of one kind"
 
 
 def _check_reached(skip: int) -> None:
     if skip:
         raise ValueError(
-            f"the tokens ended {skip} before the place where the packing was to go on: they must be the same "
-            "at each run. Bring back what they are made of, or start anew"
+            f"the tokens ended {skip} tokens before the position from which the packing continues: they must be the same "
+            "at each run. Restore the data that they are made from, or start without the state"
         )

@@ -1,4 +1,4 @@
-"""Documents -> token arrays, or tokens with patch lengths."""
+"""Documents -> arrays of tokens, or tokens with patch lengths."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from asyncprefetch.iterators.text.tokenizers import ByteTokenizer, Tokenizer
 
 
 class PreprocessState(StageState, kind="asyncprefetch.preprocess", frozen=True):
-    """The state of the documents, and what makes tokens and patches of them."""
+    """The state of the documents, the tokenizer and the patcher."""
 
     tokenizer: Tokenizer
     patcher: Patcher | None = None
     on_error: OnError = "raise"
 
     def build(self) -> PreprocessIterator:
-        """The iterator over the tokens of the documents that are still to come."""
+        """Return the iterator over the tokens of the documents that were not yielded yet."""
         return PreprocessIterator._from(self)
 
 
 class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenSequence]):
-    """The tokens of each document, one item a document, also of an empty one.
+    """Yields the tokens of each document, one item for each document, even an empty one.
 
-    Without a patcher an item is a 1-D array of integers, uint16 with the :class:`ByteTokenizer`. With one it is a
-    :class:`TokenSequence`, of the same tokens and the lengths of their patches.
+    Without a patcher an item is a 1-D array of integers, uint16 with the :class:`ByteTokenizer`. With a patcher it is a
+    :class:`TokenSequence` with the same tokens and the lengths of their patches.
 
-    A patcher may need the document's ``entropies``: 1-D floats, one a token, or, with the :class:`ByteTokenizer`, one
-    a byte of the text; those of bos and eos are -inf then.
+    A patcher may need the document's ``entropies``: 1-D floats, one for each token or, with the :class:`ByteTokenizer`, one
+    for each byte of the text. In the latter case, those of bos and eos are set to -inf.
 
     Args:
-        documents: yields :class:`Document` or plain ``str``. The object itself is only asked for its state.
+        documents: yields :class:`Document` or plain ``str``. Only its state is used; the object itself is not advanced.
         tokenizer: an object of a registered class with ``encode(text)``, by default ``ByteTokenizer()``.
         patcher: an object of a registered class with ``patch_lengths(tokens, entropies)``; ``None``: no patches.
-        on_error: what is done with a document of which no tokens or patches can be made, as ``DocumentError`` is raised
-            for: ``"raise"``; or ``"skip"``: pass over it, count it as ``"documents skipped"``, and log a warning for
-            the first ten. Around an endless iterator none of whose documents is of use, it searches without end.
+        on_error: what to do with a document that can't be converted to tokens or patches: ``"raise"`` raises
+            ``DocumentError``; ``"skip"`` skips it, counts it as ``"documents skipped"``, and logs a warning for the first
+            ten. If no document of an endless iterator can be converted, it searches forever.
 
     Raises:
         TypeError: a checkpoint can't hold the tokenizer or the patcher.
-        ValueError: the patcher is one for bytes, and the tokenizer's tokens are none, or not at its offset.
+        ValueError: the patcher takes bytes, and the tokenizer does not give bytes, or has a different offset.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
         self._resume(PreprocessState(inner=inner, tokenizer=tokenizer, patcher=patcher, on_error=on_error))
 
     def create_iter(self) -> Iterator[npt.NDArray[np.integer] | TokenSequence]:
-        """The tokens of the documents that are still to come.
+        """Return an iterator over the tokens of the documents that were not yielded yet.
 
         Raises:
-            DocumentError: the tokenizer or the patcher raised ``ValueError`` for a document: its text can't be encoded,
-                its entropies are missing or not as many as they should be. The message names the document, its file
-                and its row. So does a note on whatever else a tokenizer or a patcher raises.
+            DocumentError: the tokenizer or the patcher raised ``ValueError`` for a document: its text can't be encoded, or
+                its entropies are missing or have a wrong number. The message names the document, its file and its row.
+                Any other exception of a tokenizer or a patcher gets a note with that information.
             RuntimeError: the patcher's lengths do not sum to the number of tokens.
             TypeError: an item is neither a ``Document`` nor a ``str``, or the tokenizer does not give tokens.
         """
@@ -92,7 +92,7 @@ class PreprocessIterator(Stage[PreprocessState, npt.NDArray[np.integer] | TokenS
     def _tokens_or_error(
         self, item: Document | str, before: int
     ) -> npt.NDArray[np.integer] | TokenSequence | DocumentError:
-        """The tokens of a document, or what was the matter with it, if it is to be passed over."""
+        """Return the tokens of a document, or the error if the document is skipped."""
         state = self._state
         try:
             return _tokens_of(item, state.tokenizer, state.patcher)
@@ -113,7 +113,7 @@ def _tokens_of(
             raise TypeError(f"the tokenizer must give a 1-D array of integers, not {describe(tokens)}")
         return tokens if patcher is None else _patch(tokens, item, tokenizer, patcher)
     except TokenizerFileError:
-        raise  # of no document's making
+        raise  # not caused by a document
     except ValueError as error:
         origin = _origin(item)
         raise DocumentError(f"{_name(item)}: {error}", file=origin.file, row=origin.row) from error
@@ -132,7 +132,7 @@ def _patch(
     try:
         check_patch_lengths(lengths, tokens.size)
     except ValueError as error:
-        raise RuntimeError(f"the patcher {patcher!r:.80} is wrong: {error}") from error  # no fault of the document
+        raise RuntimeError(f"the patcher {patcher!r:.80} is wrong: {error}") from error  # not caused by the document
     return TokenSequence(tokens, lengths, *_origin(item))
 
 
@@ -141,12 +141,12 @@ def _one_a_token(given: npt.NDArray[Any], n: int, tokenizer: Tokenizer) -> npt.N
         raise ValueError(f"entropies must be a 1-D array of floats, not {describe(given)}")
     if given.size == n:
         return given
-    expected = f"{n}, one a token"
+    expected = f"{n}, one for each token"
     if isinstance(tokenizer, ByteTokenizer):
-        before, behind = int(tokenizer.bos), int(tokenizer.eos)
-        if given.size == n - before - behind:
-            return np.pad(given, (before, behind), constant_values=-np.inf)
-        expected = f"{expected}, or {n - before - behind}, one a byte of the text"
+        before, after = int(tokenizer.bos), int(tokenizer.eos)
+        if given.size == n - before - after:
+            return np.pad(given, (before, after), constant_values=-np.inf)
+        expected = f"{expected}, or {n - before - after}, one for each byte of the text"
     raise ValueError(f"there are {given.size} entropies; there must be {expected}")
 
 
@@ -155,9 +155,9 @@ def _check_offsets(tokenizer: Tokenizer, patcher: Patcher | None) -> None:
     if wanted is None or wanted == given:
         return
     if given is None:
-        raise ValueError(f"{patcher!r} makes patches of bytes, and the tokens of {tokenizer!r:.80} are none")
+        raise ValueError(f"{patcher!r} makes patches of bytes, but the tokens of {tokenizer!r:.80} are not bytes")
     raise ValueError(
-        f"{patcher!r} expects byte 0 at {wanted}, and {tokenizer!r} has it at {given}: give both one offset"
+        f"{patcher!r} expects byte 0 at {wanted}, but {tokenizer!r} has it at {given}: give both the same offset"
     )
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import NonNegativeInt, PositiveInt
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
-from asyncprefetch.iterators._position_digest import DrawnAgain, Witness
+from asyncprefetch.iterators._position_digest import DrawnAgain, PositionDigest
 from asyncprefetch.iterators._random import Seed, permutation
 from asyncprefetch.iterators._stage import state_of
 from asyncprefetch.iterators.text._blocks import Block, draw_blocks, ended
@@ -19,20 +19,20 @@ __all__ = ["SequenceIterator", "SequenceState", "TokenSequence"]
 
 
 class SequenceState(IteratorState, kind="asyncprefetch.sequences", frozen=True):
-    """Where to start drawing again, where from there the block in progress begins, and how far it got.
+    """The anchor from which to draw again, where the current block begins, and how many of its sequences were yielded.
 
-    No token is kept. A unit is a patch, or, of tokens without patches, a token.
+    It holds no tokens. A unit is a patch or, without patches, a token.
 
     Attributes:
         inner: the anchor: the state of the tokens before the document in which the block begins, or an earlier one.
         offset: the number of units between the anchor and the one whose last token is the block's first context.
-        block: number of the block.
-        emitted: how many sequences of the block have been yielded.
-        witness: digest of where the tokens stand behind the last document that was drawn for what has been yielded,
-            against which that is checked when it is drawn again; empty: nothing is, or nothing is known.
-        sequence_length: patches or targets a sequence.
-        buffer_size: sequences a block.
-        seed: of the permutations.
+        block: the number of the block.
+        emitted: how many sequences of the block were yielded.
+        witness: the digest of the tokens' position after the last document that was drawn for the yielded sequences. A
+            resume that draws the document again compares it. Empty: nothing is drawn again, or the digest is unknown.
+        sequence_length: patches or targets in a sequence.
+        buffer_size: sequences in a block.
+        seed: the seed of the permutations.
         drop_last: whether a last sequence that is incomplete is left out.
     """
 
@@ -47,43 +47,43 @@ class SequenceState(IteratorState, kind="asyncprefetch.sequences", frozen=True):
     drop_last: bool
 
     def build(self) -> SequenceIterator:
-        """The iterator in the midst of its block, which it draws again."""
+        """Return the iterator within the current block, which it draws again."""
         iterator = SequenceIterator.__new__(SequenceIterator)
         iterator._resume(self)
         return iterator
 
 
 class SequenceIterator(StatefulIterator[TokenSequence]):
-    """Joins documents' tokens into one stream, cuts it into sequences, and shuffles these block by block.
+    """Joins the tokens of documents into one stream, cuts it into sequences, and shuffles these block by block.
 
     With patches, a sequence has ``P = sequence_length`` patches. The first is a single token, the context: the last
     token of the sequence before it in the stream; for the first sequence, the first token of the stream. The other
     ``P - 1`` are the next patches of the stream. (If the stream's first patch is longer than one token, it is split
-    behind its first.) Without patches, a sequence is a token of context and the next ``sequence_length`` tokens.
+    after its first token.) Without patches, a sequence is a token of context and the next ``sequence_length`` tokens.
 
-    So with ``x = tokens[:-1]`` and ``y = tokens[1:]`` each token of the stream but the first is a target exactly once.
-    The last sequence may be shorter, and comes too unless ``drop_last``. A stream of one token has no sequence.
+    So with ``x = tokens[:-1]`` and ``y = tokens[1:]``, each token of the stream except the first is a target exactly once.
+    The last sequence may be shorter; ``drop_last`` leaves it out. A stream of one token has no sequence.
 
-    A block is ``buffer_size`` sequences in a row: block ``b`` is yielded in the order of a permutation that is a
-    function of ``(seed, b)`` and its size alone. The last block may be smaller. With ``buffer_size=1`` the order is that
-    of the stream. Looping over this iterator repeats the same order; over the documents, it goes on shuffling anew.
+    A block is ``buffer_size`` consecutive sequences. Block ``b`` is yielded in the order of a permutation that only depends
+    on ``(seed, b)`` and the block's size. The last block may be smaller. With ``buffer_size=1`` the order is that of the
+    stream. A :class:`LoopingIterator` around this iterator repeats the same order; one around the documents does not.
 
-    Resuming draws the block in progress again: its tokens, the rest of the document in which it begins, up to some
-    65,536 tokens before that, and the whole of the last document drawn, however long these documents are.
+    Resuming draws the current block again: its tokens, the rest of the document in which it begins, up to about 65,536
+    tokens before that, and the whole last document, however long these documents are.
 
-    The tokens of a sequence are part of an array that its whole block shares, and of the documents' dtype; patch
-    lengths are int64. The arrays that are drawn are kept until their block is complete: nothing may write to them.
+    The tokens of a sequence are a view of an array that its block shares, with the documents' dtype; patch lengths are
+    int64. The arrays that are drawn are kept until their block is complete: nothing may write to them.
 
     Args:
-        tokens: yields 1-D arrays of integers, or :class:`TokenSequence`, either all with patches or all without; empty
-            ones are allowed. The object itself is only asked for its state.
-        sequence_length: with patches: patches a sequence, from 2, the context included. Without: targets, from 1.
-        buffer_size: sequences a block, from 1.
-        seed: of the order, from 0, below 2**64.
+        tokens: yields 1-D arrays of integers, or :class:`TokenSequence`, either all with patches or all without; they may be
+            empty. Only its state is used; the object itself is not advanced.
+        sequence_length: with patches, the patches in a sequence, from 2, the context included; without, the targets, from 1.
+        buffer_size: sequences in a block, from 1.
+        seed: the seed of the order, from 0, below 2**64.
         drop_last: leave out the last sequence if it is incomplete.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -107,37 +107,37 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
 
     def _resume(self, state: SequenceState) -> None:
         self._state = state
-        # The place, where it is not that in the state: a new state a sequence would cost more than to cut a small one.
+        # The current position. It is not kept in a new state for each sequence: that costs more than cutting a small one.
         self._inner, self._offset, self._block, self._emitted = state.inner, state.offset, state.block, state.emitted
-        self._witness = Witness(state.witness)
+        self._position_digest = PositionDigest(state.witness)
 
     def get_state(self) -> SequenceState:
-        """Where the block in progress begins, and how many of its sequences were yielded."""
+        """Return where the current block begins, and how many of its sequences were yielded."""
         place = {
             "inner": self._inner,
             "offset": self._offset,
             "block": self._block,
             "emitted": self._emitted,
-            "witness": self._witness.digest(),
+            "witness": self._position_digest.digest(),
         }
         return self._state.model_copy(update=place)
 
     def create_iter(self) -> Iterator[TokenSequence]:
-        """The sequences that are still to come: the block in progress is drawn again from the anchor.
+        """Return an iterator over the sequences that were not yielded yet. It draws the current block from the anchor.
 
         Raises:
-            DocumentError: what is drawn again is not what it was.
-            TypeError: an item is neither a 1-D array of integers nor a ``TokenSequence`` of such.
-            ValueError: patch lengths do not fit their tokens, or come with some items only; or the tokens end before the
-                place from which to go on.
+            DocumentError: the data that is drawn again has changed.
+            TypeError: an item is neither a 1-D array of integers nor a ``TokenSequence`` with one.
+            ValueError: patch lengths do not fit their tokens, or only some items have them; or the tokens end before the
+                position from which to continue.
         """
         state = self.get_state()
         emitted = state.emitted
         with DrawnAgain(bool(state.block or emitted), state.witness) as drawn_again:
 
             def at_place(source: StatefulIterator[Any]) -> None:
-                if not emitted:  # else all of the block was drawn before
-                    drawn_again.over(source.get_state)
+                if not emitted:  # otherwise the whole block was drawn before
+                    drawn_again.check(source.get_state)
 
             for block in draw_blocks(
                 state.inner,
@@ -148,27 +148,27 @@ class SequenceIterator(StatefulIterator[TokenSequence]):
                 buffer_size=state.buffer_size,
                 drop_last=state.drop_last,
             ):
-                drawn_again.over(block.source.get_state)
+                drawn_again.check(block.source.get_state)
                 yield from self._emit(block, emitted)
                 emitted = 0
         if emitted:
             raise ended()
-        self._witness.forget()  # nothing is to come of what would be drawn again
+        self._position_digest.forget()  # a resume from here yields nothing
 
     def _emit(self, block: Block, emitted: int) -> Iterator[TokenSequence]:
-        """The sequences of a block behind the first ``emitted``."""
+        """Yield the sequences of a block after the first ``emitted``."""
         count = block.count
         if emitted > count:
             raise ended()
         order = permutation(self._state.seed, self._block, count).tolist() if count > 1 else [0]
         if emitted < count:
-            self._witness.is_of(block.source.get_state)
+            self._position_digest.set_source(block.source.get_state)
         for place in range(emitted + 1, count + 1):
             if place == count and block.anchor is not None:
-                # At once, and not when the next is asked for: the state is to be that of the next block's begin.
+                # Now, and not when the next is drawn: at this yield, the state is that of the beginning of the next block.
                 self._inner, self._offset = block.anchor, block.offset
                 self._block, self._emitted = self._block + 1, 0
             else:
                 self._emitted = place
             yield block.cut(order[place - 1])
-        self._witness.goes_on()
+        self._position_digest.advance()

@@ -16,13 +16,13 @@ MAX_OFFSET = 2**31 - 256
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What turns text into tokens. It travels inside of states: a registered frozen dataclass or pydantic model."""
+    """Converts text to tokens. States hold it, so it must be a registered frozen dataclass or pydantic model."""
 
     def encode(self, text: str) -> npt.NDArray[np.integer]:
-        """The tokens of one document, a 1-D array of integers; the same for the same text, always."""
+        """Return the tokens of one document, a 1-D array of integers. The same text always gives the same tokens."""
 
     def decode(self, tokens: npt.ArrayLike) -> str:
-        """The text of ``tokens``, for people to read."""
+        """Return the text of ``tokens``, for display."""
 
 
 @registry.register("asyncprefetch.ByteTokenizer")
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """Each byte of the UTF-8 text is one token.
 
-    The ids: 0 pads, 1 begins a text, 2 ends it, and byte ``b`` is ``offset + b``. All lie below ``vocabulary_size``.
+    Id 0 is padding, 1 begins a text, 2 ends it, and byte ``b`` is ``offset + b``. All ids are below ``vocabulary_size``.
 
     Attributes:
         bos: whether each text begins with ``bos_id``.
@@ -38,8 +38,8 @@ class ByteTokenizer:
         offset: the id of byte 0, from 3 to 2,147,483,392.
 
     Raises:
-        TypeError: ``offset`` is no integer.
-        ValueError: ``offset`` is below 3, so that bytes and special ids would coincide, or too large.
+        TypeError: ``offset`` is not an integer.
+        ValueError: ``offset`` is below 3, where bytes and special ids would coincide, or too large.
     """
 
     pad_id: ClassVar[int] = 0
@@ -59,16 +59,16 @@ class ByteTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return self.offset + 256
 
     def encode(self, text: str) -> npt.NDArray[np.unsignedinteger]:
-        """The tokens of ``text``, of shape ``(bytes + bos + eos,)``.
+        """Return the tokens of ``text``, of shape ``(bytes + bos + eos,)``.
 
-        The dtype is uint16, or uint32 if ``vocabulary_size`` is above 65,536: calculate with them in a wider one.
+        The dtype is uint16, or uint32 if ``vocabulary_size`` is above 65,536. Convert to a wider one for arithmetic.
 
         Raises:
-            UnicodeEncodeError: the text holds a lone surrogate, which UTF-8 can't.
+            UnicodeEncodeError: the text holds a lone surrogate, which UTF-8 can't encode.
         """
         data = np.frombuffer(text.encode("utf-8"), np.uint8)
         tokens = np.empty(self.bos + data.size + self.eos, smallest_dtype(self.vocabulary_size))
@@ -80,11 +80,11 @@ class ByteTokenizer:
         return tokens
 
     def decode(self, tokens: npt.ArrayLike, errors: str = "replace") -> str:
-        """The text of ``tokens``, an array of any shape; special ids are passed over.
+        """Return the text of ``tokens``, an array of any shape, without special ids.
 
         Args:
             tokens: ids below ``vocabulary_size``.
-            errors: as in ``bytes.decode``, for bytes that are no UTF-8: a row may begin within a character.
+            errors: as in ``bytes.decode``, for bytes that are not UTF-8: a row may begin within a character.
 
         Raises:
             ValueError: an id is negative or not below ``vocabulary_size``.
@@ -96,5 +96,5 @@ class ByteTokenizer:
 
 
 def smallest_dtype(vocabulary_size: int) -> np.dtype[Any]:
-    """The dtype of tokens below ``vocabulary_size``: uint16, or uint32 if that is too small."""
+    """Return the dtype for tokens below ``vocabulary_size``: uint16, or uint32 if that is too small."""
     return np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)

@@ -1,4 +1,4 @@
-"""The formats of files: one module each, all with one function ``read``."""
+"""The file formats: one module for each, with one function ``read``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from asyncprefetch.iterators.text._formats import arrow, jsonl, parquet, text
 
 
 class Read(Protocol):
-    """Reads one file from a place in it on."""
+    """Reads a file from a place in it."""
 
     def __call__(
         self, file: SourceFile, begin: Place, wanted: Wanted, /
     ) -> Iterator[tuple[Place, Document | DocumentError | None]]:
-        """Each document of our shard, or what is wrong with it, together with the place behind it.
+        """Yield each document of our shard, or the error for it, together with the place after it.
 
-        The last pair is the first place of the next file, and ``None``. Its number of documents depends on the file
-        alone, whatever ``begin`` and the shard: all shards must agree on it.
+        The last pair is the first place of the next file, and ``None``. Its number of documents only depends on the file,
+        not on ``begin`` and the shard: all shards must agree on it.
 
         Raises:
-            DocumentError: the file is not the one that it was. What is raised is never passed over, only what is yielded
-                may be: otherwise nothing would be exact.
+            DocumentError: the file has changed. Errors that are yielded may be skipped; errors that are raised never are,
+                because then the stream would not be exact.
             OSError: the file can't be opened or read.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How files of one suffix are read."""
+    """How files with one suffix are read."""
 
     read: Read
     package: str | None = None
@@ -50,21 +50,21 @@ _FORMATS = {
 }
 
 SUFFIXES = tuple(_FORMATS)
-"""The files that are taken from folders and globs."""
+"""The suffixes of files that are taken from folders and globs."""
 
 
 def is_known(name: str) -> bool:
-    """Whether there is a format for files of this name."""
+    """Return whether there is a format for files with this name."""
     return name.lower().endswith(SUFFIXES)
 
 
 def reader_of(name: str) -> Read:
-    """What reads a file of a name that is known."""
+    """Return the function that reads a file with a known name."""
     return _FORMATS[_suffix(name)].read
 
 
 def require_packages(names: Iterable[str]) -> None:
-    """Look whether all that files of these names need is there.
+    """Check that the packages that files with these names need are installed.
 
     Raises:
         ModuleNotFoundError: an optional package is missing; the message names the extra.

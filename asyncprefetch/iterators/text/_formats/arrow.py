@@ -1,4 +1,4 @@
-"""Arrow files, of the file and of the stream kind: a row is a document."""
+"""Arrow files, in the file format and the stream format: a row is a document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncprefetch.iterators.text._formats.columnar import Columns
 _MAGIC = b"ARROW1"
 
 _Batches = Iterator[tuple[dict[str, Any], Callable[[], Any], dict[str, Any]]]
-"""Of each record batch the fields of the place in it, what gets it, and the fields of the place behind it."""
+"""For each record batch: the fields of a place in it, a function that reads it, and the fields of the place after it."""
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
@@ -40,18 +40,18 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                         if indexed
                         else _of_stream(source, reader, schema, begin, columns)
                     )
-                    for behind, document in _rows(batches, begin, wanted.shard, columns, file):
-                        place = behind._replace(size=file.size, head=head)
+                    for after, document in _rows(batches, begin, wanted.shard, columns, file):
+                        place = after._replace(size=file.size, head=head)
                         if document is not None:
                             yield place, document
             except Exception as error:
                 columns.raise_unless_damage(error, place.row)
-                yield place, refuse(file, place.row, f"no arrow file, or damaged from here on: {error}")
+                yield place, refuse(file, place.row, f"not an arrow file, or damaged from here on: {error}")
     yield Place(place.document, begin.file + 1), None
 
 
 def _only(columns: Columns, names: list[str]) -> Any:
-    """The options for reading nothing but the columns that are used."""
+    """Return the options for reading only the columns that are used."""
     used = columns.used(names)
     return columns.pyarrow.ipc.IpcReadOptions(included_fields=[names.index(name) for name in used])
 
@@ -59,17 +59,20 @@ def _only(columns: Columns, names: list[str]) -> Any:
 def _rows(
     batches: _Batches, begin: Place, shard: tuple[int, int], columns: Columns, file: SourceFile
 ) -> Iterator[tuple[Place, Document | DocumentError | None]]:
-    """Each document of ours and the place behind it; ``None`` at the end of each batch, which is a place, too."""
+    """Yield each document of our shard with the place after it, and ``None`` with the place after each batch."""
     index, count = shard
     skip = begin.skip
-    before, first = begin.document - skip, begin.row - skip  # of all documents, and of the file's rows
-    for here, get, behind in batches:
+    before, first = (
+        begin.document - skip,
+        begin.row - skip,
+    )  # the numbers of documents, and of rows of the file, before the batch
+    for here, get, after in batches:
         number, wrong = 0, None
         try:
             batch = get()
             batch.validate()
             number = batch.num_rows
-            columns.check(batch)  # by every shard, whether or not it has rows of it: all must agree on what is damaged
+            columns.check(batch)  # in every shard, even without rows in this batch: all must agree on what is damaged
         except Exception as error:
             columns.raise_unless_damage(error, first)
             wrong = refuse(file, first, f"the record batch that begins here is damaged: {error}")
@@ -78,34 +81,34 @@ def _rows(
             for row, document in zip(rows, columns.documents(batch, rows, first), strict=True):
                 yield Place(before + row + 1, begin.file, skip=row + 1, row=first + row + 1, **here), document
         before, first, skip = before + number, first + number, 0
-        yield Place(before, begin.file, row=first, **behind), wrong
+        yield Place(before, begin.file, row=first, **after), wrong
 
 
 def _of_file(reader: Any, file: SourceFile, begin: Place, columns: Columns) -> _Batches:
-    """The batches of a file of the file kind. Only its index at the end says where they are: there may be gaps."""
+    """Yield the batches of the file format. Only the index at the end of the file has their places: there may be gaps."""
     for number in range(_number(reader, file, begin), reader.num_record_batches):
         columns.check_size()
         yield {"batch": number}, partial(reader.get_batch, number), {"batch": number + 1}
 
 
 def _number(reader: Any, file: SourceFile, begin: Place) -> int:
-    """The number of the batch in which we begin."""
+    """Return the number of the first batch."""
     if begin.offset == 0:
         return begin.batch
-    # A place without a number has the batch's first byte, which the index doesn't show. The rows before it tell, too.
+    # A place without a number has the batch's first byte, which is not in the index. Find the batch by the rows before it.
     number, rows = 0, begin.row - begin.skip
     while number < reader.num_record_batches and (size := reader.get_batch(number).num_rows) <= rows:
         number, rows = number + 1, rows - size
     if rows:
-        raise refuse(file, begin.row, "no record batch begins where the checkpoint says: the file changed")
+        raise refuse(file, begin.row, "no record batch begins at the place in the checkpoint: the file has changed")
     return number
 
 
 def _of_stream(source: Any, reader: Any, schema: Any, begin: Place, columns: Columns) -> _Batches:
-    """The batches of a file of the stream kind, which lie one behind the other. The first damaged one ends it."""
+    """Yield the batches of the stream format, which are contiguous. A damaged one ends the stream."""
     size = source.size()
     if any(_has_dictionary(columns.pyarrow, field.type) for field in schema):
-        # What the batches refer to lies between them. To pass over those of a file that is mapped reads next to nothing.
+        # Dictionaries lie between the batches, so read these too. In a mapped file, skipping a batch reads almost nothing.
         while source.tell() < begin.offset:
             reader.read_next_batch()
     elif begin.offset:
@@ -116,11 +119,13 @@ def _of_stream(source: Any, reader: Any, schema: Any, begin: Place, columns: Col
         try:
             batch = reader.read_next_batch()
         except StopIteration:
-            # For pyarrow the end of the file is an end like any other, but a file that was cut has it; and so is a zero.
+            # pyarrow accepts the end of the file, and a zero, as the end of the stream: a file that was cut looks whole.
             if source.tell() == offset:
-                raise columns.pyarrow.ArrowInvalid("the mark of its end is missing") from None
+                raise columns.pyarrow.ArrowInvalid("the mark of the end of the stream is missing") from None
             if source.tell() < size:
-                raise columns.pyarrow.ArrowInvalid(f"{size - source.tell()} bytes lie behind its end") from None
+                raise columns.pyarrow.ArrowInvalid(
+                    f"{size - source.tell()} bytes follow the end of the stream"
+                ) from None
             return
         yield {"offset": offset}, lambda batch=batch: batch, {"offset": source.tell()}  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""What parquet and arrow files share: tables of which a row is a document."""
+"""The common part of parquet and arrow files: tables in which a row is a document."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from asyncprefetch.iterators.text._files import (
 
 
 class Columns:
-    """Makes documents of a file's record batches.
+    """Makes documents from the record batches of a file.
 
     Args:
         file: the file.
-        wanted: what is read of each row.
+        wanted: which fields of a row are read.
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
@@ -39,7 +39,7 @@ class Columns:
         self._wanted = wanted
 
     def open(self, opened: io.BufferedReader, mapped: bool = False) -> Any:
-        """The file as one of pyarrow's, to be closed; ``opened`` is what a file that is not local is read through."""
+        """Return the file as a pyarrow file, to be closed. A remote file is read through ``opened``."""
         self._opened = opened
         if not self._file.local:
             return self.pyarrow.PythonFile(opened, "r")
@@ -47,21 +47,21 @@ class Columns:
         return self.pyarrow.memory_map(path) if mapped else self.pyarrow.OSFile(path)
 
     def check_size(self) -> None:
-        """Look whether the file is still as long as it was. See :func:`check_size`."""
+        """Check that the file still has its size, by :func:`check_size`."""
         if self._opened is not None:
             check_size(self._opened, self._file)
 
     def raise_unless_damage(self, error: Exception, row: int) -> None:
-        """Raise an error again, unless it means that the file holds what it must not.
+        """Raise an error again, unless it means that the contents of the file are damaged.
 
-        What kept us from getting at the file, or from keeping it, is no damage: another time it would not be there. Want
-        of memory is, if more was asked for than the machine has.
+        A failure to read the file or to allocate memory is not damage: it may not happen the next time. A request for more
+        memory than the machine has is damage.
 
         Args:
-            error: what was raised.
-            row: where in the file that was, for a note on want of memory.
+            error: the error that was raised.
+            row: the row at which it was raised, for a note on a lack of memory.
         """
-        # pyarrow makes errors of its own of what the file raised.
+        # pyarrow replaces the exception that the file raised by its own.
         failure = failure_of(self._opened)
         if failure is not None:
             raise failure
@@ -69,8 +69,8 @@ class Columns:
             return
         if isinstance(error, MemoryError) and not getattr(error, "__notes__", None):
             error.add_note(f"while reading {name_place(self._file.shown, row)}")
-        # Of pyarrow's own making are its exceptions, an OSError that is of no subclass and has no number, and what
-        # Python says of names that are no UTF-8 and of indices to columns that are not there.
+        # pyarrow's own errors are its exceptions, an OSError of no subclass and without a number, and Python's errors for
+        # names that are not UTF-8 and for indices of missing columns.
         own = (self.pyarrow.ArrowException, UnicodeDecodeError, IndexError)
         if isinstance(error, MemoryError | self.pyarrow.ArrowCancelled) or not (
             isinstance(error, own) or (type(error) is OSError and error.errno is None)
@@ -78,7 +78,7 @@ class Columns:
             raise error
 
     def missing(self, names: Sequence[str]) -> DocumentError | None:
-        """What is wrong with a table of these columns, if anything."""
+        """Return the error for a table with these columns, or ``None``."""
         twice = ", ".join(repr(name) for name in dict.fromkeys(self.used(names)) if names.count(name) > 1)
         if twice:
             return refuse(self._file, None, f"there are several columns {twice}")
@@ -86,20 +86,20 @@ class Columns:
         if not missing:
             return None
         have = ", ".join(map(repr, names)) or "none"
-        return refuse(self._file, None, f"the column {missing} is missing; there are {have}")
+        return refuse(self._file, None, f"the column {missing} is missing; the table has {have}")
 
     def used(self, names: Sequence[str]) -> list[str]:
-        """Those columns of a table that are to be read."""
+        """Return the columns of a table that are read."""
         used = {*self._wanted.required, *self._wanted.optional}
         return [name for name in names if name in used]
 
     def check(self, batch: Any) -> None:
-        """Look whether the columns that are used refer to nothing outside of themselves, as damaged ones may.
+        """Check that the columns that are used have no references outside of their data, as damaged ones may.
 
-        Strings count as bytes: whether they are UTF-8 is looked at row by row.
+        Strings are checked as bytes; whether they are UTF-8 is checked row by row.
 
         Raises:
-            pyarrow.ArrowException: they do; to read them would end the process.
+            pyarrow.ArrowException: a column has one. Reading it would crash the process.
         """
         for name in self.used(batch.schema.names):
             column = batch.column(name)
@@ -107,7 +107,7 @@ class Columns:
             (column if bytes_ == column.type else column.view(bytes_)).validate(full=True)
 
     def documents(self, batch: Any, rows: range, first: int) -> Iterator[Document | DocumentError]:
-        """The documents of some rows of a record batch, of which row 0 has the number ``first`` in the file."""
+        """Yield the documents of some rows of a record batch. Its row 0 has the number ``first`` in the file."""
         columns = []
         for name in self.used(batch.schema.names):
             column = batch.column(name)
@@ -130,11 +130,11 @@ class Columns:
                 self.pyarrow.ArrowException,
                 ValueError,
                 OverflowError,
-            ) as error:  # a time that Python has no type for, say
+            ) as error:  # such as a time that no Python type can hold
                 yield refuse(self._file, first + row, f"the column {name!r} can't be read: {error}")
 
     def _converter(self, type_: Any, name: str) -> Callable[[Any], Any]:
-        """What makes Python values of the scalars of a column."""
+        """Return the function that converts scalars of a column to Python values."""
         types, wanted = self.pyarrow.types, self._wanted
         if types.is_dictionary(type_):
             inner = self._converter(type_.value_type, name)
@@ -147,7 +147,7 @@ class Columns:
         return lambda scalar: scalar.as_py()
 
     def _of_bytes(self, type_: Any) -> Any:
-        """A type with bytes in place of strings that lies in memory as this one does."""
+        """Return a type with bytes in place of strings and the same layout in memory."""
         pyarrow, types = self.pyarrow, self.pyarrow.types
         if types.is_string(type_):
             return pyarrow.binary()
@@ -180,8 +180,8 @@ def _is_list(types: Any, type_: Any) -> bool:
 
 
 def _is_absurd(failure: str) -> bool:
-    """Whether pyarrow's message is about more memory than the machine has: only a damaged length asks for that."""
-    if failure == "capacity too large":  # above 2**63, once it is rounded up
+    """Return whether pyarrow asked for more memory than the machine has, which only a damaged length causes."""
+    if failure == "capacity too large":  # more than 2**63 after rounding up
         return True
     asked = re.search(r"of size (\d+) failed", failure)
     return asked is not None and int(asked[1]) > _physical_memory()
@@ -191,4 +191,4 @@ def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this platform
-        return 1 << 48  # which no machine has, yet
+        return 1 << 48  # more than any machine has

@@ -1,4 +1,4 @@
-"""Files of lines, each a JSON object; as they are, or compressed."""
+"""Files of lines, plain or compressed. Each line is a JSON object."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from asyncprefetch.iterators.text._files import (
 )
 
 _CHUNK = 1 << 18
-_PIECE = 1 << 10  # of zstd, decompressed at a time: four bytes may stand for 131,072, hence this for 32 MiB
-_WINDOW = 1 << 31  # the longest that zstd --long has
+_PIECE = 1 << 10  # bytes of zstd decompressed at a time: four may expand to 131,072, so these to 32 MiB
+_WINDOW = 1 << 31  # the largest window of zstd --long
 _DEPTH = 201
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
-_TOKENS = re.compile(rb'[][{}]|"(?:[^"\\]|\\.)*+"?')  # brackets, and the strings in which they are none
+_TOKENS = re.compile(rb'[][{}]|"(?:[^"\\]|\\.)*+"?')  # brackets, and strings, whose brackets do not count
 
 _log = logging.getLogger("asyncprefetch.iterators")
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
-    """See :class:`Read`. Lines of other shards are read and not parsed; blank ones count as rows, not as documents."""
+    """See :class:`Read`. Lines of other shards are read but not parsed. Blank lines count as rows, not as documents."""
     index, count = wanted.shard
     number, offset, row = begin.document, begin.offset, begin.row
     with open_file(file) as opened:
@@ -68,7 +68,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
 
 
 def _decompressed(opened: io.BufferedReader, file: SourceFile) -> io.BufferedReader:
-    # Python's own lines of a GzipFile come in small pieces.
+    # A GzipFile reads lines in small pieces, so put a buffer around it.
     name = file.name.lower()
     if name.endswith(".gz"):
         return io.BufferedReader(gzip.GzipFile(fileobj=opened), _CHUNK)
@@ -87,19 +87,19 @@ def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
         _log.info(
             "%s is compressed: reading %d bytes of it again to get to row %d", file.shown, begin.offset, begin.row
         )
-        # Buffer by buffer, as lines are read: so a damaged file breaks off at the same byte as it does without a resume.
+        # Buffer by buffer, as lines are read: so a damaged file fails at the same byte as without a resume.
         while before and (buffered := len(lines.peek())):
             before -= len(lines.read(min(before, buffered)))
     last = lines.read(1)
     if before or not last or (last != b"\n" and lines.peek(1)):
-        reason = f"no row begins at byte {begin.offset}: the file changed since the checkpoint"
+        reason = f"no row begins at byte {begin.offset}: the file has changed since the checkpoint"
         raise refuse(file, begin.row, reason)
 
 
 def _parse(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Document | DocumentError:
     try:
         try:
-            # Quicker than the decoder of the standard library, and as strict or stricter: what it refuses, that looks at.
+            # Faster than the standard library's decoder, and at least as strict. That one checks what this one refuses.
             fields = from_json(line)
         except ValueError:
             fields = _parse_with_care(line, wanted, file, row)
@@ -113,13 +113,13 @@ def _parse(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Document 
 
 
 def _parse_with_care(line: bytes, wanted: Wanted, file: SourceFile, row: int) -> Any:
-    """What the quick parser refuses: broken JSON, deep nesting, what is no UTF-8, and escapes of half characters."""
+    """Parse what the fast parser refuses: broken JSON, deep nesting, invalid UTF-8, and escapes of half characters."""
     if _nests_deeper(line, _DEPTH):
         raise refuse(file, row, f"broken JSON: it is nested deeper than {_DEPTH} levels")
     try:
         fields = json.loads(line.decode("utf-8", wanted.encoding_errors))
         if b"\\u" in line and isinstance(fields, dict):
-            # An escape can name half of a surrogate pair, which is no character and has no UTF-8.
+            # An escape can name half of a surrogate pair. It is not a character, and has no UTF-8.
             used = {name: fields[name] for name in (*wanted.required, *wanted.optional) if name in fields}
             data = json.dumps(used, ensure_ascii=False).encode("utf-8", "surrogatepass")
             fields |= json.loads(data.decode("utf-8", wanted.encoding_errors))
@@ -131,7 +131,7 @@ def _parse_with_care(line: bytes, wanted: Wanted, file: SourceFile, row: int) ->
 
 
 def _nests_deeper(line: bytes, limit: int) -> bool:
-    """Whether JSON has more levels than the quick parser takes: how many the other takes depends on who calls it."""
+    """Return whether JSON has more levels than the fast parser takes. The other one's limit depends on the call stack."""
     depth = 0
     for token in _TOKENS.finditer(line):
         depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
@@ -141,7 +141,7 @@ def _nests_deeper(line: bytes, limit: int) -> bool:
 
 
 class _Zstandard(io.RawIOBase):
-    """The content of a file of zstd frames. An end within a frame is an error, which the package's own reader is not."""
+    """The content of a file of zstd frames. An end within a frame is an error; the package's own reader accepts it."""
 
     def __init__(self, opened: io.BufferedReader) -> None:
         self._opened = opened

@@ -10,13 +10,13 @@ from asyncprefetch.iterators.text._document import Document, Wanted
 from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile, check_head, open_file, refuse
 from asyncprefetch.iterators.text._formats.columnar import Columns
 
-_ROWS = 256  # decoded at a time: texts may be long
+_ROWS = 256  # rows decoded at a time: texts may be long
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
-    """See :class:`Read`. A shard has rows that lie together, and only the row groups that hold some of them are read."""
+    """See :class:`Read`. The rows of a shard are contiguous, and only the row groups with some of them are read."""
     columns = Columns(file, wanted)
-    before = begin.document - begin.row  # documents in the files before this one
+    before = begin.document - begin.row  # the number of documents in the files before this one
     end = Place(before, begin.file + 1)
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
@@ -25,11 +25,11 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                 table = load("pyarrow.parquet", "files", f"reading {file.shown}").ParquetFile(source)
                 rows, groups = table.metadata.num_rows, _groups(table)
                 if sum(groups) != rows or min(groups, default=0) < 0:
-                    raise columns.pyarrow.ArrowInvalid(f"it has {rows} rows, and its row groups {sum(groups)}")
+                    raise columns.pyarrow.ArrowInvalid(f"it has {rows} rows, but its row groups have {sum(groups)}")
                 names = table.schema_arrow.names
             except Exception as error:
                 columns.raise_unless_damage(error, begin.row)
-                yield end, refuse(file, None, f"no parquet file: {error}")
+                yield end, refuse(file, None, f"not a valid parquet file: {error}")
                 yield end, None
                 return
             end = end._replace(document=before + rows)
@@ -44,10 +44,10 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
 
 
 def shard_of(before: int, rows: int, shard: tuple[int, int]) -> tuple[int, int]:
-    """First and last (exclusive) of the rows of a shard, in a file of ``rows`` rows after ``before`` documents.
+    """Return the first row of a shard, and the one after its last, in a file with ``rows`` rows after ``before`` documents.
 
-    As many as there are documents whose number is ``index`` modulo ``count``, so that over many files, however small,
-    the shards are even.
+    The shard has as many rows as there are documents whose number is ``index`` modulo ``count``. So the shards are of equal
+    size over many files, even if the files are small.
     """
     index, count = shard
     sizes = [(before + rows - 1 - i) // count - (before - 1 - i) // count for i in range(index + 1)]
@@ -55,16 +55,16 @@ def shard_of(before: int, rows: int, shard: tuple[int, int]) -> tuple[int, int]:
 
 
 def _groups(table: Any) -> list[int]:
-    """How many rows each row group has."""
+    """Return the number of rows of each row group."""
     return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
 
 
 def _rows(
     table: Any, ours: range, columns: Columns, file: SourceFile
 ) -> Iterator[tuple[int, Document | DocumentError]]:
-    """Each document of the rows ``ours``, with the number of the row after it."""
+    """Yield each document of the rows ``ours``, with the number of the row after it."""
     names = columns.used(table.schema_arrow.names)
-    begin = 0  # of the row group
+    begin = 0  # the first row of the row group
     for group, rows in enumerate(_groups(table)):
         first, begin = begin, begin + rows
         row, stop = max(first, ours.start), min(begin, ours.stop)
@@ -81,7 +81,7 @@ def _rows(
                 if row == stop < begin:
                     break
             if row < stop or first > begin:
-                raise columns.pyarrow.ArrowInvalid(f"it has not the {rows} rows that the file says")
+                raise columns.pyarrow.ArrowInvalid(f"it does not have the {rows} rows that the file declares")
         except Exception as error:
             columns.raise_unless_damage(error, row)
             yield stop, refuse(file, row, f"the rest of row group {group} is damaged: {error}")

@@ -9,13 +9,13 @@ from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
-    """See :class:`Read`. The file of another shard is not opened. The place behind ours has the hash of its head."""
+    """See :class:`Read`. A file of another shard is not opened. The place after our file has the hash of its head."""
     index, count = wanted.shard
     end = Place(begin.document + 1, begin.file + 1)
     if begin.document % count == index:
         if wanted.columns:
             fields = ", ".join(map(repr, wanted.columns))
-            yield end, refuse(file, None, f"a text file has no columns, hence no {fields}")
+            yield end, refuse(file, None, f"a text file has no columns, so it has no {fields}")
         else:
             with open_file(file) as opened:
                 data = opened.read()
@@ -25,7 +25,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
 
 def _document(file: SourceFile, data: bytes, errors: str) -> Document | DocumentError:
     if not data:
-        return refuse(file, None, "the file is empty: leave it out by exclude=, or use on_error='skip'")
+        return refuse(file, None, "the file is empty: exclude it with exclude=, or use on_error='skip'")
     try:
         return Document(file.name, data.decode("utf-8", errors), file=file.name)
     except UnicodeDecodeError as error:

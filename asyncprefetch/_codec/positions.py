@@ -1,0 +1,76 @@
+"""Positions and configuration: the two kinds of fields that an iterator state has, and how configurations are compared."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic.fields import FieldInfo
+
+from asyncprefetch._codec import registry
+from asyncprefetch._codec.arrays import raw_bytes
+from asyncprefetch._codec.common import brief
+from asyncprefetch._codec.encoder import encode
+from asyncprefetch.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+class _PositionMark:
+    """Marks a field of a state as its position in the stream."""
+
+    def __repr__(self) -> str:
+        return "Position"
+
+
+Position = Annotated[T, _PositionMark()]
+"""``offset: Position[int]`` marks a field that changes as the iterator advances.
+
+Every other field is configuration. ``AsyncPrefetcherState.load(path, expect=pipeline)`` refuses a checkpoint whose
+configuration differs from the pipeline's.
+"""
+
+
+def is_position(field: FieldInfo) -> bool:
+    """Return whether a field of a state is marked as a position."""
+    return any(isinstance(mark, _PositionMark) for mark in field.metadata)
+
+
+def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
+    """Return one line for each field in which two states, or two nests that hold states, differ. Ignore positions."""
+    kind = registry.kind_of(type(saved))
+    if kind is not None:
+        # Compare kinds, not classes: a state that was read from a file may be of the generic class.
+        if kind is registry.kind_of(type(given)):
+            return [
+                line
+                for name, field in type(saved).model_fields.items()
+                if not is_position(field)
+                for line in compare_configuration(getattr(saved, name), getattr(given, name), f"{path}.{name}")
+            ]
+    elif type(saved) is type(given):
+        if isinstance(saved, list | tuple) and len(saved) == len(given):
+            pairs = enumerate(zip(saved, given, strict=True))
+            return [line for i, (a, b) in pairs for line in compare_configuration(a, b, f"{path}[{i}]")]
+        if isinstance(saved, dict) and saved.keys() == given.keys():
+            return [line for k in saved for line in compare_configuration(saved[k], given[k], f"{path}[{k!r}]")]
+        if _same(saved, given):
+            return []
+    return [f"{path}: saved {_brief(saved)}, given {_brief(given)}"]
+
+
+def _same(saved: Any, given: Any) -> bool:
+    if isinstance(saved, np.ndarray):  # the memory order may differ
+        same_kind = saved.dtype == given.dtype and saved.shape == given.shape
+        return same_kind and raw_bytes(saved) == raw_bytes(given)
+    try:
+        # Compare every bit: with ==, 1 equals 1.0, NaN differs from itself, and objects that hold arrays have no answer.
+        texts = (json.dumps(encode(value, None), sort_keys=True) for value in (saved, given))
+        return next(texts) == next(texts)
+    except CheckpointError:
+        return bool(saved == given)
+
+
+def _brief(value: Any) -> str:
+    return type(value).__qualname__ if registry.kind_of(type(value)) is not None else brief(value)
