@@ -1,4 +1,11 @@
-"""Hostile defaults for every test: asyncio's debug mode, two event loops, and nothing may be left behind."""
+"""Hostile defaults for every test: asyncio's debug mode, and a check that nothing is left.
+
+Asynchronous tests run on asyncio's loop. Those with the mark ``both_loops`` run on uvloop too: they are a sample, which
+``test_structure.py`` holds complete. ``--every-loop`` runs all of them on both.
+
+A run of a whole folder is shared by as many processes as there are processors, four at most. What a test checks may
+therefore be that of its own process and of its children only, never that of the machine.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +45,34 @@ EXECUTORS: dict[str, Callable[[int], Executor] | None] = {
 }
 
 
+MAX_TEST_PROCESSES = 4
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-loop", action="store_true", help="run every asynchronous test on asyncio and on uvloop")
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    factories: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+    if config.getoption("every_loop") or item.get_closest_marker("both_loops"):
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """How many processes share a run: one if it is of files or of chosen tests, or if its output is wanted at once.
+
+    A debugger (``--pdb``) always gets one process. ``-n`` and ``PYTEST_XDIST_AUTO_NUM_WORKERS`` say another number.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # for the plugin's own rule
+    option = config.option
+    whole = any((config.invocation_params.dir / argument).is_dir() for argument in config.args)
+    if not whole or option.keyword or option.collectonly or option.capture == "no":
+        return 0
+    processors = min(len(os.sched_getaffinity(0)), MAX_TEST_PROCESSES)
+    return processors if processors > 1 else 0
 
 
 @pytest.fixture(params=["inline", "process", "pull"])

@@ -35,6 +35,7 @@ from asyncprefetch._loop.states import (
     WrongTransitionError,
     advance,
 )
+from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._process import context, limits, out_of_memory
 from asyncprefetch._process.context import WorkerProcess
 from asyncprefetch._wire import fingerprint as fingerprint_module

@@ -584,6 +584,10 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "of many sizes": _of_many_sizes,
     "made by threads": _made_by_threads,
 }
+# Ways that end in an error, ways that only a protected worker detects, and all others.
+REFUSED_WAYS = ["one buffer of empty", "write late", "again"]
+NEEDS_PROTECTION = ["write late through a view", "read late"]
+RIGHT_WAYS = sorted(WAYS.keys() - {*REFUSED_WAYS, *NEEDS_PROTECTION})
 
 
 class EnvironmentState(IteratorState, kind="tests.environment"):

@@ -14,24 +14,12 @@ import pytest
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
 from asyncprefetch.executors import ProcessExecutor
 from tests.conftest import EXECUTORS, descriptors, inline
+from tests.consumer import cancelled_after, rest, take, through_json
 from tests.inside import LoaderEvent, LoaderSocket
 from tests.pipelines import Count, in_turns
-from tests.test_prefetcher import rest, take, through_json
 
 # More than any of the calls needs on the inline executor: so every point at which they can be cancelled is met.
 ROUNDS = range(14)
-
-
-async def cancelled_after(rounds, coroutine):
-    """Its result, or ``None`` if the cancellation came first."""
-    task = asyncio.create_task(coroutine)
-    for _ in range(rounds):
-        await asyncio.sleep(0)
-    task.cancel()
-    try:
-        return await task
-    except asyncio.CancelledError:
-        return None
 
 
 async def until_done(coroutine):

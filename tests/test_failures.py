@@ -14,7 +14,6 @@ import pytest
 
 from asyncprefetch import (
     AsyncPrefetcher,
-    AsyncPrefetchError,
     AsyncPrefetcherState,
     CheckpointError,
     ProducerError,
@@ -23,22 +22,11 @@ from asyncprefetch import (
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS
+from tests.consumer import rest, take, through_bytes, until_error
 from tests.inside import PullRunner, retries, shutdown
 from tests.pipelines import ERRORS, Count, Fail
-from tests.test_prefetcher import rest, take, through_bytes
 
 # ----------------------------------------------------------------------------------------------------- errors of users
-
-
-async def until_error(loader):
-    """What is delivered before the error, and the error."""
-    got = []
-    try:
-        async for item in loader:
-            got.append(item)
-    except AsyncPrefetchError as error:
-        return got, error
-    raise AssertionError(f"no error after {got}")
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -5,9 +5,9 @@ import pytest
 from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.__main__ import main
 from tests.conftest import inline
+from tests.consumer import take
 from tests.inside import producer
 from tests.pipelines import Count, Fail
-from tests.test_prefetcher import take
 
 
 async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):

@@ -29,25 +29,8 @@ from asyncprefetch.iterators import (
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.conftest import inline
+from tests.consumer import rest, take, through_bytes, through_json
 from tests.pipelines import Count, in_turns
-
-
-async def take(loader, count):
-    return [await anext(loader) for _ in range(count)]
-
-
-async def rest(loader):
-    async with loader:
-        return [item async for item in loader]
-
-
-def through_json(state):
-    return AsyncPrefetcherState.model_validate_json(state.model_dump_json())
-
-
-def through_bytes(state):
-    return AsyncPrefetcherState.from_bytes(state.to_bytes())
-
 
 # ---------------------------------------------------------------------------------------------------------- the stream
 

@@ -294,7 +294,7 @@ def test_a_newer_write_waits_for_the_rename_of_an_older_one(tmp_path, monkeypatc
 
 FORK = """
 import os, signal, sys, threading
-from asyncprefetch._checkpoint.container import write_file
+from tests.inside import write_file
 
 reached, opened, replace = threading.Event(), threading.Event(), os.replace
 

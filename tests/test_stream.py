@@ -17,10 +17,11 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from tests import stream_items
+from tests.consumer import rest, take, until
 from tests.inside import delivery, loader_socket, records, shared_memory, stream_transport, worker_socket
 from tests.pipelines import Count, Gate, GateKeeper
+from tests.processes import has_ended
 from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
-from tests.test_prefetcher import rest, take
 from tests.transports.sides import alarm_in
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -86,7 +87,7 @@ async def test_what_a_worker_sent_before_its_death_is_delivered_though_the_loop_
         while loader.statistics().mapped < 9 * BLOCK:
             pass  # without an await: the loop reads nothing
         os.kill(pid, signal.SIGKILL)
-        while not _is_dead(pid):
+        while not has_ended(pid):
             pass
         with pytest.raises(WorkerDiedError):
             await _take_all(loader, got)
@@ -99,19 +100,11 @@ async def _take_all(loader, got):
         got.append(batch["n"])
 
 
-def _is_dead(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # and reaped
-        return True
-
-
 async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
     monkeypatch.setattr(delivery, "_MAX_SECONDS_UNTOLD", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
         await anext(loader)
-        while loader.statistics().buffered < 16:
-            await asyncio.sleep(0.001)
+        await until(lambda: loader.statistics().buffered >= 16, 10)
 
 
 async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(monkeypatch):
@@ -231,7 +224,7 @@ def test_a_worker_that_dies_does_not_end_a_program_that_sigpipe_would_end():
 import asyncio, os, signal, time
 from asyncprefetch import AsyncPrefetcher
 from tests.stream_items import Blocks
-from tests.test_stream import _is_dead
+from tests.processes import has_ended
 
 async def main():
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -241,7 +234,7 @@ async def main():
             got.append(batch["n"])
             if len(got) == 9:
                 os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
-                while not _is_dead(loader.statistics().workers[0].pid):
+                while not has_ended(loader.statistics().workers[0].pid):
                     pass  # the loop knows nothing of it yet, and sends credit to nobody
     print(got == list(range(60)))
 

@@ -10,8 +10,8 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, CheckpointWarning
 from tests import stream_items
+from tests.consumer import rest
 from tests.inside import fingerprint, flatten, item_pickler
-from tests.test_prefetcher import rest
 
 
 async def test_without_tensors_nobody_imports_torch():

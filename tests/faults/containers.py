@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -33,6 +32,7 @@ from asyncprefetch.iterators import (
     SpacePatcher,
     from_iterable,
 )
+from tests.consumer import until
 from tests.pipelines import Count
 
 _SUM = re.compile(rb'"sha256":"[0-9a-f]{64}"')
@@ -165,8 +165,7 @@ async def state_of(pipeline: Any, taken: int = 3, **options: Any) -> AsyncPrefet
     async with AsyncPrefetcher(pipeline, executor_factory=inline, n_batches_to_prefetch=4, **options) as loader:
         for _ in range(taken):
             await anext(loader)
-        while not loader.statistics().buffered:
-            await asyncio.sleep(0.001)
+        await until(lambda: loader.statistics().buffered, 10)
         return await loader.get_state()
 
 

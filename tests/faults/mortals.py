@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import fcntl
 import multiprocessing.connection
@@ -112,13 +111,6 @@ def unread(loader: Any, worker: int = 0) -> int:
     """How many bytes of a worker's wait in the socket of the stream transport."""
     sock = loader._core._workers[worker]._transport._end._socket
     return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
-
-
-async def until(condition: Any, seconds: float = 1.0) -> None:
-    """Wait for what the loop itself brings about; not in time is a failure."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 class WorldState(IteratorState, kind="tests.mortals.world"):

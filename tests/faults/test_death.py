@@ -23,13 +23,12 @@ from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
 from tests import pipelines, stream_items
 from tests.conftest import EXECUTORS
+from tests.consumer import rest, take, through_bytes, until, until_error
 from tests.faults import mortals
-from tests.faults.mortals import WAYS, Hangman, Slow, SlowState, World, unread, until, workers_with
+from tests.faults.mortals import WAYS, Hangman, Slow, SlowState, World, unread, workers_with
 from tests.inside import Credit, Death, Failed, RemoteError, Retries, WorkerProcess, error_reports, out_of_memory
 from tests.pipelines import Count, Die, Gate, GateKeeper
 from tests.processes import launch
-from tests.test_failures import until_error
-from tests.test_prefetcher import rest, take, through_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 

@@ -20,8 +20,8 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
+from tests import programs
 from tests.conftest import descriptors, inline
-from tests.faults import programs
 from tests.inside import context, limits
 from tests.pipelines import Count
 
@@ -232,8 +232,7 @@ def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabyt
 
 STARVED = """
 from concurrent.futures import BrokenExecutor
-from asyncprefetch._loop.threads import in_thread
-from asyncprefetch._loop.shutdown import in_daemon_thread
+from tests.inside import in_daemon_thread, in_thread
 
 def submit():
     try:
@@ -299,8 +298,7 @@ async def test_an_end_for_which_there_can_be_no_thread_is_a_kill(monkeypatch):
 
 
 ROOMY = """
-from asyncprefetch import _limits
-from asyncprefetch._loop.threads import in_thread
+from tests.inside import in_thread
 
 async def main():
     threading.stack_size(1 << 18)

@@ -13,13 +13,12 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerStalledError
 from asyncprefetch.executors import ProcessExecutor
-from tests import pipelines
+from tests import pipelines, programs
 from tests.conftest import EXECUTORS, inline
-from tests.faults import mortals, programs
-from tests.faults.mortals import Slow, SlowState, World, until
+from tests.consumer import rest, take, through_bytes, until, until_error
+from tests.faults import mortals
+from tests.faults.mortals import Slow, SlowState, World
 from tests.pipelines import Count, Gate, GateKeeper
-from tests.test_failures import until_error
-from tests.test_prefetcher import rest, take, through_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 

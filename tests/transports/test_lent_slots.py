@@ -15,10 +15,10 @@ import pytest
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, full
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
+from tests.consumer import rest, take
 from tests.inside import OnSlot, shared_memory
 from tests.limits import memory_left
 from tests.pipelines import Arrays
-from tests.test_prefetcher import rest, take
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
