@@ -219,6 +219,7 @@ async def test_the_stream_is_right_though_the_consumer_changes_each_batch(way, o
 
 
 @pytest.mark.parametrize("way", REFUSED_WAYS)
+@pytest.mark.both_loops
 async def test_what_was_given_away_can_not_be_used_again(way):
     async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3) as loader:
         (item,) = await take(loader, 1)
@@ -230,6 +231,7 @@ async def test_what_was_given_away_can_not_be_used_again(way):
 
 
 @pytest.mark.parametrize("way", NEEDS_PROTECTION)
+@pytest.mark.both_loops
 async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(way):
     async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3, max_restarts=0, **PROTECTED) as loader:
         (item,) = await take(loader, 1)
@@ -238,6 +240,7 @@ async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(
         assert_items_equal(item, np.full(4096, 0))
 
 
+@pytest.mark.both_loops
 async def test_what_is_made_and_not_yielded_does_not_add_up():
     pipeline = Arrays(60, "drop many")
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=2) as loader:

@@ -33,6 +33,7 @@ async def until_done(coroutine):
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
+@pytest.mark.both_loops
 async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, prefetch):
     pipeline = [Count(30), Count(20, 100)]
     model = [(n,) for n in in_turns([shard.model() for shard in pipeline])]
@@ -52,6 +53,7 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
     assert [(n,) for n in await rest(state.build(executor_factory=executor_factory))] == left
 
 
+@pytest.mark.both_loops
 async def test_the_rounds_are_enough_to_meet_every_point():
     async with AsyncPrefetcher(Count(9), n_batches_to_prefetch=1, executor_factory=inline) as loader:
         for _ in range(5):
@@ -59,6 +61,7 @@ async def test_the_rounds_are_enough_to_meet_every_point():
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.both_loops
 async def test_get_state_cancelled_at_any_point_changes_nothing(executor_factory, rounds):
     pipeline = [Count(9), Count(9, 100)]
     model = in_turns([shard.model() for shard in pipeline])
@@ -72,6 +75,7 @@ async def test_get_state_cancelled_at_any_point_changes_nothing(executor_factory
     assert got + await rest(through_json(state).build(executor_factory=executor_factory)) == model
 
 
+@pytest.mark.both_loops
 async def test_a_caller_of_get_state_that_is_cancelled_does_not_disturb_the_others(executor_factory):
     async with AsyncPrefetcher(Count(9), executor_factory=executor_factory) as loader:
         await anext(loader)
@@ -85,6 +89,7 @@ async def test_a_caller_of_get_state_that_is_cancelled_does_not_disturb_the_othe
         assert [item async for item in loader] == list(range(1, 9))
 
 
+@pytest.mark.both_loops
 async def test_a_timeout_loses_no_batch():
     async with AsyncPrefetcher(Count(200), n_batches_to_prefetch=2) as loader:
         got = []
@@ -97,6 +102,7 @@ async def test_a_timeout_loses_no_batch():
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.both_loops
 async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, rounds):
     loader = AsyncPrefetcher([Count(9), Count(9, 100)], executor_factory=executor_factory)
     await take(loader, 3)
@@ -109,6 +115,7 @@ async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, roun
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
+@pytest.mark.both_loops
 async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(executor):
     with anyio.CancelScope() as scope:
         async with AsyncPrefetcher(Count(10**6), executor_factory=EXECUTORS[executor]) as loader:
@@ -120,6 +127,7 @@ async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(exec
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.both_loops
 async def test_a_training_task_that_is_cancelled_leaves_nothing(executor_factory, rounds):
     async def train():
         async with AsyncPrefetcher(Count(10**6), executor_factory=executor_factory) as loader:
@@ -162,6 +170,7 @@ def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it
     asyncio.run(loader.aclose())
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_is_cancelled(executor_factory):
     def let_go(transport):
         loader._core._leaving.add(transport)
@@ -216,6 +225,7 @@ def test_a_close_that_is_cancelled_amid_a_start_leaves_the_fork_server_in_peace(
     assert server._forkserver_pid == pid
 
 
+@pytest.mark.both_loops
 async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):
     """By a signal handler, say: then the task counts as cancelled, though it did everything."""
     loader = AsyncPrefetcher(Count(9), executor_factory=inline)

@@ -43,6 +43,7 @@ def test_a_killed_process_breaks_its_calls_and_says_how_it_ended():
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+@pytest.mark.both_loops
 async def test_a_signal_to_a_worker_is_none_to_the_program_that_handles_it(start_method):
     handled = []
     loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from tests.inside import producer
 from tests.pipelines import Count, Fail
 
 
+@pytest.mark.both_loops
 async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(producer, "_MIN_STATE_INTERVAL", 3600)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]

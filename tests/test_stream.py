@@ -27,6 +27,7 @@ from tests.transports.sides import alarm_in
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
 
+@pytest.mark.both_loops
 async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
     keeper = GateKeeper(tmp_path, 5)
     async with AsyncPrefetcher(Gate(7, str(tmp_path)), n_batches_to_prefetch=64) as loader:
@@ -38,6 +39,7 @@ async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
 
 @pytest.mark.parametrize("in_slot", [False, True])
 @pytest.mark.parametrize("held", [0, 3])
+@pytest.mark.both_loops
 async def test_no_more_slots_have_memory_than_batches_are_ahead_held_and_made(in_slot, held):
     n, workers = 4, 2
     pipeline = [Blocks(60, in_slot), Blocks(60, in_slot)]
@@ -53,6 +55,7 @@ async def test_no_more_slots_have_memory_than_batches_are_ahead_held_and_made(in
         assert 0 < most <= bound
 
 
+@pytest.mark.both_loops
 async def test_what_a_burst_needed_is_given_back():
     async with AsyncPrefetcher(Blocks(300), n_batches_to_prefetch=2) as loader:
         window = await take(loader, 12)
@@ -68,6 +71,7 @@ def _has_shared_memory():
     return "memfd:asyncprefetch" in Path("/proc/self/maps").read_text()
 
 
+@pytest.mark.both_loops
 async def test_memory_that_a_lost_worker_used_goes_when_its_batches_go():
     async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=4) as loader:
         held = await take(loader, 3)
@@ -80,6 +84,7 @@ async def test_memory_that_a_lost_worker_used_goes_when_its_batches_go():
     assert not _has_shared_memory()
 
 
+@pytest.mark.both_loops
 async def test_what_a_worker_sent_before_its_death_is_delivered_though_the_loop_learns_of_the_death_first():
     async with AsyncPrefetcher(Blocks(60), n_batches_to_prefetch=8, max_restarts=0) as loader:
         got = [(await anext(loader))["n"]]
@@ -100,6 +105,7 @@ async def _take_all(loader, got):
         got.append(batch["n"])
 
 
+@pytest.mark.both_loops
 async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
     monkeypatch.setattr(delivery, "_MAX_SECONDS_UNTOLD", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
@@ -107,6 +113,7 @@ async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatc
         await until(lambda: loader.statistics().buffered >= 16, 10)
 
 
+@pytest.mark.both_loops
 async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(monkeypatch):
     def refuse(*args):
         raise OSError(errno.EMFILE, "Too many open files")
@@ -134,6 +141,7 @@ async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplo
     assert [r.message.split("] ")[1] for r in caplog.records if "malloc" in r.message] == [said]
 
 
+@pytest.mark.both_loops
 async def test_the_loop_runs_while_a_slow_consumer_catches_up():
     """A consumer that finds batches at hand lets others run every millisecond."""
     turns = 0
@@ -156,6 +164,7 @@ async def test_the_loop_runs_while_a_slow_consumer_catches_up():
     assert turns >= milliseconds / 20  # with room for a machine that stalls
 
 
+@pytest.mark.both_loops
 async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp_path):
     for name in ("closing", "go-on"):
         os.mkfifo(tmp_path / name)
@@ -171,6 +180,7 @@ async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp
         assert await reading == list(range(8))
 
 
+@pytest.mark.both_loops
 async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(monkeypatch, caplog):
     monkeypatch.delattr(os, "memfd_create")
     expect = records.RecordReader._expect
@@ -272,6 +282,7 @@ def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes(
 
 
 @pytest.mark.parametrize("call", ["recv_into", "send"])
+@pytest.mark.both_loops
 async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(monkeypatch, caplog, call):
     sockets = []
 
@@ -289,6 +300,7 @@ async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(
     assert "TimeoutError" in caplog.text
 
 
+@pytest.mark.both_loops
 async def test_an_alarm_that_the_iterator_catches_within_empty_loses_no_order(tmp_path):
     for name in ("made", "asked"):
         os.mkfifo(tmp_path / name)

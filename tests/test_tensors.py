@@ -28,6 +28,7 @@ def same(torch, a, b):
 
 
 @pytest.mark.filterwarnings("ignore::asyncprefetch.CheckpointWarning")
+@pytest.mark.both_loops
 async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, executor_factory):
     expected = list(stream_items.tensors())
     async with AsyncPrefetcher(stream_items.tensor_items, executor_factory=executor_factory) as loader:

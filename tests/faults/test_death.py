@@ -51,6 +51,7 @@ def workers(loader):
 
 
 @pytest.mark.parametrize("how", WAYS)
+@pytest.mark.both_loops
 async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_their_runs(
     tmp_path, transport, how, caplog
 ):
@@ -82,6 +83,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
 
 
 @pytest.mark.parametrize("how", WAYS)
+@pytest.mark.both_loops
 async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_more(tmp_path, transport, how, caplog):
     hangman = Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
@@ -99,6 +101,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
 
 
 @pytest.mark.parametrize("how", WAYS)
+@pytest.mark.both_loops
 async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_nothing(
     tmp_path, how, monkeypatch, caplog
 ):
@@ -142,6 +145,7 @@ def assert_texts(got):
 
 
 @pytest.mark.parametrize("how", WAYS)
+@pytest.mark.both_loops
 async def test_a_death_is_an_error_after_all_that_was_received(transport, how):
     code, name = WAYS[how]
     async with AsyncPrefetcher(Die.make(9, 4, how), max_restarts=0, executor_factory=transport) as loader:
@@ -159,6 +163,7 @@ async def test_a_death_is_an_error_after_all_that_was_received(transport, how):
     assert state.delivered.total == 1 + len(got)
 
 
+@pytest.mark.both_loops
 async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_restores_the_whole_stream(
     tmp_path, transport
 ):
@@ -260,6 +265,7 @@ async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_ho
                 await rest(loader)
 
 
+@pytest.mark.both_loops
 async def test_a_death_before_a_long_call_was_read_is_an_error_soon(transport):
     """The pool still writes the start, with a state that no pipe holds, when nobody is left who would read it."""
     heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
@@ -269,6 +275,7 @@ async def test_a_death_before_a_long_call_was_read_is_an_error_soon(transport):
             await rest(loader)
 
 
+@pytest.mark.both_loops
 async def test_the_end_of_the_process_is_a_death_though_the_pool_never_answers_its_calls():
     class Forgetful(ProcessExecutor):
         def submit(self, fn, /, *args, **kwargs):
@@ -368,6 +375,7 @@ async def test_a_default_timeout_of_sockets_is_not_for_ours(tmp_path, start_meth
 # --------------------------------------------------------------------------------------------------- deaths and restarts
 
 
+@pytest.mark.both_loops
 async def test_a_batch_that_kills_its_worker_each_time_ends_in_an_error(transport, caplog):
     async with AsyncPrefetcher(Die.make(9, 2, "SIGKILL"), max_restarts=2, executor_factory=transport) as loader:
         got, raised = await until_error(loader)
@@ -390,6 +398,7 @@ async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(tran
         assert [n for n in got if n >= 100] == list(range(100, 100 + len(got) - 2))
 
 
+@pytest.mark.both_loops
 async def test_a_replay_that_differs_is_an_error(transport, caplog):
     async with AsyncPrefetcher(pipelines.NotDeterministic(3), executor_factory=transport) as loader:
         got, raised = await until_error(loader)

@@ -123,6 +123,7 @@ def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, transpo
     assert "hello" not in outcome  # as if something were wrong with the script
 
 
+@pytest.mark.both_loops
 async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
     def refuse(queue):
         raise OSError(errno.EMFILE, "Too many open files")
@@ -143,6 +144,7 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch):
 
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
 @pytest.mark.parametrize("refused", ["QueueFeederThread", "_ExecutorManagerThread"])
+@pytest.mark.both_loops
 async def test_a_thread_of_the_pool_that_can_not_be_started_is_an_error_and_leaves_nothing(monkeypatch, pull, refused):
     """By itself the pool starts the one that writes calls in its manager's, which then ends and answers nothing."""
     start = threading.Thread.start
@@ -184,6 +186,7 @@ def descriptors_left(free):
         yield
 
 
+@pytest.mark.both_loops
 async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_open_and_harms_no_other_worker():
     """The fork server ends when there is none in the midst of a start, and takes with it what tells of its workers' ends."""
     other = ProcessExecutor(start_method="forkserver")
@@ -271,6 +274,7 @@ def test_where_a_thread_can_be_made_but_not_begin_nobody_waits_for_it(tmp_path, 
     assert ended.out == "all came back\n", ended.err
 
 
+@pytest.mark.both_loops
 async def test_a_start_for_which_there_is_no_more_memory_when_its_turn_comes_leaves_nothing(monkeypatch):
     """It was there when the start was asked for; but meanwhile others start."""
 
@@ -285,6 +289,7 @@ async def test_a_start_for_which_there_is_no_more_memory_when_its_turn_comes_lea
     assert executor.exited.result(10) is None
 
 
+@pytest.mark.both_loops
 async def test_an_end_for_which_there_can_be_no_thread_is_a_kill(monkeypatch):
     executor = ProcessExecutor()
     executor.submit(os.getpid).result(10)
@@ -335,6 +340,7 @@ def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp
     assert "raise the limit of memory" in outcome
 
 
+@pytest.mark.both_loops
 async def test_where_there_can_be_no_more_threads_large_batches_and_states_are_made_on_the_loop(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")

@@ -46,6 +46,7 @@ class End:
         return size
 
 
+@pytest.mark.both_loops
 async def test_orders_for_which_there_is_no_room_are_sent_when_there_is():
     with End() as both:
         size = both.fill()
@@ -58,6 +59,7 @@ async def test_orders_for_which_there_is_no_room_are_sent_when_there_is():
 
 
 @pytest.mark.parametrize("call", ["recv_into", "send", "shutdown"])
+@pytest.mark.both_loops
 async def test_an_alarm_in_a_call_is_told_and_ends_reading_and_writing(call):
     with End() as both:
         alarm_in(both.socket, call)
@@ -72,6 +74,7 @@ async def test_an_alarm_in_a_call_is_told_and_ends_reading_and_writing(call):
         assert both.end.read() is False
 
 
+@pytest.mark.both_loops
 async def test_an_alarm_while_orders_that_waited_are_sent_is_told_and_the_others_are_not_sent():
     with End() as both:
         size = both.fill()
@@ -86,6 +89,7 @@ async def test_an_alarm_while_orders_that_waited_are_sent_is_told_and_the_others
         assert got + both.drain() < size
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_is_gone_is_no_error():
     with End() as both:
         both.end.write(b"orders that nobody reads")
@@ -96,6 +100,7 @@ async def test_a_worker_that_is_gone_is_no_error():
         assert both.errors == []
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_goes_while_orders_wait_is_no_error():
     with End() as both:
         both.fill()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor, Future
 
+import pytest
+
 from tests.inside import Credit, FromWorker, Hello, PullTransport, Replaying, Setup, ShardStart, Start, Stop
 
 
@@ -53,6 +55,7 @@ async def replaying() -> tuple[PullTransport, ByHand]:
     return transport, executor
 
 
+@pytest.mark.both_loops
 async def test_a_call_that_only_replayed_is_made_again():
     _, executor = await replaying()
     ahead = len(executor.calls)
@@ -61,6 +64,7 @@ async def test_a_call_that_only_replayed_is_made_again():
     assert isinstance(executor.asked[-1], Credit)
 
 
+@pytest.mark.both_loops
 async def test_behind_a_stop_no_item_is_asked_for():
     transport, executor = await replaying()
     transport.stop(Stop(1))
