@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -80,7 +80,7 @@ class IteratorState(BaseModel):
     """
 
     # By name: a checkpoint holds the names of fields, not their pydantic aliases.
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse an abstract class, however the instance is made: by a call, a validator, pickle, or a copy."""

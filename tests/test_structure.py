@@ -48,6 +48,7 @@ PURE = ["_codec", "_codec.registry", "_wire.messages", "_loop.states", "_loop.sc
 IMPURE = {"asyncio", "multiprocessing", "concurrent", "anyio", "socket", "threading", "selectors", "subprocess", "mmap"}
 
 # What still breaks a rule. A test fails for an entry that is no longer needed.
+KNOWN_IMPORTS_OF_TEXT = {("iterators._position_digest", "iterators.text._files")}
 KNOWN_UPWARD_IMPORTS = {("_wire.shared_memory", "_process.limits"), ("executors", "_loop.worker_logs")}
 KNOWN_STACKLEVELS = {("prefetcher.py", 6)}
 MODULES_WITH_PRIVATE_NAMES = {"_process.context", "executors"}
@@ -160,6 +161,18 @@ def test_iterators_use_only_what_is_for_them():
     for name, others in OURS.items():
         if area_of(name) == "iterators":
             assert [other for other in others if not {other, area_of(other)} & FOR_ITERATORS] == [], name
+
+
+def test_the_general_iterators_know_nothing_of_text():
+    used = {
+        (name, other)
+        for name, others in OURS.items()
+        for other in others
+        if name.startswith("iterators.")
+        and not name.startswith("iterators.text")
+        and other.startswith("iterators.text")
+    }
+    assert used == KNOWN_IMPORTS_OF_TEXT
 
 
 @pytest.mark.parametrize("area", WITHOUT_LOOP)

@@ -35,7 +35,7 @@ class Delivered:
 class ShardState(BaseModel):
     """One shard in a loader's state: where to start it, how much to skip, and what was delivered of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     shard_id: int = Field(ge=0)
     state: JsonValue
@@ -48,7 +48,7 @@ class ShardState(BaseModel):
 class BufferedBatch(BaseModel):
     """One batch that was made and not delivered."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     shard_id: int
     item: JsonValue
@@ -61,7 +61,7 @@ class StateData(BaseModel):
     loader is built.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64"
     )
     VERSION: ClassVar[int] = 1
