@@ -1,4 +1,4 @@
-"""A user's program against the installed package: load, save, restore, and compare. ``.ci/run`` runs it outside of the source."""
+"""A user's program against the installed package: load, save, restore, and compare. Run it outside of the source tree."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ from asyncprefetch.iterators import BatchIterator, ShuffleIterator, from_iterabl
 
 @register("smoke.numbers")
 def numbers() -> range:
+    """The items."""
     return range(100)
 
 
@@ -33,6 +34,8 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    assert Path(asyncprefetch.__file__).is_relative_to(sys.prefix), f"not the installed package: {asyncprefetch.__file__}"
+    assert Path(asyncprefetch.__file__).is_relative_to(sys.prefix), (
+        f"not the installed package: {asyncprefetch.__file__}"
+    )
     asyncio.run(main())
     print(f"asyncprefetch {asyncprefetch.__version__} works from {Path(asyncprefetch.__file__).parent}")
