@@ -511,6 +511,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("way", ["stream", "pull"])
+@pytest.mark.xdist_group("memory")
 def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log_says_so(tmp_path, way):
     group = a_small_group()
     if group is None:
