@@ -4,7 +4,8 @@ Asynchronous tests run on asyncio's loop. Those with the mark ``both_loops`` run
 ``test_structure.py`` holds complete. ``--every-loop`` runs all of them on both.
 
 A run of a whole folder is shared by as many processes as there are processors, four at most. What a test checks may
-therefore be that of its own process and of its children only, never that of the machine.
+therefore be that of its own process and of its children only, never that of the machine. Tests that use much of the
+machine's memory have the mark ``xdist_group("memory")``: one process runs them, one after another.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hypothesis import HealthCheck, settings
 
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor
 
-# As a program of many loaders would: workers start several times faster.
+# As a program with many loaders does: workers start several times faster.
 multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
 
 settings.register_profile(
@@ -64,9 +65,11 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """How many processes share a run: one if it is of files or of chosen tests, or if its output is wanted at once.
+    """The number of processes that share a run.
 
-    A debugger (``--pdb``) always gets one process. ``-n`` and ``PYTEST_XDIST_AUTO_NUM_WORKERS`` say another number.
+    Zero, which means no other process, for files and chosen tests, for ``-k``, and for ``-s``: starting processes would take
+    longer than it saves, and they print nothing. The plugin itself starts none for ``--pdb``. ``-n`` and the variable
+    ``PYTEST_XDIST_AUTO_NUM_WORKERS`` give another number.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # for the plugin's own rule
@@ -74,13 +77,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     whole = any((config.invocation_params.dir / argument).is_dir() for argument in config.args)
     if not whole or option.keyword or option.collectonly or option.capture == "no":
         return 0
-    processors = min(len(os.sched_getaffinity(0)), MAX_TEST_PROCESSES)
-    return processors if processors > 1 else 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, MAX_TEST_PROCESSES) if usable > 1 else 0
 
 
 @pytest.fixture(params=["inline", "process", "pull"])
 def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor] | None:
-    """Each way of running a producer: in this process, and in another one by the stream and by the pull transport."""
+    """Each way to run a producer: in this process, and in a worker process by the stream and by the pull transport."""
     return EXECUTORS[request.param]
 
 
@@ -89,7 +92,7 @@ def inline(worker: int) -> Executor:
 
 
 def descriptors() -> dict[int, str]:
-    """The open descriptors, and what they are."""
+    """The open descriptors of this process, and what each one is."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -98,14 +101,14 @@ def descriptors() -> dict[int, str]:
 
 
 def shared_memory() -> set[str]:
-    """What this process has mapped of /dev/shm: other programs use it too."""
+    """The files in /dev/shm that this process has mapped. Other programs use /dev/shm, too."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return {line.split(maxsplit=5)[-1] for line in lines if "/dev/shm/" in line}
 
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
-    """No process, descriptor, shared memory, thread of ours or task outlives a test."""
+    """Fail if a process, a descriptor, shared memory, a thread of the library or a task outlives the test."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     before_tasks = asyncio.all_tasks()
@@ -119,6 +122,6 @@ async def nothing_is_left() -> AsyncIterator[None]:
             thread.join(1)  # it may be on its last line
             assert not thread.is_alive(), thread.name
     assert shared_memory() - before_memory == set()
-    # The fork server and its tracker live as long as the program; so do sockets of the loop's own.
+    # The fork server and its tracker live as long as the program, and so do the loop's own sockets.
     left = {fd: what for fd, what in descriptors().items() if fd not in before_descriptors}
     assert len(left) <= 4, left

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import uvloop
 
 import asyncprefetch
+from tests.conftest import pytest_xdist_auto_num_workers
 
 PACKAGE = Path(asyncprefetch.__file__).parent
 TESTS = Path(__file__).parent
@@ -368,6 +371,27 @@ def test_each_kind_of_fault_and_each_transport_is_tried_on_uvloop(path):
 async def test_a_marked_test_runs_on_both_loops(request):
     loop = asyncio.get_running_loop()
     assert request.node.callspec.id == ("uvloop" if isinstance(loop, uvloop.Loop) else "asyncio")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "shared"),
+    [
+        (["tests"], {}, True),
+        (["tests/faults", "tests/test_batch.py"], {}, True),
+        (["tests/test_batch.py"], {}, False),
+        (["tests/test_batch.py::test_x"], {}, False),
+        (["tests"], {"keyword": "batch"}, False),
+        (["tests"], {"capture": "no"}, False),
+        (["tests"], {"collectonly": True}, False),
+    ],
+)
+def test_a_run_of_a_folder_is_shared_by_processes(monkeypatch, arguments, options, shared):
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    option = SimpleNamespace(**{"keyword": "", "capture": "fd", "collectonly": False, **options})
+    invoked = SimpleNamespace(dir=TESTS.parent)
+    config = SimpleNamespace(args=arguments, option=option, invocation_params=invoked)
+    assert pytest_xdist_auto_num_workers(config) == (3 if shared else 0)
 
 
 # ----------------------------------------------------------------------------------------------------- public names
