@@ -4,8 +4,9 @@ Asynchronous tests run on asyncio's loop. Those with the mark ``both_loops`` run
 ``test_structure.py`` holds complete. ``--every-loop`` runs all of them on both.
 
 A run of a whole folder is shared by as many processes as there are processors, four at most. What a test checks may
-therefore be that of its own process and of its children only, never that of the machine. Tests that use much of the
-machine's memory have the mark ``xdist_group("memory")``: one process runs them, one after another.
+therefore be that of its own process and of its children only, never that of the machine. Tests that
+measure seconds, keep several processors busy or use much of the machine's memory have the mark ``xdist_group("machine")``:
+one process runs all of them, one after another.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from tests import programs
 from tests.processes import ENVIRONMENT, ROOT, gone
 from tests.programs import FOREVER, IMPORTS
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 
 def run(tmp_path, body, *arguments, **how):
     ended = programs.run(tmp_path, body, "stream", *arguments, **how)

@@ -102,6 +102,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_nothing(
     tmp_path, how, monkeypatch, caplog
 ):
@@ -164,6 +165,7 @@ async def test_a_death_is_an_error_after_all_that_was_received(transport, how):
 
 
 @pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_after_a_kill_the_next_batch_raises_within_a_second_and_the_state_restores_the_whole_stream(
     tmp_path, transport
 ):
@@ -511,7 +513,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("way", ["stream", "pull"])
-@pytest.mark.xdist_group("memory")
+@pytest.mark.xdist_group("machine")
 def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log_says_so(tmp_path, way):
     group = a_small_group()
     if group is None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests import programs
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 # Seconds from the cause to the end of the program. A worker that is busy has one of them to close its iterators.
 WITHIN = 2.0
 

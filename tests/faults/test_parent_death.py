@@ -11,7 +11,10 @@ import pytest
 
 from tests.processes import gone, launch, session
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open"),
+    pytest.mark.xdist_group("machine"),
+]
 
 PROGRAM = """
 import asyncio, multiprocessing, os, signal, sys, time

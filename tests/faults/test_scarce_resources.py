@@ -227,7 +227,7 @@ NO_MEMORY = (
     [(120, 2_000_000, NO_THREAD), (600, 10_000_000, f"{NO_THREAD}|{NO_MEMORY}")],
     ids=["120 MB", "600 MB"],
 )
-@pytest.mark.xdist_group("memory")
+@pytest.mark.xdist_group("machine")
 def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabytes, size, reasons):
     """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
     outcome = run(tmp_path, transport, limit=f"leave_memory({megabytes})", workers=2, size=size)

@@ -52,6 +52,7 @@ async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is
 
 
 @pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
     async with AsyncPrefetcher(
         Count(50), stall_timeout=1.0, n_batches_to_prefetch=2, executor_factory=transport
@@ -175,6 +176,7 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("what", ["stopped", "spin", "hold_the_lock", "stopped and idle"])
+@pytest.mark.xdist_group("machine")
 async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transport, what):
     pipeline = Count(10**6) if what.startswith("stopped") else World.make(9, what, tmp_path)
     loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, executor_factory=transport)
@@ -194,6 +196,7 @@ async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transpor
 
 
 @pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(transport, monkeypatch, caplog):
     loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, executor_factory=transport)
     await take(loader, 2)
@@ -249,6 +252,7 @@ def test_a_start_in_progress_is_not_left_behind(tmp_path, transport):
 
 @pytest.mark.parametrize("what", ["stopped", "stuck"])
 @pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path, transport, what):
     keeper = GateKeeper(tmp_path, 5)
     pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]

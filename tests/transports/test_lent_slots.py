@@ -215,7 +215,7 @@ async def test_batches_of_any_size_cross():
     assert_items_equal(got, pipeline.model())
 
 
-@pytest.mark.xdist_group("memory")
+@pytest.mark.xdist_group("machine")
 def test_a_batch_of_one_gigabyte_crosses():
     available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in line)
     if int(available.split()[1]) < 4 << 20:
