@@ -19,7 +19,7 @@ import pytest
 import uvloop
 
 import asyncprefetch
-from tests.conftest import pytest_xdist_auto_num_workers
+from tests.conftest import pytest_asyncio_loop_factories, pytest_xdist_auto_num_workers
 
 PACKAGE = Path(asyncprefetch.__file__).parent
 TESTS = Path(__file__).parent
@@ -337,7 +337,7 @@ def test_no_module_imports_a_test_module():
 
 
 # A test gets its transport by one of these arguments.
-TRANSPORT_ARGUMENTS = {"executor_factory", "transport", "pull"}
+TRANSPORT_ARGUMENTS = {"executor_factory", "pull", "transport", "workers"}
 
 
 def is_marked(function: ast.AsyncFunctionDef) -> bool:
@@ -371,6 +371,23 @@ def test_each_kind_of_fault_and_each_transport_is_tried_on_uvloop(path):
 async def test_a_marked_test_runs_on_both_loops(request):
     loop = asyncio.get_running_loop()
     assert request.node.callspec.id == ("uvloop" if isinstance(loop, uvloop.Loop) else "asyncio")
+
+
+@pytest.mark.parametrize(
+    ("marks", "every_loop", "loops"),
+    [
+        ([], False, ["asyncio"]),
+        ([], True, ["asyncio", "uvloop"]),
+        ([pytest.mark.both_loops], False, ["asyncio", "uvloop"]),
+        ([pytest.mark.asyncio], False, ["asyncio"]),
+        ([pytest.mark.asyncio(loop_factories=["uvloop"])], False, ["asyncio", "uvloop"]),
+    ],
+)
+def test_a_test_is_offered_uvloop_if_it_has_the_mark_or_names_its_loops(marks, every_loop, loops):
+    by_name = {mark.name: mark.mark for mark in marks}
+    item = SimpleNamespace(get_closest_marker=by_name.get)
+    config = SimpleNamespace(getoption={"every_loop": every_loop}.get)
+    assert list(pytest_asyncio_loop_factories(config, item)) == loops
 
 
 @pytest.mark.parametrize(
