@@ -127,7 +127,6 @@ async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(exec
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-@pytest.mark.both_loops
 async def test_a_training_task_that_is_cancelled_leaves_nothing(executor_factory, rounds):
     async def train():
         async with AsyncPrefetcher(Count(10**6), executor_factory=executor_factory) as loader:
