@@ -78,7 +78,7 @@ class IteratorState(BaseModel):
     """
 
     # By name: a checkpoint holds the names of fields, not their pydantic aliases.
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse an abstract class, for calls, validation, pickle and copies alike."""

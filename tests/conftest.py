@@ -1,4 +1,13 @@
-"""Hostile defaults for every test: asyncio's debug mode, two event loops, and nothing may be left behind."""
+"""Hostile defaults for every test: asyncio's debug mode, and a check that nothing is left.
+
+Asynchronous tests run on asyncio's loop. Those with the mark ``both_loops`` run on uvloop too: they are a sample, which
+``test_structure.py`` holds complete. ``--every-loop`` runs all of them on both.
+
+A run of a whole folder is shared by as many processes as there are processors, four at most. What a test checks may
+therefore be that of its own process and of its children only, never that of the machine. Tests that
+measure seconds, keep several processors busy or use much of the machine's memory have the mark ``xdist_group("machine")``:
+one process runs all of them, one after another.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +26,7 @@ from hypothesis import HealthCheck, settings
 
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor
 
-# As a program of many loaders would: workers start several times faster.
+# As a program with many loaders does: workers start several times faster.
 multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
 
 settings.register_profile(
@@ -39,13 +48,44 @@ EXECUTORS: dict[str, Callable[[int], Executor] | None] = {
 }
 
 
+MAX_TEST_PROCESSES = 4
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-loop", action="store_true", help="run every asynchronous test on asyncio and on uvloop")
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    both = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    marker = item.get_closest_marker("asyncio")
+    if config.getoption("every_loop") or item.get_closest_marker("both_loops"):
+        return both
+    if marker is not None and "loop_factories" in marker.kwargs:
+        return both  # the test itself names its loops: one that is not offered would be skipped
+    return {"asyncio": both["asyncio"]}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """The number of processes that share a run.
+
+    Zero, which means no other process, for files and chosen tests, for ``-k``, and for ``-s``: starting processes would take
+    longer than it saves, and they print nothing. The plugin itself starts none for ``--pdb``. ``-n`` and the variable
+    ``PYTEST_XDIST_AUTO_NUM_WORKERS`` give another number.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # for the plugin's own rule
+    option = config.option
+    whole = any((config.invocation_params.dir / argument).is_dir() for argument in config.args)
+    if not whole or option.keyword or option.collectonly or option.capture == "no":
+        return 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, MAX_TEST_PROCESSES) if usable > 1 else 0
 
 
 @pytest.fixture(params=["inline", "process", "pull"])
 def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor] | None:
-    """Each way of running a producer: in this process, and in another one by the stream and by the pull transport."""
+    """Each way to run a producer: in this process, and in a worker process by the stream and by the pull transport."""
     return EXECUTORS[request.param]
 
 
@@ -54,7 +94,7 @@ def inline(worker: int) -> Executor:
 
 
 def descriptors() -> dict[int, str]:
-    """The open descriptors, and what they are."""
+    """The open descriptors of this process, and what each one is."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -63,14 +103,14 @@ def descriptors() -> dict[int, str]:
 
 
 def shared_memory() -> set[str]:
-    """What this process has mapped of /dev/shm: other programs use it too."""
+    """The files in /dev/shm that this process has mapped. Other programs use /dev/shm, too."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return {line.split(maxsplit=5)[-1] for line in lines if "/dev/shm/" in line}
 
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
-    """No process, descriptor, shared memory, thread of ours or task outlives a test."""
+    """Fail if a process, a descriptor, shared memory, a thread of the library or a task outlives the test."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     before_tasks = asyncio.all_tasks()
@@ -84,6 +124,6 @@ async def nothing_is_left() -> AsyncIterator[None]:
             thread.join(1)  # it may be on its last line
             assert not thread.is_alive(), thread.name
     assert shared_memory() - before_memory == set()
-    # The fork server and its tracker live as long as the program; so do sockets of the loop's own.
+    # The fork server and its tracker live as long as the program, and so do the loop's own sockets.
     left = {fd: what for fd, what in descriptors().items() if fd not in before_descriptors}
     assert len(left) <= 4, left

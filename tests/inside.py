@@ -46,6 +46,7 @@ from asyncprefetch._loop.states import (
     RunEvent,
     RunState,
 )
+from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._process import limits, out_of_memory, process_executor, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._wire import frames, item_layout, item_pickler, records, shared_memory

@@ -1,4 +1,4 @@
-"""Limits of memory, from what is in use. Workers and small programs import this module: it imports little."""
+"""Limits of memory, counted from what is in use. Workers and small programs import this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _USED = {resource.RLIMIT_AS: "VmSize:", resource.RLIMIT_DATA: "VmData:"}
 
 
 def leave_memory(megabytes: float, kind: int = resource.RLIMIT_AS) -> None:
-    """Let this process, and each that it starts, have so much more than this one has now."""
+    """Limit this process, and each process that it starts, to so much more memory than it has now."""
     with open("/proc/self/status") as status:
         [used] = [int(line.split()[1]) << 10 for line in status if line.startswith(_USED[kind])]
     resource.setrlimit(kind, (used + int(megabytes * (1 << 20)), resource.getrlimit(kind)[1]))
 
 
 def leave_little_memory(worker: int) -> None:
-    """As the initializer of a worker: 100 MB more."""
+    """Limit a worker to 100 MB more than it has at its start. For use as an initializer."""
     leave_memory(100)
 
 
 @contextlib.contextmanager
 def memory_left(megabytes: float) -> Iterator[None]:
-    """Leave so much within a block."""
+    """Limit this process to so much more memory within a block."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     leave_memory(megabytes)
     try:

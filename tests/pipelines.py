@@ -1,4 +1,4 @@
-"""Stateful iterators for the tests, at the top level of a module, so that workers can import them."""
+"""Stateful iterators for the tests. They are at the top level of a module, so that workers can import them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Unregistered:
 
 
 def make_item(kind: str, n: int) -> Any:
-    """Item number ``n`` of a kind of items; every two differ, but for ``None``."""
+    """Item number ``n`` of a kind of items. Any two differ, except those of the kind ``none``."""
     match kind:
         case "int":
             return n
@@ -110,12 +110,12 @@ class Count(StatefulIterator[Any]):
             yield make_item(self.items, self.base + self.position - 1)
 
     def model(self) -> list[Any]:
-        """What is still to come, as a plain list."""
+        """The items that are still to come, as a plain list."""
         return [make_item(self.items, self.base + n) for n in range(self.position, self.stop)]
 
 
 def in_turns(shards: list[list[Any]], due: int = 0) -> list[Any]:
-    """The order that is promised: strict turns, an exhausted shard drops out at its turn."""
+    """The items of all shards in order: shards take strict turns, and an exhausted one drops out at its turn."""
     left = [list(shard) for shard in shards]
     order = list(range(len(left)))
     turn = due
@@ -135,14 +135,14 @@ def in_turns(shards: list[list[Any]], due: int = 0) -> list[Any]:
 
 
 class TwoArgumentsError(Exception):
-    """Can be pickled, but not unpickled."""
+    """An object that can be pickled, but not unpickled."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__(f"{a} and {b}")
 
 
 class ChangingError(Exception):
-    """Comes out of pickle with another text."""
+    """An error that has another text after it was pickled and unpickled."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"so to speak: {text}")
@@ -150,7 +150,7 @@ class ChangingError(Exception):
 
 class Outer:
     class NestedError(Exception):
-        """Its qualified name has more than one part."""
+        """An error whose qualified name has more than one part."""
 
 
 class UnprintableError(Exception):
@@ -285,7 +285,7 @@ class RandomState(IteratorState, kind="tests.random"):
 
 
 class NotDeterministic(StatefulIterator[bytes]):
-    """Its items are never the same twice; and it dies at its end, or before, if it is asked for a state."""
+    """Random items, which differ in each replay. The process dies at its end, or earlier when it is asked for a state."""
 
     def __init__(self, stop: int, position: int = 0) -> None:
         self.stop, self.position = stop, position
@@ -312,7 +312,7 @@ class GateState(IteratorState, kind="tests.gate"):
 
 
 class Gate(StatefulIterator[int]):
-    """Counts, and waits before each item that has a gate until that is opened: see ``GateKeeper``."""
+    """Counts, and waits before each item that has a gate until the gate is opened: see ``GateKeeper``."""
 
     def __init__(self, stop: int, folder: str, position: int = 0) -> None:
         self.stop, self.folder, self.position = stop, folder, position
@@ -331,7 +331,7 @@ class Gate(StatefulIterator[int]):
 
 
 class GateKeeper:
-    """The test's end of the gates: two named pipes for each, so that nobody has to sleep or to poll."""
+    """The test's end of the gates. Each has two named pipes, so that neither side sleeps or polls."""
 
     def __init__(self, folder: Path, *positions: int) -> None:
         self.folder = folder
@@ -340,15 +340,15 @@ class GateKeeper:
             os.mkfifo(folder / f"reached-{position}")
 
     async def reached(self, position: int) -> None:
-        """Wait until the iterator stands before the gate."""
-        # In a thread that nobody waits for: should the iterator die before it, the test fails and does not hang.
+        """Wait until the iterator has reached the gate."""
+        # In a daemon thread: if the iterator dies before the gate, the test fails and does not hang.
         await in_daemon_thread((self.folder / f"reached-{position}").read_bytes, "gate")
 
     @asynccontextmanager
     async def held_once(self, position: int) -> AsyncIterator[None]:
-        """The iterator stands in the gate until the block is left or it dies, and whoever comes later finds no gate."""
+        """Hold the iterator at the gate until the block is left or the iterator dies. A later iterator finds no gate."""
         await self.reached(position)
-        # Opened by both: not before that may the gate go, and before the iterator goes on it must.
+        # Both ends are open now. The gate is removed after that, and before the iterator continues.
         writer = await self._writer(position)
         try:
             (self.folder / f"gate-{position}").unlink()
@@ -357,7 +357,7 @@ class GateKeeper:
             os.close(writer)
 
     async def open(self, position: int) -> None:
-        """Let it through once it has come, and whoever comes later."""
+        """Let the iterator through after it has reached the gate. A later iterator finds no gate."""
         writer = await self._writer(position)
         (self.folder / f"gate-{position}").unlink()
         os.close(writer)
@@ -374,7 +374,7 @@ class LogState(IteratorState, kind="tests.log"):
 
 
 class Logging(StatefulIterator[int]):
-    """Logs what it does."""
+    """Logs each item, and an error at its end."""
 
     def __init__(self, position: int = 0) -> None:
         self.position = position
@@ -394,7 +394,7 @@ class Logging(StatefulIterator[int]):
             logger.exception("that is all")
 
 
-# --------------------------------------------------------------------------------------------- ways to treat one's memory
+# ------------------------------------------------------------------------------------------ ways to use the memory of arrays
 
 
 class ArraysState(IteratorState, kind="tests.arrays"):
@@ -462,7 +462,7 @@ def _again(its: Arrays) -> Iterator[Any]:
 
 
 def _views(x: np.ndarray) -> Any:
-    """Of one array: parts that overlap, that are not contiguous, that are the whole; and the same one twice."""
+    """Views of one array: overlapping parts, strided parts, the whole array, and the same view twice."""
     square = x.reshape(64, -1)
     return {
         "whole": [x, x],
@@ -559,7 +559,7 @@ def _of_many_sizes(its: Arrays) -> Iterator[Any]:
 
 
 def _made_by_threads(its: Arrays) -> Iterator[Any]:
-    """A round of items at a time, made by threads of its own."""
+    """Several items at a time, made by threads of the iterator."""
     with ThreadPoolExecutor(2) as threads:
         for begin in its.left()[::4]:
             yield from threads.map(its.full, its.left()[begin - its.left()[0] :][:4])
@@ -584,6 +584,10 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "of many sizes": _of_many_sizes,
     "made by threads": _made_by_threads,
 }
+# Ways that end in an error, ways that only a protected worker detects, and all others.
+REFUSED_WAYS = ["one buffer of empty", "write late", "again"]
+NEEDS_PROTECTION = ["write late through a view", "read late"]
+RIGHT_WAYS = sorted(WAYS.keys() - {*REFUSED_WAYS, *NEEDS_PROTECTION})
 
 
 class EnvironmentState(IteratorState, kind="tests.environment"):
@@ -605,7 +609,7 @@ def fail_to_initialize(worker: int) -> None:
 
 
 class Environment(StatefulIterator[Any]):
-    """Yields what its worker was given."""
+    """Yields what its worker was given: its number and its environment."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -639,7 +643,7 @@ def long_ints() -> list[int]:
 
 
 class WhereOpened:
-    """Unpickled, it is the thread that unpickled it."""
+    """An object that unpickles to the name of the thread that unpickled it."""
 
     def __reduce__(self) -> Any:
         return threading.get_ident, ()

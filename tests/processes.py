@@ -1,12 +1,16 @@
-"""Programs in processes of their own, and the ends of processes that are not our children."""
+"""Processes that tests start: programs in a session of their own, forked children, and how to see that one has ended."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
+import signal
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +25,16 @@ def launch(
     warnings: str = "always::ResourceWarning",
     within: tuple[str, ...] = (),
     **how: Any,
-) -> subprocess.Popen:
+) -> subprocess.Popen[str]:
     """Start a program in a session of its own.
 
     Args:
-        tmp_path: where its file is written.
+        tmp_path: the folder for the program's file.
         text: the program.
-        arguments: of the program.
+        arguments: the program's arguments.
         warnings: as for Python's ``-W``.
-        within: a command that is to run it.
-        how: further arguments of ``Popen``. By default what the program prints comes through pipes.
+        within: a command that runs the program's command line.
+        how: further arguments of ``Popen``. By default the output goes to pipes.
     """
     script = tmp_path / "program.py"
     script.write_text(text)
@@ -45,7 +49,7 @@ def launch(
 
 
 def session(leader: int) -> list[int]:
-    """The processes that a program and its children are, but for those that only wait to be reaped."""
+    """The processes of a program's session, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -57,7 +61,7 @@ def session(leader: int) -> list[int]:
 
 
 def gone(pid: int, seconds: float = 1.0) -> bool:
-    """Whether a process that is not our child ends in time."""
+    """Wait for the end of a process that need not be a child of this one. Return whether it ended in time."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -66,3 +70,24 @@ def gone(pid: int, seconds: float = 1.0) -> bool:
         return bool(select.select([descriptor], [], [], seconds)[0])
     finally:
         os.close(descriptor)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is a zombie or reaped. This does not wait, and reaps nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def end_of_child(call: Callable[[], object]) -> int:
+    """Make a call in a forked child. Return the exit code, or the negative number of the signal that ended the child."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        call()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

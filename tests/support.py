@@ -1,4 +1,4 @@
-"""Exact equality, items of every kind that a checkpoint holds, and ways to damage what was written."""
+"""Exact equality, items of every kind that a checkpoint can hold, and ways to damage what was written."""
 
 import copy
 import ctypes
@@ -19,7 +19,7 @@ from asyncprefetch import IteratorState, Position, register
 
 
 def assert_same(a, b, path="item"):
-    """Equal to the bit: types, dtypes, the order of keys, NaN payloads, all attributes."""
+    """Assert equality to the bit: types, dtypes, the order of keys, NaN payloads, all attributes."""
     assert type(a) is type(b), f"{path}: {type(a)} and {type(b)}"
     if isinstance(a, float | complex) and not isinstance(a, np.generic):
         pack = struct.Struct("<dd").pack
@@ -31,13 +31,13 @@ def assert_same(a, b, path="item"):
         assert _raw(a) == _raw(b), path
         fortran = [v.flags.f_contiguous and not v.flags.c_contiguous for v in (a, b)]
         assert fortran[0] == fortran[1], f"{path}: memory order"
-    elif isinstance(a, np.str_):  # str() and == pass over NULs at the end
+    elif isinstance(a, np.str_):  # str() and == ignore NULs at the end
         assert a.encode("utf-8", "surrogatepass") == b.encode("utf-8", "surrogatepass"), path
     elif isinstance(a, np.bytes_):
         assert bytes(a) == bytes(b), path
     elif isinstance(a, np.generic):
         assert a.dtype == b.dtype, path
-        if a.dtype.char in "gG":  # its padding is noise
+        if a.dtype.char in "gG":  # the bytes of its padding are not defined
             assert repr(a) == repr(b), path
         else:
             assert a.tobytes() == b.tobytes(), path
@@ -50,7 +50,7 @@ def assert_same(a, b, path="item"):
         assert len(a) == len(b), path
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same(x, y, f"{path}[{i}]")
-    elif isinstance(a, IteratorState):  # validated again: which fields were given is not kept
+    elif isinstance(a, IteratorState):  # a state is validated again, so the set of given fields is not kept
         assert_same(a.__dict__, b.__dict__, path)
     elif isinstance(a, BaseModel):
         x, y = (v.__getstate__() | {"__pydantic_fields_set__": sorted(v.model_fields_set)} for v in (a, b))
@@ -65,7 +65,7 @@ def assert_same(a, b, path="item"):
 def _raw(array):
     if not array.dtype.fields:
         return array.tobytes()
-    # Item by item, by its address: of a view, tobytes() fills the padding of structures with whatever lies in memory.
+    # Item by item, by its address: for a view, tobytes() leaves undefined bytes in the padding of structures.
     starts = [sum(i * step for i, step in zip(index, array.strides, strict=True)) for index in np.ndindex(array.shape)]
     return b"".join(ctypes.string_at(array.ctypes.data + start, array.itemsize) for start in starts)
 
@@ -135,7 +135,7 @@ class Count(IteratorState, kind="tests.support.count", version=2, aliases=("test
 
 
 def texts():
-    """Any text, lone surrogates and long ones too."""
+    """Any text, including lone surrogates and long texts."""
     any_text = st.text(st.characters(exclude_categories=()), max_size=8)
     return any_text | st.builds(lambda t, n: t * n, any_text, st.integers(1, 100))
 
@@ -153,7 +153,7 @@ def complexes():
 
 
 def dtypes():
-    """Numbers of either byte order, times, strings, bytes, raw bytes, and structures of those with holes or without."""
+    """Numbers in either byte order, times, strings, bytes, raw bytes, and structures of these, with and without holes."""
     simple = st.one_of(
         hnp.scalar_dtypes(),
         hnp.unicode_string_dtypes(max_len=3),
@@ -179,7 +179,7 @@ def dtypes():
 
 @st.composite
 def arrays(draw):
-    """Of any bits: 0-d, empty, of C or Fortran order, and views that are neither."""
+    """Arrays of any bits: 0-d, empty, in C or Fortran order, and views that are in neither."""
     dtype = draw(dtypes())
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
     array = np.ndarray(shape, dtype, order=draw(st.sampled_from("CF")))
@@ -230,7 +230,7 @@ def leaves():
 
 
 def items():
-    """A nest of all that a checkpoint holds."""
+    """Nests of all values that a checkpoint can hold."""
     return st.recursive(leaves(), _containers, max_leaves=8)
 
 
@@ -251,7 +251,7 @@ def _containers(inner):
 
 
 def _unset(value):
-    """Without a value for one field, and with a cached property."""
+    """An item without a value for one field, and with a cached property."""
     item = Plain(value)
     assert len(item.twice) == 2
     del item.b
@@ -283,7 +283,7 @@ def json_values():
 
 @st.composite
 def damaged(draw, structure):
-    """The structure, changed at one to three places."""
+    """The structure with changes at one to three places."""
     structure = json.loads(json.dumps(structure))
     for _ in range(draw(st.integers(1, 3))):
         holder = [structure]

@@ -12,9 +12,9 @@ import pytest
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, ProducerError, WorkerDiedError, arrays, empty, full, zeros
 from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
+from tests.consumer import take
 from tests.iterators.sources import ListIterator
-from tests.pipelines import WAYS, Arrays
-from tests.test_prefetcher import take
+from tests.pipelines import NEEDS_PROTECTION, REFUSED_WAYS, RIGHT_WAYS, Arrays
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -204,12 +204,10 @@ ENDS_IN_AN_ERROR = {
     "write late": r"position 1 \(next\): ValueError: assignment destination is read-only",
     "again": r"position 1 \(pickle\): ValueError: .* was yielded before, .*: make a new one for each item, or yield plain",
 }
-NEEDS_PROTECTION = ["write late through a view", "read late"]
-RIGHT = sorted(WAYS.keys() - ENDS_IN_AN_ERROR.keys() - set(NEEDS_PROTECTION))
 
 
 @pytest.mark.parametrize("options", [{}, PROTECTED], ids=["", "protected"])
-@pytest.mark.parametrize("way", RIGHT)
+@pytest.mark.parametrize("way", RIGHT_WAYS)
 async def test_the_stream_is_right_though_the_consumer_changes_each_batch(way, options):
     pipeline = Arrays(30, way)  # more than there are slots, for an iterator that keeps all
     model = pipeline.model()
@@ -220,7 +218,8 @@ async def test_the_stream_is_right_though_the_consumer_changes_each_batch(way, o
         assert model == []
 
 
-@pytest.mark.parametrize("way", ENDS_IN_AN_ERROR)
+@pytest.mark.parametrize("way", REFUSED_WAYS)
+@pytest.mark.both_loops
 async def test_what_was_given_away_can_not_be_used_again(way):
     async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3) as loader:
         (item,) = await take(loader, 1)
@@ -232,6 +231,7 @@ async def test_what_was_given_away_can_not_be_used_again(way):
 
 
 @pytest.mark.parametrize("way", NEEDS_PROTECTION)
+@pytest.mark.both_loops
 async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(way):
     async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3, max_restarts=0, **PROTECTED) as loader:
         (item,) = await take(loader, 1)
@@ -240,6 +240,7 @@ async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(
         assert_items_equal(item, np.full(4096, 0))
 
 
+@pytest.mark.both_loops
 async def test_what_is_made_and_not_yielded_does_not_add_up():
     pipeline = Arrays(60, "drop many")
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=2) as loader:

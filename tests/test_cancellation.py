@@ -15,24 +15,12 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
 from tests.conftest import EXECUTORS, descriptors, inline
+from tests.consumer import cancelled_after, rest, take, through_json
 from tests.inside import LoaderEvent, LoaderSocket, shutdown_of
 from tests.pipelines import Count, in_turns
-from tests.test_prefetcher import rest, take, through_json
 
 # More than any of the calls needs on the inline executor: so every point at which they can be cancelled is met.
 ROUNDS = range(14)
-
-
-async def cancelled_after(rounds, coroutine):
-    """Its result, or ``None`` if the cancellation came first."""
-    task = asyncio.create_task(coroutine)
-    for _ in range(rounds):
-        await asyncio.sleep(0)
-    task.cancel()
-    try:
-        return await task
-    except asyncio.CancelledError:
-        return None
 
 
 async def until_done(coroutine):
@@ -46,6 +34,7 @@ async def until_done(coroutine):
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
+@pytest.mark.both_loops
 async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, prefetch):
     pipeline = [Count(30), Count(20, 100)]
     model = [(n,) for n in in_turns([shard.model() for shard in pipeline])]
@@ -65,6 +54,7 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
     assert [(n,) for n in await rest(state.build(workers=executor_factory))] == left
 
 
+@pytest.mark.both_loops
 async def test_the_rounds_are_enough_to_meet_every_point():
     async with AsyncPrefetcher(Count(9), n_batches_to_prefetch=1, workers=inline) as loader:
         for _ in range(5):
@@ -72,6 +62,7 @@ async def test_the_rounds_are_enough_to_meet_every_point():
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.both_loops
 async def test_get_state_cancelled_at_any_point_changes_nothing(executor_factory, rounds):
     pipeline = [Count(9), Count(9, 100)]
     model = in_turns([shard.model() for shard in pipeline])
@@ -85,6 +76,7 @@ async def test_get_state_cancelled_at_any_point_changes_nothing(executor_factory
     assert got + await rest(through_json(state).build(workers=executor_factory)) == model
 
 
+@pytest.mark.both_loops
 async def test_a_caller_of_get_state_that_is_cancelled_does_not_disturb_the_others(executor_factory):
     async with AsyncPrefetcher(Count(9), workers=executor_factory) as loader:
         await anext(loader)
@@ -98,6 +90,7 @@ async def test_a_caller_of_get_state_that_is_cancelled_does_not_disturb_the_othe
         assert [item async for item in loader] == list(range(1, 9))
 
 
+@pytest.mark.both_loops
 async def test_a_timeout_loses_no_batch():
     async with AsyncPrefetcher(Count(200), n_batches_to_prefetch=2) as loader:
         got = []
@@ -110,6 +103,7 @@ async def test_a_timeout_loses_no_batch():
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.both_loops
 async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, rounds):
     loader = AsyncPrefetcher([Count(9), Count(9, 100)], workers=executor_factory)
     await take(loader, 3)
@@ -122,6 +116,7 @@ async def test_aclose_cancelled_at_any_point_still_closes(executor_factory, roun
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
+@pytest.mark.both_loops
 async def test_an_anyio_scope_that_is_cancelled_around_the_loader_closes_it(executor):
     with anyio.CancelScope() as scope:
         async with AsyncPrefetcher(Count(10**6), workers=EXECUTORS[executor]) as loader:
@@ -175,6 +170,7 @@ def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it
     asyncio.run(loader.aclose())
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_is_cancelled(executor_factory):
     def let_go(transport):
         close_transport(transport)
@@ -227,6 +223,7 @@ def test_a_close_that_is_cancelled_amid_a_start_closes_no_descriptor_that_is_bei
             assert os.fstat(number).st_ino != was.st_ino
 
 
+@pytest.mark.both_loops
 async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):
     """By a signal handler, say: then the task counts as cancelled, though it did everything."""
     loader = AsyncPrefetcher(Count(9), workers=inline)

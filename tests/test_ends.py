@@ -6,40 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.processes import ENVIRONMENT, ROOT, gone, launch
+from tests import programs
+from tests.processes import ENVIRONMENT, ROOT, gone
+from tests.programs import FOREVER, IMPORTS
 
-HEADER = """
-import asyncio, gc, multiprocessing, os, signal, sys, warnings
-from asyncprefetch import *
-from tests.pipelines import *
-
-def pids(loader):
-    return [worker.pid for worker in loader.statistics().workers]
-"""
-
-FOREVER = """
-class ForeverState(IteratorState, kind="program.forever"):
-    def build(self): return Forever()
-class Forever(StatefulIterator):
-    def get_state(self): return ForeverState()
-    def create_iter(self):
-        yield 1
-        while True: pass
-"""
+pytestmark = pytest.mark.xdist_group("machine")
 
 
-def start(tmp_path, body, *arguments):
-    return launch(tmp_path, HEADER + body, *arguments)
-
-
-def run(tmp_path, body, *arguments):
-    with start(tmp_path, body, *arguments) as process:
-        out, err = process.communicate(timeout=30)
-    return process.returncode, out, err
+def run(tmp_path, body, *arguments, **how):
+    ended = programs.run(tmp_path, body, "stream", *arguments, **how)
+    return ended.code, ended.out, ended.err
 
 
 FORGOTTEN = {
@@ -82,17 +61,16 @@ async def main():
     print(*pids(loader), flush=True)
 """
     )
-    with start(tmp_path, body + FORGOTTEN[how].replace("del loader", "globals().pop('loader')")) as process:
-        pid = int(process.stdout.readline())
-        began = time.monotonic()
-        out, err = process.stdout.read(), process.stderr.read()
-    assert time.monotonic() - began < 4  # two seconds are promised, the rest is for a slow machine
-    assert process.returncode == 0, err
-    assert "Traceback" not in err
-    assert out.strip() == "gone in time"
+    with programs.start(tmp_path, body + FORGOTTEN[how].replace("del loader", "globals().pop('loader')")) as process:
+        pid = int(programs.read_line(process))
+        ended = programs.end(process)
+    assert ended.seconds < 4  # two seconds are promised, the rest is for a slow machine
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    assert ended.out.strip() == "gone in time"
     if "dropped" not in how:
-        assert "ResourceWarning" in err
-        assert "was never closed: use 'async with', or await aclose()" in err
+        assert "ResourceWarning" in ended.err
+        assert "was never closed: use 'async with', or await aclose()" in ended.err
     assert gone(pid, 1)
 
 
@@ -117,15 +95,14 @@ if __name__ == "__main__":
     [("return", 0), ("raise ValueError('in the body')", 1), ("sys.exit(3)", 3), ("await anext(loader)", -2)],
 )
 def test_a_program_with_a_busy_worker_ends_soon(tmp_path, how, code):
-    with start(tmp_path, BUSY.replace("HOW", how)) as process:
-        pid = int(process.stdout.readline())
-        began = time.monotonic()
+    with programs.start(tmp_path, BUSY.replace("HOW", how)) as process:
+        pid = int(programs.read_line(process))
         if code == -2:
             os.killpg(process.pid, signal.SIGINT)  # Ctrl-C, to workers too
-        _, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 4  # one second is for the worker's grace, the rest for a slow machine
-    assert process.returncode == code, err
-    assert ("KeyboardInterrupt" in err) == (code == -2)
+        ended = programs.end(process)
+    assert ended.seconds < 4  # one second is for the worker's grace, the rest for a slow machine
+    assert ended.code == code, ended.err
+    assert ("KeyboardInterrupt" in ended.err) == (code == -2)
     assert gone(pid, 1)
 
 
@@ -138,6 +115,7 @@ async def main():
         async for _ in loader: pass
 asyncio.run(main())
 """,
+        header=IMPORTS,
     )
     assert code == 1
     assert "It died before it could say hello" in err
@@ -168,7 +146,7 @@ if __name__ == "__main__":
 def test_a_program_on_standard_input_is_told_to_be_a_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-"],
-        input=HEADER
+        input=IMPORTS
         + """
 class InlineState(IteratorState, kind="program.inline"):
     def build(self): return Count(1)
@@ -228,7 +206,7 @@ class Flaky(StatefulIterator):
             self.position += 1
             yield self.position - 1
 async def main():
-    async with AsyncPrefetcher(Flaky(FlakyState(flag=sys.argv[1])), retry_on=FlakyError) as loader:
+    async with AsyncPrefetcher(Flaky(FlakyState(flag=sys.argv[2])), retry_on=FlakyError) as loader:
         print([n async for n in loader])
 if __name__ == "__main__":
     asyncio.run(main())

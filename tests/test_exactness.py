@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.testing import assert_items_equal
 from tests.conftest import EXECUTORS
+from tests.consumer import cancelled_after
 from tests.pipelines import Count, in_turns
-from tests.test_cancellation import cancelled_after
 
 ARRAYS = st.builds(
     lambda dtype, shape: f"array:{dtype.str}:{','.join(map(str, shape))}",

@@ -373,6 +373,7 @@ def test_where_the_program_ignores_sigchld_a_death_is_seen_and_its_exit_code_is_
 
 
 @EACH_WAY
+@pytest.mark.both_loops
 async def test_a_signal_to_a_worker_is_none_to_the_program_that_handles_it(way):
     handled = []
     loop = asyncio.get_running_loop()

@@ -14,7 +14,6 @@ import pytest
 
 from asyncprefetch import (
     AsyncPrefetcher,
-    AsyncPrefetchError,
     AsyncPrefetcherState,
     CheckpointError,
     ProcessWorkers,
@@ -24,22 +23,11 @@ from asyncprefetch import (
 from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS
+from tests.consumer import rest, take, through_bytes, until_error
 from tests.inside import PullRunner, retries, shutdown, stream_transport
 from tests.pipelines import ERRORS, Count, Fail
-from tests.test_prefetcher import rest, take, through_bytes
 
 # ----------------------------------------------------------------------------------------------------- errors of users
-
-
-async def until_error(loader):
-    """What is delivered before the error, and the error."""
-    got = []
-    try:
-        async for item in loader:
-            got.append(item)
-    except AsyncPrefetchError as error:
-        return got, error
-    raise AssertionError(f"no error after {got}")
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -62,6 +50,7 @@ async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executo
         assert raised.position == 4
 
 
+@pytest.mark.both_loops
 async def test_an_error_keeps_type_text_and_traceback_and_the_original_is_its_cause(executor_factory):
     async with AsyncPrefetcher(Fail.make(1, 0, "KeyError"), workers=executor_factory) as loader:
         _, raised = await until_error(loader)
@@ -86,6 +75,7 @@ async def test_an_error_that_does_not_survive_pickle_comes_as_text(executor_fact
 
 @pytest.mark.parametrize("phase", ["build", "create_iter", "get_state"])
 @pytest.mark.parametrize("error", ["KeyError", "StopIteration", "SystemExit"])
+@pytest.mark.both_loops
 async def test_errors_around_the_iteration_are_errors_too(executor_factory, phase, error):
     at = 3 if phase == "get_state" else 0
     async with AsyncPrefetcher(Fail.make(3, at, error, phase), workers=executor_factory) as loader:
@@ -95,6 +85,7 @@ async def test_errors_around_the_iteration_are_errors_too(executor_factory, phas
     assert raised.type_name == error
 
 
+@pytest.mark.both_loops
 async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is_exact_all_the_same(executor_factory):
     async with AsyncPrefetcher(
         Fail.make(9, 2, "KeyError", "get_state"), n_batches_to_prefetch=2, workers=executor_factory
@@ -122,6 +113,7 @@ async def test_what_has_no_repr_crosses_too(executor_factory):
     assert await rest(AsyncPrefetcher(pipelines.long, workers=executor_factory)) == [1, 10**5000, 3]
 
 
+@pytest.mark.both_loops
 async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_position(executor_factory):
     async with AsyncPrefetcher(pipelines.unopenable, workers=executor_factory) as loader:
         assert await take(loader, 1) == [0]
@@ -135,6 +127,7 @@ async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_positio
             await loader.get_state()
 
 
+@pytest.mark.both_loops
 async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_factory):
     async with AsyncPrefetcher(pipelines.interrupted, workers=executor_factory) as loader:
         assert await anext(loader) == 0
@@ -150,6 +143,7 @@ async def test_an_error_of_a_nested_class_is_the_cause(executor_factory):
     assert isinstance(raised.__cause__, pipelines.Outer.NestedError)
 
 
+@pytest.mark.both_loops
 async def test_an_error_keeps_nothing_of_the_consumer_alive(executor_factory):
     class Model:
         pass
@@ -170,6 +164,7 @@ async def test_an_error_keeps_nothing_of_the_consumer_alive(executor_factory):
 
 
 @pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.both_loops
 async def test_an_error_comes_after_every_batch_that_is_due_before_it(executor_factory, in_order):
     pipeline = [Fail.make(9, 3, "KeyError"), Count(20, 100)]
     async with AsyncPrefetcher(
@@ -185,6 +180,7 @@ async def test_an_error_comes_after_every_batch_that_is_due_before_it(executor_f
     assert others == list(range(100, 100 + len(others)))
 
 
+@pytest.mark.both_loops
 async def test_a_state_after_an_error_resumes_at_the_item_that_failed(tmp_path, executor_factory):
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(6, 100)]
@@ -205,6 +201,7 @@ def fast_backoff(monkeypatch):
 
 
 @pytest.mark.parametrize("retry_on", [OSError, (LookupError, Exception)])
+@pytest.mark.both_loops
 async def test_retry_on_draws_the_item_again(tmp_path, executor_factory, retry_on, fast_backoff, caplog):
     flag = str(tmp_path / "raised")
     pipeline = [Fail.make(6, 3, "OSError", only_once=flag), Count(3, 100)]
@@ -224,6 +221,7 @@ async def test_retries_are_bounded_and_other_errors_are_not_retried(executor_fac
         assert loader.statistics().workers[0].retries == 0
 
 
+@pytest.mark.both_loops
 async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executor_factory, monkeypatch):
     monkeypatch.setattr(retries, "_FIRST_BACKOFF", 3600)
     flag = str(tmp_path / "raised")
@@ -241,6 +239,7 @@ async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executo
 # -------------------------------------------------------------- deaths on executors of others: see tests/faults too
 
 
+@pytest.mark.both_loops
 async def test_the_dead_are_noticed_on_any_executor():
     """An engine says with BrokenExecutor that its worker is gone; what replaces it gets state and skip."""
 
@@ -363,6 +362,7 @@ async def test_workers_get_their_environment_and_their_number(monkeypatch, pull)
     assert await rest(loader) == [{"env": env, "initialized": [0]}, {"env": env, "initialized": [1]}]
 
 
+@pytest.mark.both_loops
 async def test_log_records_of_workers_reach_the_parent(caplog):
     assert await rest(AsyncPrefetcher([Count(1), pipelines.Logging()], num_workers=2)) == [0, 0, 1, 2]
     records = [record for record in caplog.records if record.name == "asyncprefetch.worker"]
@@ -447,6 +447,7 @@ async def test_a_variable_that_the_parent_removed_is_not_in_the_worker(monkeypat
     assert got["env"] == {"ASYNCPREFETCH_TEST_REMOVED": None}
 
 
+@pytest.mark.both_loops
 async def test_no_thread_for_a_worker_is_an_error_and_the_loader_can_be_closed(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
@@ -460,6 +461,7 @@ async def test_no_thread_for_a_worker_is_an_error_and_the_loader_can_be_closed(m
 
 
 @pytest.mark.parametrize("executor", ["thread"])
+@pytest.mark.both_loops
 async def test_a_thread_is_an_executor_too(executor, tmp_path):
     factory = EXECUTORS[executor]
     async with AsyncPrefetcher([Count(9), Count(9, 100)], workers=factory) as loader:

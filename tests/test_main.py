@@ -5,11 +5,12 @@ import pytest
 from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.__main__ import main
 from tests.conftest import inline
+from tests.consumer import take
 from tests.inside import ledger_of, producer
 from tests.pipelines import Count, Fail
-from tests.test_prefetcher import take
 
 
+@pytest.mark.both_loops
 async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(producer, "_MIN_STATE_INTERVAL", 3600)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]

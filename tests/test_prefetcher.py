@@ -30,32 +30,16 @@ from asyncprefetch.iterators import (
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.conftest import inline
+from tests.consumer import rest, take, through_bytes, through_json
 from tests.inside import delivery_of, snapshot_is_pending, worker_process
 from tests.pipelines import Count, in_turns
-
-
-async def take(loader, count):
-    return [await anext(loader) for _ in range(count)]
-
-
-async def rest(loader):
-    async with loader:
-        return [item async for item in loader]
-
-
-def through_json(state):
-    return AsyncPrefetcherState.from_json(state.to_json())
-
-
-def through_bytes(state):
-    return AsyncPrefetcherState.from_bytes(state.to_bytes())
-
 
 # ---------------------------------------------------------------------------------------------------------- the stream
 
 
 @pytest.mark.parametrize(("shards", "workers"), [(1, 1), (3, 1), (3, 2), (3, 3)])
 @pytest.mark.parametrize("prefetch", [1, 8])
+@pytest.mark.both_loops
 async def test_the_stream_is_what_the_shards_say_whatever_the_workers(executor_factory, shards, workers, prefetch):
     pipeline = [Count(3 + 2 * i, 100 * i) for i in range(shards)]
     loader = AsyncPrefetcher(pipeline, num_workers=workers, n_batches_to_prefetch=prefetch, workers=executor_factory)
@@ -72,6 +56,7 @@ async def test_out_of_order_each_shard_keeps_its_own_order(executor_factory):
 
 
 @pytest.mark.parametrize("items", ["none", "batch", "nest", "big"])
+@pytest.mark.both_loops
 async def test_items_of_any_nest_cross_and_survive_a_checkpoint_with_their_types(executor_factory, items):
     pipeline = Count(9, items=items)
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
@@ -114,6 +99,7 @@ async def test_an_empty_shard_ends_at_once(executor_factory):
     assert await rest(AsyncPrefetcher(pipeline, workers=executor_factory)) == [0, 1]
 
 
+@pytest.mark.both_loops
 async def test_other_tasks_run_though_batches_are_always_ready():
     loop = asyncio.get_running_loop()
     ticks = 0
@@ -134,6 +120,7 @@ async def test_other_tasks_run_though_batches_are_always_ready():
     assert ticks_meanwhile >= min(100 * seconds, 5)  # one in ten milliseconds: for a slow machine too
 
 
+@pytest.mark.both_loops
 async def test_large_batches_are_opened_in_a_thread(executor_factory):
     got = await rest(AsyncPrefetcher(pipelines.where, workers=executor_factory))
     here = threading.get_ident()
@@ -141,6 +128,7 @@ async def test_large_batches_are_opened_in_a_thread(executor_factory):
     assert [len(item["data"]) for item in got] == [10, 1 << 22, 10]
 
 
+@pytest.mark.both_loops
 async def test_a_large_batch_whose_opening_is_cancelled_is_not_lost(executor_factory):
     async with AsyncPrefetcher(Count(9, items="huge"), workers=executor_factory) as loader:
         got = []
@@ -196,6 +184,7 @@ async def test_get_state_returns_though_the_buffer_is_full(executor_factory):
     assert await rest(state.build(workers=executor_factory)) == list(range(1, 50))
 
 
+@pytest.mark.both_loops
 async def test_get_state_at_any_time(executor_factory):
     loader = AsyncPrefetcher(Count(5), workers=executor_factory)
     states = [(0, await loader.get_state())]  # just built
@@ -211,6 +200,7 @@ async def test_get_state_at_any_time(executor_factory):
         assert await rest(through_json(state).build(workers=executor_factory)) == list(range(taken, 5))
 
 
+@pytest.mark.both_loops
 async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
     keeper = pipelines.GateKeeper(tmp_path, 2)
     async with AsyncPrefetcher(pipelines.Gate(5, str(tmp_path))) as loader:
@@ -226,6 +216,7 @@ async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
     assert await rest(state.build()) in ([2, 3, 4], [3, 4])  # the consumer may have been faster
 
 
+@pytest.mark.both_loops
 async def test_concurrent_callers_of_get_state_share_one_stop(executor_factory):
     async with AsyncPrefetcher(Count(20), workers=executor_factory) as loader:
         await anext(loader)
@@ -234,6 +225,7 @@ async def test_concurrent_callers_of_get_state_share_one_stop(executor_factory):
         assert await take(loader, 2) == [1, 2]
 
 
+@pytest.mark.both_loops
 async def test_a_state_is_fresh_though_an_older_one_is_still_being_encoded(executor_factory):
     async with AsyncPrefetcher(Count(20), workers=executor_factory) as loader:
         await anext(loader)
@@ -246,6 +238,7 @@ async def test_a_state_is_fresh_though_an_older_one_is_still_being_encoded(execu
         await older
 
 
+@pytest.mark.both_loops
 async def test_with_grace_a_long_draw_is_not_waited_for(tmp_path):
     keeper = pipelines.GateKeeper(tmp_path, 3)
     async with AsyncPrefetcher(pipelines.Gate(6, str(tmp_path))) as loader:
@@ -264,6 +257,7 @@ async def test_a_negative_grace_is_refused(grace):
         await AsyncPrefetcher(Count(1)).get_state(grace=grace)
 
 
+@pytest.mark.both_loops
 async def test_restored_batches_come_at_once_while_the_worker_starts():
     async with AsyncPrefetcher(Count(50), n_batches_to_prefetch=4) as loader:
         await anext(loader)
@@ -278,6 +272,7 @@ async def test_restored_batches_come_at_once_while_the_worker_starts():
         assert await anext(loader) == 5
 
 
+@pytest.mark.both_loops
 async def test_a_chain_of_resumes_with_changing_resources_changes_no_batch(executor_factory):
     pipeline = [Count(7), Count(5, 100), Count(9, 200)]
     model = in_turns([shard.model() for shard in pipeline])
@@ -330,6 +325,7 @@ async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_los
         assert [item.value async for item in loader] == [1, 2, 3]
 
 
+@pytest.mark.both_loops
 async def test_a_warning_that_is_made_an_error_loses_no_batch():
     async with AsyncPrefetcher(pipelines.unregistered, workers=inline) as loader:
         with pytest.raises(CheckpointWarning):
@@ -340,6 +336,7 @@ async def test_a_warning_that_is_made_an_error_loses_no_batch():
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
+@pytest.mark.both_loops
 async def test_save_and_load(tmp_path, executor_factory):
     pipeline = [Count(5, items="batch"), Count(5, 100, "batch")]
     async with AsyncPrefetcher(pipeline, workers=executor_factory) as loader:
@@ -448,6 +445,7 @@ async def test_states_name_their_shards_by_global_number():
 # --------------------------------------------------------------------------------------------------------------- misuse
 
 
+@pytest.mark.both_loops
 async def test_two_consumers_at_once_are_refused(tmp_path):
     keeper = pipelines.GateKeeper(tmp_path, 0)
     async with AsyncPrefetcher(pipelines.Gate(2, str(tmp_path))) as loader:
@@ -460,6 +458,7 @@ async def test_two_consumers_at_once_are_refused(tmp_path):
         assert await anext(loader) == 1
 
 
+@pytest.mark.both_loops
 async def test_a_closed_loader_says_so(executor_factory):
     loader = AsyncPrefetcher(Count(5), workers=executor_factory)
     async with loader:
@@ -474,6 +473,7 @@ async def test_a_closed_loader_says_so(executor_factory):
         await anext(never_started)
 
 
+@pytest.mark.both_loops
 async def test_closing_wakes_whoever_waits(tmp_path):
     keeper = pipelines.GateKeeper(tmp_path, 0)
     loader = AsyncPrefetcher(pipelines.Gate(2, str(tmp_path)))
@@ -487,6 +487,7 @@ async def test_closing_wakes_whoever_waits(tmp_path):
             await task
 
 
+@pytest.mark.both_loops
 async def test_a_state_for_which_there_is_no_memory_is_an_error_and_the_loader_goes_on(executor_factory, monkeypatch):
     def refuse():
         monkeypatch.undo()

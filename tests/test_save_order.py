@@ -127,6 +127,7 @@ async def test_a_save_that_is_cancelled_still_completes_where_no_later_one_came(
 
 
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.both_loops
 async def test_of_two_saves_that_are_both_waited_for_the_one_that_was_called_last_stays(tmp_path, gate, step):
     held = gate(*STEPS[step])
     older = asyncio.create_task(OLD.save(tmp_path / "state"))
@@ -137,6 +138,7 @@ async def test_of_two_saves_that_are_both_waited_for_the_one_that_was_called_las
     assert only(tmp_path) == {"state": NEW.to_bytes()}
 
 
+@pytest.mark.both_loops
 async def test_a_save_that_is_cancelled_before_its_thread_begins_writes_and_keeps_nothing(tmp_path):
     limiter = anyio.to_thread.current_default_thread_limiter()
     limiter.total_tokens = 1

@@ -17,15 +17,17 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, WorkerDiedError
 from tests import stream_items
+from tests.consumer import rest, take, until
 from tests.inside import delivery, loader_socket, records, shared_memory, stream_transport, worker_socket
 from tests.pipelines import Count, Gate, GateKeeper
+from tests.processes import has_ended
 from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
-from tests.test_prefetcher import rest, take
 from tests.transports.sides import alarm_in
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
 
+@pytest.mark.both_loops
 async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
     keeper = GateKeeper(tmp_path, 5)
     async with AsyncPrefetcher(Gate(7, str(tmp_path)), n_batches_to_prefetch=64) as loader:
@@ -37,6 +39,7 @@ async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
 
 @pytest.mark.parametrize("in_slot", [False, True])
 @pytest.mark.parametrize("held", [0, 3])
+@pytest.mark.both_loops
 async def test_no_more_slots_have_memory_than_batches_are_ahead_held_and_made(in_slot, held):
     n, workers = 4, 2
     pipeline = [Blocks(60, in_slot), Blocks(60, in_slot)]
@@ -52,6 +55,7 @@ async def test_no_more_slots_have_memory_than_batches_are_ahead_held_and_made(in
         assert 0 < most <= bound
 
 
+@pytest.mark.both_loops
 async def test_what_a_burst_needed_is_given_back():
     async with AsyncPrefetcher(Blocks(300), n_batches_to_prefetch=2) as loader:
         window = await take(loader, 12)
@@ -67,6 +71,7 @@ def _has_shared_memory():
     return "memfd:asyncprefetch" in Path("/proc/self/maps").read_text()
 
 
+@pytest.mark.both_loops
 async def test_memory_that_a_lost_worker_used_goes_when_its_batches_go():
     async with AsyncPrefetcher(Blocks(40), n_batches_to_prefetch=4) as loader:
         held = await take(loader, 3)
@@ -79,6 +84,7 @@ async def test_memory_that_a_lost_worker_used_goes_when_its_batches_go():
     assert not _has_shared_memory()
 
 
+@pytest.mark.both_loops
 async def test_what_a_worker_sent_before_its_death_is_delivered_though_the_loop_learns_of_the_death_first():
     async with AsyncPrefetcher(Blocks(60), n_batches_to_prefetch=8, max_restarts=0) as loader:
         got = [(await anext(loader))["n"]]
@@ -86,7 +92,7 @@ async def test_what_a_worker_sent_before_its_death_is_delivered_though_the_loop_
         while loader.statistics().mapped < 9 * BLOCK:
             pass  # without an await: the loop reads nothing
         os.kill(pid, signal.SIGKILL)
-        while not _is_dead(pid):
+        while not has_ended(pid):
             pass
         with pytest.raises(WorkerDiedError):
             await _take_all(loader, got)
@@ -99,21 +105,15 @@ async def _take_all(loader, got):
         got.append(batch["n"])
 
 
-def _is_dead(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # and reaped
-        return True
-
-
+@pytest.mark.both_loops
 async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
     monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
         await anext(loader)
-        while loader.statistics().buffered < 16:
-            await asyncio.sleep(0.001)
+        await until(lambda: loader.statistics().buffered >= 16, 10)
 
 
+@pytest.mark.both_loops
 async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(monkeypatch):
     def refuse(*args):
         raise OSError(errno.EMFILE, "Too many open files")
@@ -141,6 +141,7 @@ async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplo
     assert [r.message.split("] ")[1] for r in caplog.records if "malloc" in r.message] == [said]
 
 
+@pytest.mark.both_loops
 async def test_the_loop_runs_while_a_slow_consumer_catches_up():
     """A consumer that finds batches at hand lets others run every millisecond."""
     turns = 0
@@ -163,6 +164,7 @@ async def test_the_loop_runs_while_a_slow_consumer_catches_up():
     assert turns >= milliseconds / 20  # with room for a machine that stalls
 
 
+@pytest.mark.both_loops
 async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp_path):
     for name in ("closing", "go-on"):
         os.mkfifo(tmp_path / name)
@@ -178,6 +180,7 @@ async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp
         assert await reading == list(range(8))
 
 
+@pytest.mark.both_loops
 async def test_a_record_that_can_not_be_taken_in_costs_a_restart_and_no_batch(monkeypatch, caplog):
     monkeypatch.delattr(os, "memfd_create")
     expect = records.RecordReader._expect
@@ -233,7 +236,7 @@ def test_a_worker_that_dies_does_not_end_a_program_that_sigpipe_would_end():
 import asyncio, os, signal, time
 from asyncprefetch import AsyncPrefetcher
 from tests.stream_items import Blocks
-from tests.test_stream import _is_dead
+from tests.processes import has_ended
 
 async def main():
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -243,7 +246,7 @@ async def main():
             got.append(batch["n"])
             if len(got) == 9:
                 os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
-                while not _is_dead(loader.statistics().workers[0].pid):
+                while not has_ended(loader.statistics().workers[0].pid):
                     pass  # the loop knows nothing of it yet, and sends credit to nobody
     print(got == list(range(60)))
 
@@ -281,6 +284,7 @@ def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes(
 
 
 @pytest.mark.parametrize("call", ["recv_into", "send"])
+@pytest.mark.both_loops
 async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(monkeypatch, caplog, call):
     sockets = []
 
@@ -298,6 +302,7 @@ async def test_an_alarm_while_the_socket_is_in_use_costs_a_restart_and_no_batch(
     assert "TimeoutError" in caplog.text
 
 
+@pytest.mark.both_loops
 async def test_an_alarm_that_the_iterator_catches_within_empty_loses_no_order(tmp_path):
     for name in ("made", "asked"):
         os.mkfifo(tmp_path / name)

@@ -10,8 +10,8 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, CheckpointWarning
 from tests import stream_items
+from tests.consumer import rest
 from tests.inside import ItemPickler, Layouts, fingerprint, item_pickler
-from tests.test_prefetcher import rest
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 
@@ -29,6 +29,7 @@ def same(torch, a, b):
 
 
 @pytest.mark.filterwarnings("ignore::asyncprefetch.CheckpointWarning")
+@pytest.mark.both_loops
 async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, executor_factory):
     expected = list(stream_items.tensors())
     async with AsyncPrefetcher(stream_items.tensor_items, workers=executor_factory) as loader:

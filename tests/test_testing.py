@@ -18,8 +18,7 @@ import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, arrays
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.inside import use_after_yield
-from tests.pipelines import Arrays
-from tests.test_arrays import RIGHT
+from tests.pipelines import RIGHT_WAYS, Arrays
 
 
 class CountState(IteratorState, kind="tests.testing.count"):
@@ -165,7 +164,7 @@ def test_max_items_must_be_positive() -> None:
 # ------------------------------------------------------------------------------- arrays that are used after their yield
 
 
-@pytest.mark.parametrize("way", sorted(RIGHT))
+@pytest.mark.parametrize("way", sorted(RIGHT_WAYS))
 def test_what_belongs_to_the_iterator_can_be_used(way: str) -> None:
     assert_resumes_exactly(lambda: Arrays(9, way, size=128))
 

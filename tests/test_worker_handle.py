@@ -146,6 +146,7 @@ async def test_credit_that_a_stopped_run_did_not_use_is_dealt_again(core):
     assert [m for m in transport.told if isinstance(m, Credit) and m.run == 2] == [Credit(2, 0, 3)]
 
 
+@pytest.mark.both_loops
 async def test_a_death_ends_the_wait_for_a_snapshot(core):
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 0))
@@ -216,6 +217,7 @@ async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
     assert sink is core._workers[0]
 
 
+@pytest.mark.both_loops
 async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
     (transport,) = core.transports
     transport.say(Hello(1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -45,7 +45,7 @@ class Delivered:
 class ShardState(BaseModel):
     """One shard in a loader's state: where it is started, how many items it skips then, and how many were delivered."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     shard_id: int = Field(ge=0)
     state: JsonValue
@@ -58,7 +58,7 @@ class ShardState(BaseModel):
 class BufferedBatch(BaseModel):
     """One batch that was made and not delivered."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     shard_id: int
     item: JsonValue

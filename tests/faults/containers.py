@@ -1,8 +1,7 @@
-"""Checkpoint files made by hand, whose checksum is right, so that what is wrong with them reaches the decoder."""
+"""Checkpoint files made by hand. Their checksum is right, so that an error in them reaches the decoder."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -33,6 +32,7 @@ from asyncprefetch.iterators import (
     SpacePatcher,
     from_iterable,
 )
+from tests.consumer import until
 from tests.pipelines import Count
 
 _SUM = re.compile(rb'"sha256":"[0-9a-f]{64}"')
@@ -40,21 +40,21 @@ _BLANK = b'"sha256":"' + b"0" * 64 + b'"'
 
 
 def parts(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """The header, the document in it, and what follows."""
+    """The header, the document in it, and the bytes after the header."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     return header, json.loads(header["__metadata__"]["document"]), data[8 + size :]
 
 
 def seal(header: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
-    """A container of this header, with the checksum put where there is one."""
+    """A container with this header. Its checksum is filled in if the header has one."""
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
     blank = struct.pack("<Q", len(text)) + _SUM.sub(_BLANK, text, count=1) + data
     return blank.replace(_BLANK, b'"sha256":"' + hashlib.sha256(blank).hexdigest().encode() + b'"', 1)
 
 
 def make_container(document: Any, leaves: Sequence[bytes] = (), **metadata: Any) -> bytes:
-    """A container as the library writes them, of any document: JSON's text if it is one."""
+    """A container in the library's format. The document may be a value, or a text that is taken as JSON."""
     text = document if isinstance(document, str) else json.dumps(document)
     header: dict[str, Any] = {
         "__metadata__": {
@@ -125,7 +125,7 @@ def collate(items: list[Any]) -> dict[str, Any]:
 
 
 ran: list[str] = []
-"""Which of the registered functions were called in this process."""
+"""The registered functions that were called in this process."""
 
 
 def inline(worker: int) -> Executor:
@@ -146,7 +146,7 @@ def text_pipeline(corpus: Path, *, seed: int = 7, batch_size: int = 2) -> Statef
 
 
 def function_pipeline() -> StatefulIterator[Any]:
-    """Functions by their tags, bare and with arguments that a file holds."""
+    """Functions that a file names by their tags, with and without arguments."""
     odd = FilterIterator(from_iterable(numbers), is_odd)
     added = MapIterator(odd, partial(add, n=3, note="x" * 300))
     return BatchIterator(ShuffleIterator(added, buffer_size=5, seed=1), 3, collate=collate)
@@ -165,13 +165,12 @@ async def state_of(pipeline: Any, taken: int = 3, **options: Any) -> AsyncPrefet
     async with AsyncPrefetcher(pipeline, workers=inline, n_batches_to_prefetch=4, **options) as loader:
         for _ in range(taken):
             await anext(loader)
-        while not loader.statistics().buffered:
-            await asyncio.sleep(0.001)
+        await until(lambda: loader.statistics().buffered, 10)
         return await loader.get_state()
 
 
 async def states(corpus: Path) -> list[AsyncPrefetcherState]:
-    """States that hold, together, all that the library's own iterators and the codec have."""
+    """States that together hold every kind of state of the library's own iterators, and every node of the codec."""
     return [
         await state_of([text_pipeline(corpus), text_pipeline(corpus, seed=8)]),
         await state_of(function_pipeline()),
@@ -194,15 +193,15 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def audited(*allowed: Path) -> Iterator[None]:
-    """Fail if anything in here imports, compiles, unpickles, opens another file than those allowed, or starts a process.
+    """Fail if the block imports, compiles, unpickles, opens a file that is not allowed, or starts a process.
 
-    What the interpreter itself reports, so it does not matter by which way the code got there. Whoever uses this has
-    gone the same ways before, so that what is imported once is there already.
+    The interpreter's audit events are checked, so it does not matter which code does it. Run the same code once before
+    the block, so that modules which are imported late are already loaded.
     """
     global _seen
     if not _hooked:
         _hooked.append(True)
-        sys.addaudithook(_audit)  # for good: there is no way to take it off
+        sys.addaudithook(_audit)  # an audit hook can not be removed
     before, seen = _seen, list[tuple[str, str]]()
     ran_before = len(ran)
     _seen = seen

@@ -87,7 +87,7 @@ _NODES: list[Any] = [
 
 
 class Mutator:
-    """Damages one state, in another way at each call."""
+    """Damages one state. Each call does it in another way."""
 
     def __init__(self, state: AsyncPrefetcherState, chance: random.Random) -> None:
         self._data = state.to_bytes()
@@ -96,7 +96,7 @@ class Mutator:
         self._chance = chance
 
     def damaged(self) -> tuple[bytes, str | None]:
-        """A file, and the same as JSON where it can be."""
+        """A damaged file, and the same damage as JSON where that is possible."""
         chance = self._chance
         document, leaves = copy.deepcopy(self._document), list(self._leaves)
         what = chance.random()
@@ -153,7 +153,7 @@ class Mutator:
         return holder[0]
 
     def _rename(self, places: list[tuple[Any, Any]]) -> None:
-        """Another kind, tag, version or node."""
+        """Put another kind, tag, version or node."""
         named = [(box, key) for box, key in places if key in ("kind", "tag", "version", "$", "dtype", "shape")]
         if named:
             box, key = self._chance.choice(named)
@@ -215,7 +215,7 @@ def _places(box: Any) -> Any:
 
 
 def text_of(document: Any) -> str:
-    """As JSON, with what JSON's writers don't write: keys twice, NaN, very deep nests."""
+    """Write JSON with what writers of JSON avoid: duplicate keys, NaN, very deep nests."""
     sys.set_int_max_str_digits(0)
     try:
         text = json.dumps(document, separators=(",", ":"))
@@ -226,7 +226,7 @@ def text_of(document: Any) -> str:
 
 
 def check(data: bytes, text: str | None) -> str:
-    """What became of a damaged file: ``refused``, ``refused by build``, or ``read``.
+    """How a damaged file was treated: ``refused``, ``refused by build``, or ``read``.
 
     Raises:
         AssertionError: it is anything else.
@@ -255,13 +255,13 @@ def _outcome(read: Any) -> str:
     except CheckpointError as error:
         return f"{_reason(error)} by build"
     assert repr(loader)
-    # What is in it says the same when it is written again.
+    # A state that is read is the same after it is written again.
     for structure in [*(shard.state for shard in state.shards), *(batch.item for batch in state.buffer)]:
         once: list[bytes] = []
         again: list[bytes] = []
         try:
             written = _codec.encode(_codec.decode(structure, state.leaves), once)
-        except CheckpointError:  # of a registered class with something in it that can't be written
+        except CheckpointError:  # an object of a registered class that holds a value which can't be written
             continue
         assert json.dumps(_codec.encode(_codec.decode(written, once), again)) == json.dumps(written)
         assert once == again
@@ -274,7 +274,7 @@ def _reason(error: CheckpointError) -> str:
 
 
 def warm_up(saved: list[AsyncPrefetcherState]) -> None:
-    """Go every way once: what is imported late is then there, and audits see only what the files do."""
+    """Run every path once, so that late imports are done and an audit sees only what the files cause."""
     for state in saved:
         _outcome(lambda state=state: AsyncPrefetcherState.from_bytes(state.to_bytes()))
     for node in _NODES:

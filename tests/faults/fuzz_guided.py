@@ -1,4 +1,4 @@
-"""The fuzzer of checkpoints, led by what it reaches of the library's code: with atheris, which is to be installed for it.
+"""The fuzzer of checkpoints, guided by the coverage of the library's code. It needs atheris, which is not an extra.
 
     python -m tests.faults.fuzz_guided -max_total_time=600 [FOLDER]
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Chance(random.Random):
-    """Draws what the fuzzer says, and zeros when that is used up."""
+    """Draws from the fuzzer's bytes, and zeros after their end."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(0)
@@ -44,11 +44,11 @@ class Chance(random.Random):
 
 
 def damaged(saved: list[AsyncPrefetcherState], chance: Chance) -> tuple[bytes, str | None]:
-    """A file that differs from a saved one, and the same as JSON where it can be."""
+    """A file that differs from a saved one, and the same difference as JSON where that is possible."""
     state = chance.choice(saved)
     if chance.random() < 0.8:
         return fuzz_checkpoints.Mutator(state, chance).damaged()
-    # The document's text with other bytes in it, which need not be JSON.
+    # The document's text with other bytes in it. It need not be JSON any more.
     text = fuzz_checkpoints.text_of(parts(state.to_bytes())[1])
     begin = chance.randrange(len(text))
     end = begin + chance.randrange(20)

@@ -1,8 +1,7 @@
-"""Workers that die when they are told to, or stand still: what the tests of death and silence run in their workers."""
+"""Iterators and initializers for workers that die on demand, or stop answering. Workers import this module."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import fcntl
 import os
@@ -22,7 +21,7 @@ from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 from tests.inside import in_daemon_thread, producer, transport_of
 
-# Exit code and signal by the way of dying.
+# The exit code and the signal for each way to die.
 WAYS = {"SIGKILL": (-9, "SIGKILL"), "SIGSEGV": (-11, "SIGSEGV"), "0": (0, None), "3": (3, None)}
 
 
@@ -37,7 +36,7 @@ def die(how: str) -> None:
 
 
 def mortal(worker: int) -> None:
-    """An initializer: a thread of the worker dies when it is told so, whatever the worker does."""
+    """As an initializer: a thread ends the worker when ``Hangman.tell`` says so, whatever the worker does then."""
     threading.Thread(target=_wait_for_death, args=(worker,), daemon=True).start()
 
 
@@ -46,7 +45,7 @@ def _wait_for_death(worker: int) -> None:
 
 
 def bear() -> int:
-    """A child that holds whatever a child inherits, and outlives this process."""
+    """Fork a child that holds all inherited descriptors and outlives this process. Return its pid."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(30)
@@ -56,24 +55,24 @@ def bear() -> int:
 
 
 def bear_a_child(worker: int) -> None:
-    """An initializer: every worker has a child, whose pid is the name of a file."""
+    """As an initializer: each worker forks a child. A file's name gives the child's pid."""
     Path(os.environ["MORTALS"], f"child-{bear()}").touch()
 
 
 def bears_and_dies_in_an_answer(worker: int) -> None:
-    """Both."""
+    """As an initializer: ``bear_a_child`` and ``dies_in_an_answer``."""
     bear_a_child(worker)
     dies_in_an_answer(worker)
 
 
 def bears_and_dies(worker: int) -> None:
-    """An initializer."""
+    """As an initializer: the worker forks a child and dies at once."""
     bear_a_child(worker)
     die("SIGKILL")
 
 
 def dies_in_an_answer(worker: int) -> None:
-    """An initializer: the worker dies when it has sent a half of a long answer, the first time."""
+    """As an initializer: the first worker that sends a long answer dies after half of it."""
 
     def send(self: socket.socket, data: Any, *flags: int) -> None:
         done = Path(os.environ["MORTALS"], "died")
@@ -89,7 +88,7 @@ def dies_in_an_answer(worker: int) -> None:
 
 
 class Hangman:
-    """The test's end: a pipe for each worker."""
+    """The test's end of ``mortal``: a named pipe for each worker."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
@@ -118,15 +117,8 @@ def unread(loader: Any, worker: int = 0) -> int:
     return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
 
 
-async def until(condition: Any, seconds: float = 1.0) -> None:
-    """Wait for what the loop itself brings about; not in time is a failure."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 class WorldState(IteratorState, kind="tests.mortals.world"):
-    """Of ``World``."""
+    """The state of ``World``."""
 
     stop: int
     what: str
@@ -138,7 +130,7 @@ class WorldState(IteratorState, kind="tests.mortals.world"):
 
 
 class World(StatefulIterator[Any]):
-    """Counts; before item 2 it does something to its process or its world, if ``folder`` has no mark of that."""
+    """Counts. Before item 2 it calls its method ``what``, unless ``folder`` has the mark of an earlier call."""
 
     def __init__(self, state: WorldState) -> None:
         self.state, self.position = state, state.position
@@ -163,19 +155,19 @@ class World(StatefulIterator[Any]):
         mark.with_suffix(".tmp").rename(mark)
 
     def want_memory(self, mark: Path) -> None:
-        """More than it may have: an error of the iterator."""
+        """Allocate more than the process's limit: an error of the iterator."""
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
         bytearray(2 << 30)
 
     def eat_memory(self, mark: Path) -> None:
-        """More than there is: the kernel ends a process."""
+        """Allocate more than there is: the kernel kills a process."""
         mark.touch()
         eaten = []
         while True:
             eaten.append(b"x" * (1 << 20))
 
     def hold_the_lock(self, mark: Path) -> None:
-        """C code that never lets another thread run."""
+        """Run C code that never releases the GIL."""
         mark.touch()
         sum(range(10**14))
 
@@ -186,7 +178,7 @@ class World(StatefulIterator[Any]):
 
 
 class SlowState(IteratorState, kind="tests.mortals.slow"):
-    """Of ``Slow``."""
+    """The state of ``Slow``."""
 
     stop: int
     folder: str
@@ -246,12 +238,12 @@ class Heavy(StatefulIterator[int]):
 
 
 def sends_no_states(worker: int) -> None:
-    """An initializer: however long it takes, states come only when they are asked for."""
+    """As an initializer: states are sent only on request, never because time has passed."""
     producer._MIN_STATE_INTERVAL = 3600
 
 
 def die_at_once(worker: int) -> None:
-    """An initializer."""
+    """As an initializer: the worker dies at once."""
     die("SIGKILL")
 
 

@@ -1,4 +1,4 @@
-"""Iterators that raise what is odd, where it is odd. Workers import this module: it imports little."""
+"""Iterators that raise unusual errors at unusual places. Workers import this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NeedsKeywordsError(Exception):
 
 
 class ExitsWhenMadeAgainError(Exception):
-    """To unpickle it ends the program, or whatever else stands between."""
+    """An object that raises an interrupt while it is unpickled."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
@@ -90,7 +90,7 @@ class BecomesAnotherError(Exception):
 
 
 class NotAnError(BaseException):
-    """Of no class that anyone catches."""
+    """An error that derives from ``BaseException`` only."""
 
 
 def _holding() -> Exception:
@@ -189,7 +189,7 @@ class Raising(StatefulIterator[int]):
 
 
 class Unopenable:
-    """Can be pickled; made again, it raises."""
+    """An object that can be pickled, and raises when it is unpickled."""
 
     def __init__(self, error: str) -> None:
         self.error = error
@@ -203,7 +203,7 @@ def _fail_to_open(error: str) -> None:
 
 
 class Steps:
-    """An iterator that is no generator: what it raises is not changed on its way."""
+    """An iterator that is no generator, so that Python does not change what it raises."""
 
     def __init__(self, raising: Raising) -> None:
         self.raising = raising

@@ -1,8 +1,8 @@
-"""Random faults for as long as one likes, against the stream as it must be: ``python -m tests.faults.soak --minutes 10``.
+"""Random faults for as long as you like, checked against the reference stream: ``python -m tests.faults.soak --minutes 10``.
 
-A round is a pipeline read from its beginning to its end through many loaders, each built from a state of the one before,
-while its workers are killed and stopped, its calls are cancelled, and its batches are changed and kept. All that is
-decided in a round follows from its seed; what coincides with what does not.
+A round reads a pipeline from its beginning to its end through many loaders. Each loader is built from a state of the one
+before. Workers are killed and stopped, calls are cancelled, and batches are changed and kept. The seed decides what a
+round does. It does not decide the timing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import contextlib
 import ctypes
 import faulthandler
 import gc
 import logging
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -38,7 +38,7 @@ from tests.pipelines import in_turns
 
 CARRIERS = ("stream", "pull")
 
-# No round should take so long, in seconds: then something hangs.
+# Seconds. A round that takes longer hangs.
 _TIMEOUT = 30.0
 
 
@@ -46,7 +46,7 @@ _M_ARENA_MAX = -8
 
 
 class SoakError(AssertionError):
-    """What went wrong, with what it takes to try again."""
+    """A difference to the reference stream. The message says how to repeat the round."""
 
 
 class Round:
@@ -78,11 +78,11 @@ class Round:
         self._old: AsyncPrefetcherState | None = None
         self._legs = self._random.randint(1, 10)
         self._log: collections.deque[str] = collections.deque(maxlen=30)
-        self._stopped: set[int] = set()  # descriptors of processes that are to go on
+        self._stopped: set[int] = set()  # pidfds of stopped processes, which must be continued
         self._loader: AsyncPrefetcher[Any] | None = None
 
     async def run(self) -> None:
-        """Raises ``SoakError`` for the first difference."""
+        """Read the whole stream. Raise ``SoakError`` at the first difference."""
         looking = asyncio.get_running_loop().call_later(0.95 * _TIMEOUT, self._look)
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -99,7 +99,7 @@ class Round:
                 self._go_on(descriptor)
 
     def _look(self) -> None:
-        """Something hangs: say where everybody is, before it is cancelled."""
+        """Print where every task and thread waits, before the round is cancelled because it hangs."""
         print(f"seed {self.seed} hangs, after {', '.join(self._log)}", file=sys.stderr)
         if self._loader is not None:
             print(self._loader.statistics(), file=sys.stderr)
@@ -134,7 +134,7 @@ class Round:
         return resources
 
     async def _leg(self, loader: AsyncPrefetcher[Any]) -> AsyncPrefetcherState | None:
-        """The state from which to go on; nothing after the end."""
+        """Read a part of the stream. Return the state to continue from, or ``None`` at the end."""
         self._legs -= 1
         acts = self._random.randint(0, 15) if self._legs > 0 else 10**9
         for _ in range(acts):
@@ -146,7 +146,7 @@ class Round:
             except StopAsyncIteration:
                 if self._legs <= 0 or self._random.random() < 0.5:
                     return None
-                break  # a state of the end is one too
+                break  # a state at the end of the stream
         if self._old is not None and self._random.random() < 0.2:
             self._log.append("an older state")
             state = self._old
@@ -160,7 +160,7 @@ class Round:
     # ---------------------------------------------------------------------------------------------------------- checks
 
     def _accept(self, loader: AsyncPrefetcher[Any], item: Any) -> None:
-        """The item is the next one; then do with it what a consumer might."""
+        """Check that the item is the next one. Then change it, keep it or drop it, as a consumer may."""
         now = loader.statistics().delivered_by_shard
         came = [shard for shard, n in enumerate(self._delivered) if now[shard] != n]
         assert len(came) == 1, f"one delivery, and of the shards {came} there are more: {now}"
@@ -237,7 +237,7 @@ class Round:
         finally:
             await waiting
         by_shard = state.delivered.by_shard
-        # The batch came before or after it, and either is right: what follows is checked against the state.
+        # The batch may be delivered before or after the state: both are right, and the rest is checked against the state.
         assert 0 <= sum(self._delivered) - sum(by_shard.values()) <= 1
         self._old = state
 
@@ -269,7 +269,7 @@ class Round:
     # ---------------------------------------------------------------------------------------------------------- helpers
 
     async def _next(self, loader: AsyncPrefetcher[Any]) -> None:
-        # No await between the item and its acceptance: what is cancelled here has taken nothing.
+        # No await between taking the item and accepting it: a cancelled call has taken nothing.
         self._accept(loader, await anext(loader))
 
     async def _cancelled(self, call: Any) -> None:
@@ -288,7 +288,7 @@ class Round:
             await asyncio.sleep(self._random.uniform(0, 0.02))
 
     def _pids(self, loader: AsyncPrefetcher[Any]) -> list[int]:
-        """Of the workers that are there, or were a moment ago, in any order."""
+        """The pids of the workers that run, or ran a moment ago, in random order."""
         alive = {"running", "stopping", "idle"}
         pids = [w.pid for w in loader.statistics().workers if w.pid is not None and w.state in alive]
         self._random.shuffle(pids)
@@ -297,7 +297,7 @@ class Round:
     def _signal(self, pid: int, number: signal.Signals) -> None:
         try:
             descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:  # killed before, and reaped
+        except ProcessLookupError:  # it was killed and reaped before
             return
         if number is signal.SIGSTOP:
             self._stopped.add(descriptor)
@@ -360,9 +360,9 @@ def _send(descriptor: int, number: signal.Signals, *, close: bool) -> None:
 
 
 def figures() -> dict[str, int]:
-    """What must be the same after every round."""
+    """Figures that must be the same after every round."""
     gc.collect()
-    server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    server = _fork_server()
     maps = Path("/proc/self/maps").read_text()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -374,32 +374,43 @@ def figures() -> dict[str, int]:
     }
 
 
-def _children(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # not every kernel tells
-        return []
+def _fork_server() -> int | None:
+    """The pid of this process's fork server, if one runs."""
+    for pid in _children(os.getpid()):
+        with contextlib.suppress(OSError):
+            if b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return None
+
+
+def _children(pid: int) -> list[int]:
+    """The children of all threads of a process."""
+    found = []
+    with contextlib.suppress(OSError):  # not every kernel has these files
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
 
 
 _libc = ctypes.CDLL(None)
 
 
 def resident() -> int:
-    """Bytes of memory that this process has, after what malloc keeps for later was given back."""
+    """Resident bytes of this process, after malloc has given back its free memory."""
     _libc.malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def settled(expected: dict[str, int]) -> dict[str, int]:
-    """The figures; where they differ from what is expected, those of a second later."""
+    """The figures. Wait up to one second until they are as expected."""
     until = time.monotonic() + 1
     while (now := figures()) != expected and time.monotonic() < until:
-        time.sleep(0.01)  # a thread on its last line, a process that the fork server is just reaping
+        time.sleep(0.01)  # a thread may be at its last line, and the fork server may be reaping a process
     return now
 
 
 def run_round(seed: int, folder: Path, **choices: Any) -> Round:
-    """One round, on a loop of its own."""
+    """Run one round on a new loop."""
     loop = [asyncio.new_event_loop, uvloop.new_event_loop][seed % 2]
     soaking = Round(seed, folder, **choices)
     with asyncio.Runner(loop_factory=loop, debug=seed % 5 == 0) as runner:
@@ -408,7 +419,7 @@ def run_round(seed: int, folder: Path, **choices: Any) -> Round:
 
 
 def main() -> None:
-    """Soak for as long as it says."""
+    """Run rounds for as many minutes as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument(
@@ -417,7 +428,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("asyncprefetch").setLevel(logging.ERROR)  # a line for each restart would be many
     multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.faults.soaked"])
-    _libc.mallopt(_M_ARENA_MAX, 1)  # malloc_trim gives back little of the arenas of threads
+    _libc.mallopt(_M_ARENA_MAX, 1)  # malloc_trim gives back little from the arenas of threads
     until = time.monotonic() + 60 * arguments.minutes
     done: collections.Counter[str] = collections.Counter()
     rounds, first, memory = 0, None, []

@@ -1,4 +1,4 @@
-"""The iterator of the soak. Workers import this module: it imports little."""
+"""The iterator of the soak test. Workers import this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 22  # bits of the size of an array
 
 
 class SoakedState(IteratorState, kind="tests.faults.soaked"):
-    """Of ``Soaked``."""
+    """The state of ``Soaked``."""
 
     seed: int
     stop: int
@@ -28,7 +28,7 @@ class SoakedState(IteratorState, kind="tests.faults.soaked"):
 
 
 class Soaked(StatefulIterator[Any]):
-    """Items of random kinds and sizes. Each depends on all before it, so that none can be left out unnoticed."""
+    """Items of random kinds and sizes. Each depends on all earlier ones, so that a lost item changes the rest."""
 
     def __init__(self, seed: int, stop: int, position: int = 0, chain: int = 0) -> None:
         self.seed, self.stop, self.position, self.chain = seed, stop, position, chain
@@ -40,7 +40,7 @@ class Soaked(StatefulIterator[Any]):
         while self.position < self.stop:
             rng = np.random.default_rng([self.seed, self.position, self.chain])
             if rng.random() < 0.1:
-                time.sleep(rng.uniform(0, 0.02))  # a long draw: there are faults that meet it in the middle
+                time.sleep(rng.uniform(0, 0.02))  # a long draw: some faults happen during it
             item = make(rng, self.position, self.chain)
             self.chain = link(self.position, self.chain)
             self.position += 1
@@ -53,7 +53,7 @@ def link(position: int, chain: int) -> int:
 
 
 def reference(seed: int, stop: int) -> list[Any]:
-    """What ``Soaked`` yields, as functions that make it: all at once it would be large."""
+    """The items of ``Soaked`` as functions that make them: together the items are large."""
     made, chain = [], 0
     for position in range(stop):
         made.append((position, chain))
@@ -69,7 +69,7 @@ def _again(seed: int, position: int, chain: int) -> Any:
 
 
 def make(rng: np.random.Generator, position: int, chain: int) -> Any:
-    """One item; outside of a worker its arrays are plain ones."""
+    """One item. Outside of a worker its arrays are plain arrays."""
     match rng.integers(6):
         case 0:
             return _array(rng)
@@ -90,7 +90,9 @@ def make(rng: np.random.Generator, position: int, chain: int) -> Any:
 def _array(rng: np.random.Generator) -> np.ndarray:
     size = _size(rng, _LARGEST)
     array = asyncprefetch.empty(size, np.uint8) if rng.random() < 0.5 else np.empty(size, np.uint8)
-    array[:] = np.resize(np.frombuffer(rng.bytes(min(size, 1009)), np.uint8), size)  # a prime: no two pages are alike
+    array[:] = np.resize(
+        np.frombuffer(rng.bytes(min(size, 1009)), np.uint8), size
+    )  # a prime, so that no two pages are equal
     return array
 
 

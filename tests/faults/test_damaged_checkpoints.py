@@ -407,6 +407,7 @@ def test_memory_that_runs_out_while_a_state_is_validated_is_a_checkpoint_error(m
 # ------------------------------------------------------------------------------------------------- the loader unchanged
 
 
+@pytest.mark.both_loops
 async def test_a_running_loader_goes_on_while_bad_files_are_loaded(tmp_path: Path, executor_factory: Any) -> None:
     pipeline = [Count(12), Count(12, 100)]
     path, good = tmp_path / "state", tmp_path / "good"

@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
-from tests.faults import programs
+from tests import programs
+
+pytestmark = pytest.mark.xdist_group("machine")
 
 # Seconds from the cause to the end of the program. A worker that is busy has one of them to close its iterators.
 WITHIN = 2.0
@@ -15,15 +17,9 @@ WITHIN = 2.0
 CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
 WORKERS = pytest.mark.parametrize("worker", ["Count(10**6)", "Forever()"])
 
-FOREVER = """
-class ForeverState(IteratorState, kind="program.forever"):
-    def build(self): return Forever()
-class Forever(StatefulIterator):
-    def get_state(self): return ForeverState()
-    def create_iter(self):
-        yield 0
-        while True: pass
-
+FOREVER = (
+    programs.FOREVER
+    + """
 def make(n=8):
     return AsyncPrefetcher([WORKER, WORKER], num_workers=2, n_batches_to_prefetch=n, workers=FACTORY)
 
@@ -41,6 +37,7 @@ async def left(loader, before):
     more = len(descriptors()) - before
     print(loader.statistics().state, len(tasks), multiprocessing.active_children(), threads, maps, more <= 6, flush=True)
 """
+)
 
 NOTHING_IS_LEFT = "closed 0 [] [] 0 True"
 
@@ -56,7 +53,7 @@ def end_of(tmp_path, transport, worker, body, *, cause=None, main=MAIN):
     """Run it; when it is ready, the cause comes."""
     body = FOREVER.replace("WORKER", worker) + body + main
     with programs.start(tmp_path, body, transport) as process:
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        assert programs.read_line(process) == "ready\n", process.stderr.read()
         if cause is not None:
             os.killpg(process.pid, cause)
         ended = programs.end(process)

@@ -60,6 +60,7 @@ async def test_who_keeps_all_batches_has_all_of_them_as_they_were(transport, way
 
 @CARRIERS
 @MADE
+@pytest.mark.both_loops
 async def test_batches_that_another_thread_drops_are_right_to_the_end(transport, way):
     batches, wrong = queue.SimpleQueue(), []
 
@@ -89,6 +90,7 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(transport,
 
 @CARRIERS
 @MADE
+@pytest.mark.both_loops
 async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(transport, way):
     loader = AsyncPrefetcher(Arrays(40, way, SIZE), n_batches_to_prefetch=3, workers=EXECUTORS[transport])
     async with loader:

@@ -313,6 +313,7 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
     assert set(Careful.calls) <= {"__setstate__"}
 
 
+@pytest.mark.both_loops
 async def test_hashing_and_comparing_keys_calls_no_function(tmp_path: Path) -> None:
     """The one piece of a registered class's code that reading runs is ``__hash__``, and ``__eq__``, of keys of dicts."""
     ran.clear()
@@ -416,6 +417,7 @@ async def test_names_in_a_state_are_no_paths(tmp_path: Path, name: str) -> None:
     assert [name for *_, names in os.walk(tmp_path) for name in names] == ["state"]
 
 
+@pytest.mark.both_loops
 async def test_files_of_a_state_are_not_opened_by_load_or_build(tmp_path: Path) -> None:
     """The paths of documents are data: they are looked at in the worker, when the iteration starts."""
     corpus = write_corpus(tmp_path / "corpus")

@@ -95,6 +95,7 @@ async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_
 
 
 @CARRIERS
+@pytest.mark.both_loops
 async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport):
     for error in sorted(ERRORS.keys() - INTERRUPTS):
         pipeline = Raising(error, "state made again", 1)
@@ -105,6 +106,7 @@ async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport)
 
 
 @CARRIERS
+@pytest.mark.both_loops
 async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(transport, monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
@@ -123,6 +125,7 @@ async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothin
 
 @CARRIERS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
+@pytest.mark.both_loops
 async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
     pipeline = Raising("KeyboardInterrupt", phase, 1)
     async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, workers=EXECUTORS[transport]) as loader:
@@ -133,6 +136,7 @@ async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
 
 
 @CARRIERS
+@pytest.mark.both_loops
 async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(transport):
     pipeline = [Count(4, 100), Raising("exits when made again", "next", 2), Count(4, 200)]
     async with asyncio.timeout(BOUND), AsyncPrefetcher(pipeline, workers=EXECUTORS[transport]) as loader:
@@ -146,6 +150,7 @@ async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(tra
 
 
 @CARRIERS
+@pytest.mark.both_loops
 async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 1)
     async with asyncio.timeout(BOUND):
@@ -164,6 +169,7 @@ async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp
 
 
 @CARRIERS
+@pytest.mark.both_loops
 async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transport):
     refused = []
 
@@ -185,6 +191,7 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transpor
 
 
 @CARRIERS
+@pytest.mark.both_loops
 async def test_after_aclose_every_call_is_refused_at_once(transport):
     loader = AsyncPrefetcher(Count(5), workers=EXECUTORS[transport])
     assert await anext(loader) == 0

@@ -11,12 +11,16 @@ import pytest
 
 from tests.processes import gone, launch, session
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open"),
+    pytest.mark.xdist_group("machine"),
+]
 
 PROGRAM = """
 import asyncio, multiprocessing, os, signal, sys, time
 from pathlib import Path
 from asyncprefetch import *
+from tests.consumer import until
 from tests.faults import mortals
 from tests.faults.mortals import World
 from tests.pipelines import Count
@@ -32,12 +36,12 @@ async def main():
     await anext(loader)
     pids = [worker.pid for worker in loader.statistics().workers]
     if what == "idle":
-        await mortals.until(lambda: loader.statistics().buffered == 4, 10)
+        await until(lambda: loader.statistics().buffered == 4, 10)
     elif what == "writes" and transport == "process":
         while mortals.unread(loader) < 50_000:  # without an await: the loop reads nothing
             pass
     elif what != "writes":
-        await mortals.until(lambda: Path(folder, f"{what}-done").exists(), 10)
+        await until(lambda: Path(folder, f"{what}-done").exists(), 10)
     FORK
     print(*pids, flush=True)
     time.sleep(60)

@@ -225,6 +225,7 @@ def only(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.both_loops
 async def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
     await AsyncPrefetcherState.check_writable(tmp_path / "state")
     assert only(tmp_path) == {}

@@ -21,8 +21,8 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
+from tests import programs
 from tests.conftest import descriptors, inline
-from tests.faults import programs
 from tests.inside import frames, limits
 from tests.pipelines import Count
 
@@ -190,6 +190,7 @@ def descriptors_left(free):
         yield
 
 
+@pytest.mark.both_loops
 async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_open_and_harms_no_other_worker():
     """The fork server ends when there is none in the midst of a start, and takes with it what tells of its workers' ends."""
     other = ProcessExecutor(start_method="forkserver")
@@ -235,6 +236,7 @@ NO_MEMORY = (
     ],
     ids=["8 MB", "120 MB", "600 MB"],
 )
+@pytest.mark.xdist_group("machine")
 def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabytes, size, reasons):
     """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
     outcome = run(tmp_path, transport, limit=f"leave_memory({megabytes})", workers=2, size=size)
@@ -243,8 +245,7 @@ def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabyt
 
 STARVED = """
 from concurrent.futures import BrokenExecutor
-from asyncprefetch._loop.threads import in_thread
-from asyncprefetch._loop.shutdown import in_daemon_thread
+from tests.inside import in_daemon_thread, in_thread
 
 def submit():
     try:
@@ -310,7 +311,7 @@ def test_an_answer_for_which_there_is_no_memory_ends_the_worker_and_says_so(monk
 
 
 ROOMY = """
-from asyncprefetch._loop.threads import in_thread
+from tests.inside import in_thread
 
 async def main():
     threading.stack_size(1 << 18)
@@ -347,6 +348,7 @@ def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp
     assert "raise the limit of memory" in outcome
 
 
+@pytest.mark.both_loops
 async def test_where_there_can_be_no_more_threads_large_batches_and_states_are_made_on_the_loop(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")

@@ -13,14 +13,13 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, ProducerStalledError
 from asyncprefetch.executors import ProcessExecutor
-from tests import pipelines
+from tests import pipelines, programs
 from tests.conftest import EXECUTORS, inline
-from tests.faults import mortals, programs
-from tests.faults.mortals import Slow, SlowState, World, until
+from tests.consumer import rest, take, through_bytes, until, until_error
+from tests.faults import mortals
+from tests.faults.mortals import Slow, SlowState, World
 from tests.inside import handle_of, transport_of
 from tests.pipelines import Count, Gate, GateKeeper
-from tests.test_failures import until_error
-from tests.test_prefetcher import rest, take, through_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 
@@ -35,6 +34,7 @@ def stop(loader):
     os.kill(loader.statistics().workers[0].pid, signal.SIGSTOP)
 
 
+@pytest.mark.both_loops
 async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is_exact(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 3)
     async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=1.0, workers=transport) as loader:
@@ -52,6 +52,8 @@ async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is
     assert await rest(state.build()) == [3, 4]
 
 
+@pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
     async with AsyncPrefetcher(Count(50), stall_timeout=1.0, n_batches_to_prefetch=2, workers=transport) as loader:
         await anext(loader)
@@ -66,6 +68,7 @@ async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
     assert await rest(through_bytes(state).build()) == list(range(1 + len(got), 50))
 
 
+@pytest.mark.both_loops
 async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(transport):
     async with AsyncPrefetcher(Count(9), stall_timeout=1.0, n_batches_to_prefetch=2, workers=transport) as loader:
         await anext(loader)
@@ -80,6 +83,7 @@ async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(tra
     assert await rest(through_bytes(state).build()) == list(range(1, 9))
 
 
+@pytest.mark.both_loops
 async def test_backpressure_is_no_stall(transport):
     async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, workers=transport) as loader:
         got = await take(loader, 1)
@@ -150,6 +154,7 @@ async def test_a_state_that_is_asked_for_in_the_middle_of_a_long_replay_does_not
     assert got + await rest(through_bytes(again).build(workers=transport)) == list(range(26))
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
     class Nowhere(Executor):
         starts_without_blocking = True
@@ -166,6 +171,7 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("what", ["stopped", "spin", "hold_the_lock", "stopped and idle"])
+@pytest.mark.xdist_group("machine")
 async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transport, what):
     pipeline = Count(10**6) if what.startswith("stopped") else World.make(9, what, tmp_path)
     loader = AsyncPrefetcher(pipeline, n_batches_to_prefetch=2, workers=transport)
@@ -184,6 +190,8 @@ async def test_aclose_ends_a_stuck_worker_within_five_seconds(tmp_path, transpor
         os.kill(pid, 0)
 
 
+@pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_a_worker_that_can_not_even_be_killed_is_left_to_itself(transport, monkeypatch, caplog):
     loader = AsyncPrefetcher(Count(10**6), n_batches_to_prefetch=2, workers=transport)
     await take(loader, 2)
@@ -238,6 +246,8 @@ def test_a_start_in_progress_is_not_left_behind(tmp_path, transport):
 
 
 @pytest.mark.parametrize("what", ["stopped", "stuck"])
+@pytest.mark.both_loops
+@pytest.mark.xdist_group("machine")
 async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path, transport, what):
     keeper = GateKeeper(tmp_path, 5)
     pipeline = [Gate(8, str(tmp_path)), Count(8, 100)]

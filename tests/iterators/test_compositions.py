@@ -178,6 +178,7 @@ def test_a_state_crosses_to_a_worker_by_pickle(corpus: Path) -> None:
     assert pickle.loads(pickle.dumps(state, 5)) == state
 
 
+@pytest.mark.both_loops
 async def test_a_mixture_in_a_worker_yields_the_same_and_goes_on_from_a_checkpoint(documents: Path) -> None:
     def make() -> StatefulIterator[Any]:
         lines = MapIterator(DocumentFileIterator(documents), partial(labelled, "x", times=2))

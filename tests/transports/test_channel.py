@@ -46,6 +46,7 @@ class End:
         return size
 
 
+@pytest.mark.both_loops
 async def test_orders_for_which_there_is_no_room_are_sent_when_there_is():
     with End() as both:
         size = both.fill()
@@ -86,6 +87,7 @@ async def test_an_alarm_while_waiting_orders_are_sent_is_reported_and_the_others
         assert got + both.drain() < size
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_is_gone_is_no_error():
     with End() as both:
         both.end.write(b"orders that are not read")
@@ -96,6 +98,7 @@ async def test_a_worker_that_is_gone_is_no_error():
         assert both.errors == []
 
 
+@pytest.mark.both_loops
 async def test_a_worker_that_goes_while_orders_wait_is_no_error():
     with End() as both:
         both.fill()

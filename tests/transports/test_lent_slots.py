@@ -15,10 +15,10 @@ import pytest
 from asyncprefetch import AsyncPrefetcher, full
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
+from tests.consumer import rest, take
 from tests.inside import OnSlot, checkpoint_state, shared_memory
 from tests.limits import memory_left
 from tests.pipelines import Arrays
-from tests.test_prefetcher import rest, take
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -119,6 +119,7 @@ def test_a_frame_on_the_slot_is_copied_with_it(sides):
 
 
 @MADE
+@pytest.mark.both_loops
 async def test_batches_lie_writable_on_slots_that_are_used_again(way):
     async with AsyncPrefetcher(Arrays(60, way), n_batches_to_prefetch=3) as loader:
         addresses = set()
@@ -165,6 +166,7 @@ async def test_what_is_kept_of_a_batch_never_changes(way, where):
         assert all((np.asarray(view) == then).all() for view, then in kept)
 
 
+@pytest.mark.both_loops
 async def test_batches_that_another_thread_lets_go_are_right_to_the_end():
     batches, wrong = queue.SimpleQueue(), []
 
@@ -206,12 +208,14 @@ async def test_who_keeps_everything_gets_everything(way):
     assert len({batch.ctypes.data for batch in got}) == 100
 
 
+@pytest.mark.both_loops
 async def test_batches_of_any_size_cross():
     pipeline = Arrays(40, "of many sizes")
     got = await rest(AsyncPrefetcher(pipeline, n_batches_to_prefetch=4))
     assert_items_equal(got, pipeline.model())
 
 
+@pytest.mark.xdist_group("machine")
 def test_a_batch_of_one_gigabyte_crosses():
     available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in line)
     if int(available.split()[1]) < 4 << 20:
@@ -280,6 +284,7 @@ async def test_what_the_consumer_does_to_batches_while_a_snapshot_reads_them_is_
     assert_items_equal(await rest(state.build()), pipeline.model()[1:])
 
 
+@pytest.mark.both_loops
 async def test_a_batch_that_is_just_being_opened_is_in_the_snapshot_as_it_was(monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(30)])

@@ -13,6 +13,7 @@ from asyncprefetch import AsyncPrefetcher, ProducerStalledError, WorkerDiedError
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor
 from asyncprefetch.iterators import from_iterable
 from tests.conftest import inline
+from tests.consumer import rest, take, through_bytes, until_error
 from tests.inside import (
     Answer,
     Call,
@@ -40,8 +41,6 @@ from tests.inside import (
     shutdown,
 )
 from tests.pipelines import Count, Die, in_turns
-from tests.test_failures import until_error
-from tests.test_prefetcher import rest, take, through_bytes
 
 SETUP = Setup(0, None)
 

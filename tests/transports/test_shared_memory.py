@@ -6,10 +6,8 @@ import errno
 import gc
 import mmap
 import os
-import resource
 import signal
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import pytest
 from tests.conftest import descriptors
 from tests.inside import PROT_NONE, PROT_READ_WRITE, Geometry, Segment, shared_memory
 from tests.limits import memory_left
+from tests.processes import end_of_child
 from tests.transports.sides import mappings
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -150,7 +149,7 @@ def test_pages_can_be_protected_and_released(segment):
     array.fill(1)
     begin, end = mmap.PAGESIZE, 3 * mmap.PAGESIZE
     segment.protect(1, begin, end, PROT_NONE)
-    assert [dies_of(lambda at=at: array[at]) for at in (begin - 1, begin, end - 1, end)] == [
+    assert [end_of_child(lambda at=at: array[at]) for at in (begin - 1, begin, end - 1, end)] == [
         0,
         -signal.SIGSEGV,
         -signal.SIGSEGV,
@@ -161,19 +160,6 @@ def test_pages_can_be_protected_and_released(segment):
     assert (array == 2).all()
     with pytest.raises(OSError, match="mprotect"):
         segment.protect(1, 1, end, PROT_NONE)
-
-
-def dies_of(call):
-    """How a child ends that calls it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-        call()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # ------------------------------------------------------------------------------------------- where there is not enough

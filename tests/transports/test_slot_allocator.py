@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from asyncprefetch import empty, full
 from asyncprefetch.testing import assert_items_equal
 from tests.inside import MIN_PLACED, item_layout, item_pickler
+from tests.processes import end_of_child
 from tests.support import assert_same, items
 from tests.transports.sides import Sides, lies_in_shared_memory
-from tests.transports.test_shared_memory import dies_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
@@ -441,8 +441,8 @@ def test_what_was_yielded_is_protected_to_the_last_byte_until_it_comes_back(prot
     assert lies_in_shared_memory(made[0])
     item, slot = protected.cross(made[:1])
     for at in (0, 4096, 4999):
-        assert dies_of(lambda at=at: views[0][at]) == -signal.SIGSEGV
-        assert dies_of(lambda at=at: views[0].__setitem__(at, 1)) == -signal.SIGSEGV
+        assert end_of_child(lambda at=at: views[0][at]) == -signal.SIGSEGV
+        assert end_of_child(lambda at=at: views[0].__setitem__(at, 1)) == -signal.SIGSEGV
     assert (views[1] == 1).all()
     views[1].fill(9)
     assert (item[0] == 0).all()
@@ -462,7 +462,7 @@ def test_of_an_array_of_which_a_part_was_yielded_the_rest_can_be_used(protected)
     before, after = array[: page + 5], array[3 * page + 5 :]
     assert (before == 7).all()
     assert (after == 7).all()
-    assert dies_of(lambda: array[2 * page]) == -signal.SIGSEGV
+    assert end_of_child(lambda: array[2 * page]) == -signal.SIGSEGV
     item, _ = protected.cross([before, after])
     assert (item[1] == 7).all()
 
