@@ -28,6 +28,7 @@ def pass_over(error: DocumentError, on_error: OnError, before: int) -> None:
         raise error
     counters.add("documents skipped", 1)
     if before < _LOGGED:
-        _log.warning("passed over: %s", error)
+        # The text only: a record that is kept would keep the error's frames, and with them the file that is being read.
+        _log.warning("passed over: %s", str(error))
     elif before == _LOGGED:
-        _log.warning("passed over: %s. Further ones are not logged", error)
+        _log.warning("passed over: %s. Further ones are not logged", str(error))
