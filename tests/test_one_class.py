@@ -638,14 +638,14 @@ def test_names_with_an_underscore_and_class_variables_are_no_fields() -> None:
 
 async def test_in_a_loader_it_is_exact_through_a_checkpoint(executor_factory, tmp_path) -> None:
     pipeline = [Take(inner=Count(stop=9), n=7), in_mixture()]
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, workers=executor_factory) as loader:
         expected = [item async for item in loader]
     assert len(expected) == 7 + 9
-    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, executor_factory=executor_factory) as loader:
+    async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, workers=executor_factory) as loader:
         first = [await anext(loader) for _ in range(5)]
         await (await loader.get_state()).save(tmp_path / "state")
     state = await AsyncPrefetcherState.load(tmp_path / "state", expect=pipeline)
-    async with state.build(executor_factory=executor_factory) as loader:
+    async with state.build(workers=executor_factory) as loader:
         assert first + [item async for item in loader] == expected
     with pytest.raises(CheckpointError, match=r"shard 0.n: saved 7, given 8"):
         await AsyncPrefetcherState.load(tmp_path / "state", expect=[Take(inner=Count(stop=9), n=8), in_mixture()])
@@ -679,11 +679,11 @@ def factory(number):
 
 
 async def main():
-    async with AsyncPrefetcher([Count(stop=4), Count(stop=2)], executor_factory=factory) as loader:
+    async with AsyncPrefetcher([Count(stop=4), Count(stop=2)], workers=factory) as loader:
         items = [await anext(loader) for _ in range(3)]
         state = await loader.get_state()
     restored = AsyncPrefetcherState.from_bytes(state.to_bytes())
-    async with restored.build(executor_factory=factory) as loader:
+    async with restored.build(workers=factory) as loader:
         print(items + [item async for item in loader])
 
 

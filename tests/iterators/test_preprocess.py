@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import json
 import logging
 from dataclasses import dataclass
@@ -217,7 +216,7 @@ def test_documents_without_entropies_can_be_passed_over_counted_and_the_rest_res
     assert messages[-1].endswith("are not logged")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert_resumes_exactly(skipping)
-    gc.collect()  # iterators that were left half way are cycles, and keep their files open; Python 3.14 collects them rarely
+    assert all(isinstance(argument, str) for record in caplog.records for argument in record.args)  # it keeps no frames
     raising = PreprocessIterator(DocumentFileIterator(tmp_path), patcher=EntropyPatcher(1.5))
     differences = compare_configuration(skipping().get_state(), raising.get_state(), "it")
     assert [line.partition(":")[0] for line in differences] == ["it.on_error"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -601,17 +601,20 @@ async def test_a_pool_of_threads_is_named_in_the_error():
     class Pool(ThreadPoolExecutor):
         def submit(self, function, /, *args):
             def call():
-                if args and args[0].number == 3:
-                    drawing.wait(10)  # call 2 is running in another thread
+                if args and args[0].number > 3:
+                    drawing.wait(10)  # call 3 is running in another thread
                 result = function(*args)
                 if isinstance(result, Refusal):
                     refused.set()
                 return result
 
-            return super().submit(call)
+            future = super().submit(call)
+            if args and args[0].number < 3:
+                wait([future])  # so that these do not overlap
+            return future
 
     async with asyncio.timeout(10):
-        with pytest.raises(WorkerDiedError, match=r"Pool, made call 3 while call 2 was running\. A loader needs"):
+        with pytest.raises(WorkerDiedError, match=r"Pool, made call 4 while call 3 was running\. A loader needs"):
             await rest(AsyncPrefetcher(from_iterable(until_refused), workers=lambda worker: Pool(4)))
 
 

@@ -29,6 +29,7 @@ def pass_over(error: DocumentError, on_error: OnError, before: int) -> None:
         raise error
     counters.add("documents skipped", 1)
     if before < _LOGGED:
-        _log.warning("skipped: %s", error)
+        # Log the text only: a record that is kept would keep the frames of the error, and the open file with them.
+        _log.warning("skipped: %s", str(error))
     elif before == _LOGGED:
-        _log.warning("skipped: %s. Further ones are not logged", error)
+        _log.warning("skipped: %s. Further ones are not logged", str(error))
