@@ -18,8 +18,8 @@ from asyncprefetch._loop import (
     loader_socket,
     pull_transport,
     retries,
-    shutdown,
     stream_transport,
+    worker_end,
 )
 from asyncprefetch._loop.core import Core
 from asyncprefetch._loop.credit_queue import CreditQueue
@@ -30,7 +30,6 @@ from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.scheduler import AsReady, InOrder
-from asyncprefetch._loop.shutdown import in_daemon_thread
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import (
     CALLS,
@@ -47,6 +46,7 @@ from asyncprefetch._loop.states import (
     RunState,
 )
 from asyncprefetch._loop.threads import in_thread
+from asyncprefetch._loop.worker_end import in_daemon_thread
 from asyncprefetch._process import limits, out_of_memory, process_executor, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._wire import frames, item_layout, item_pickler, records, shared_memory

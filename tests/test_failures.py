@@ -24,7 +24,7 @@ from asyncprefetch.executors import InlineExecutor
 from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.consumer import rest, take, through_bytes, until_error
-from tests.inside import PullRunner, retries, shutdown, stream_transport
+from tests.inside import PullRunner, retries, stream_transport, worker_end
 from tests.pipelines import ERRORS, Count, Fail
 
 # ----------------------------------------------------------------------------------------------------- errors of users
@@ -420,7 +420,7 @@ async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
 
 
 async def test_what_iterators_log_when_they_are_closed_is_heard(caplog, monkeypatch):
-    monkeypatch.setattr(shutdown, "CLOSE_GRACE", 30.0)  # for a slow machine
+    monkeypatch.setattr(worker_end, "CLOSE_GRACE", 30.0)  # for a slow machine
     async with AsyncPrefetcher(pipelines.goodbye) as loader:
         await anext(loader)
     assert "[worker 0, tests.goodbye] closed after an item" in caplog.text

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncprefetch._loop.executor_faults import Fault, Outcome, fault_of, outcome_of, verdict
-from asyncprefetch._loop.shutdown import in_daemon_thread
 from asyncprefetch._loop.states import CALLS, CallsEvent, CallsState
+from asyncprefetch._loop.worker_end import in_daemon_thread
 from asyncprefetch._wire.calls import Answer, Call, Refusal
 from asyncprefetch._wire.messages import ToWorker
 from asyncprefetch._wire.transitions import advance

@@ -17,12 +17,12 @@ import anyio
 
 from asyncprefetch import _codec
 from asyncprefetch._loop import stream_transport
-from asyncprefetch._loop.closing import Shutdown
 from asyncprefetch._loop.delivery import NOTHING, Delivery
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.running_loop import running_loop
+from asyncprefetch._loop.shutdown import Shutdown
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.snapshots import Snapshots
 from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from asyncprefetch._loop.executor_faults import Fault
-from asyncprefetch._loop.shutdown import CLOSE_GRACE, end_process, in_daemon_thread
+from asyncprefetch._loop.worker_end import CLOSE_GRACE, end_process, in_daemon_thread
 from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._wire.messages import Death
 

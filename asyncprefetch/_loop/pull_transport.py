@@ -16,9 +16,9 @@ from asyncprefetch._loop.call_queue import CallQueue
 from asyncprefetch._loop.credit_queue import CreditQueue
 from asyncprefetch._loop.executor_faults import Fault
 from asyncprefetch._loop.executor_life import ExecutorLife
-from asyncprefetch._loop.shutdown import close_iterators
 from asyncprefetch._loop.states import PULL, PullEvent, PullState
 from asyncprefetch._loop.transport import Sink
+from asyncprefetch._loop.worker_end import close_iterators
 from asyncprefetch._wire.calls import Answer
 from asyncprefetch._wire.messages import Credit, Death, Setup, Start, Stop
 from asyncprefetch._wire.transitions import advance

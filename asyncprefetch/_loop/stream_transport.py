@@ -19,8 +19,8 @@ from typing import Any
 
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
 from asyncprefetch._loop.loader_socket import LoaderSocket
-from asyncprefetch._loop.shutdown import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._loop.transport import Sink
+from asyncprefetch._loop.worker_end import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._process.limits import advice
 from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._process.workers import ProcessWorkers

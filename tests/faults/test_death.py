@@ -385,8 +385,7 @@ async def test_a_replay_that_differs_is_an_error(transport, caplog):
     loader = AsyncPrefetcher(
         pipelines.NotDeterministic(3),
         n_batches_to_prefetch=1,
-        executor_factory=transport,
-        worker_initializer=mortals.sends_no_states,
+        **workers_with(transport is not None, initializer=mortals.sends_no_states),
     )
     async with loader:
         got, raised = await until_error(loader)

@@ -38,7 +38,7 @@ from tests.inside import (
     call_queue,
     executor_faults,
     executor_life,
-    shutdown,
+    worker_end,
 )
 from tests.pipelines import Count, Die, in_turns
 
@@ -348,7 +348,7 @@ async def test_a_transport_that_is_closed_takes_nothing_more(caplog):
 
 
 async def test_a_transport_whose_worker_lives_has_its_iterators_closed(monkeypatch):
-    monkeypatch.setattr(shutdown, "CLOSE_GRACE", 0)
+    monkeypatch.setattr(worker_end, "CLOSE_GRACE", 0)
     transport, executor, _ = await three_ahead()
     await transport.aclose()
     assert executor.closes == 1
