@@ -53,6 +53,7 @@ async def everything(loader):
 
 
 @pytest.mark.parametrize("entry", ["anext", "get_state", "aclose"])
+@pytest.mark.both_loops
 async def test_a_loader_that_runs_under_asyncio_can_not_be_used_under_trio_beside_it(entry):
     async with AsyncPrefetcher(Count(3), workers=inline) as loader:
         got = [await anext(loader)]

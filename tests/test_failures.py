@@ -339,6 +339,7 @@ async def test_an_executor_factory_that_raises_is_an_error(executor_factory):
 
 
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.both_loops
 async def test_an_initializer_that_raises_is_an_error(monkeypatch, pull):
     if pull:
         monkeypatch.setattr(stream_transport, "is_supported", lambda: False)

@@ -636,6 +636,7 @@ def test_names_with_an_underscore_and_class_variables_are_no_fields() -> None:
 # --------------------------------------------------------------------------------------------------------- in a loader
 
 
+@pytest.mark.both_loops
 async def test_in_a_loader_it_is_exact_through_a_checkpoint(executor_factory, tmp_path) -> None:
     pipeline = [Take(inner=Count(stop=9), n=7), in_mixture()]
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, workers=executor_factory) as loader:

@@ -50,12 +50,6 @@ WITHOUT_LOOP = ("_worker", "iterators")
 PURE = ["_codec", "_codec.registry", "_wire.messages", "_loop.states", "_loop.scheduler", "_wire.fingerprint"]
 IMPURE = {"asyncio", "multiprocessing", "concurrent", "anyio", "socket", "threading", "selectors", "subprocess", "mmap"}
 
-# What still breaks a rule. A test fails for an entry that is no longer needed.
-KNOWN_IMPORTS_OF_TEXT = {("iterators._position_digest", "iterators.text._files")}
-KNOWN_UPWARD_IMPORTS = {("_wire.shared_memory", "_process.limits"), ("executors", "_loop.worker_logs")}
-KNOWN_STACKLEVELS = {("prefetcher.py", 6)}
-MODULES_WITH_PRIVATE_NAMES = {"_process.context", "executors"}
-
 # Names with an underscore that the standard library documents as public: of named tuples, and ``os._exit``.
 DOCUMENTED = {"_asdict", "_exit", "_field_defaults", "_fields", "_make", "_replace"}
 
@@ -157,7 +151,7 @@ def test_imports_follow_the_order_of_the_layers():
         if area_of(name) != "iterators"
         and (area_of(other) == "iterators" or layer[area_of(other)] > layer[area_of(name)])
     }
-    assert upward == KNOWN_UPWARD_IMPORTS
+    assert upward == set()
 
 
 def test_iterators_use_only_what_is_for_them():
@@ -175,7 +169,7 @@ def test_the_general_iterators_know_nothing_of_text():
         and not name.startswith("iterators.text")
         and other.startswith("iterators.text")
     }
-    assert used == KNOWN_IMPORTS_OF_TEXT
+    assert used == set()
 
 
 @pytest.mark.parametrize("area", WITHOUT_LOOP)
@@ -195,7 +189,7 @@ def test_there_is_no_circle_of_folders():
     graph: dict[str, set[str]] = {}
     for name, others in OURS.items():
         for other in others:
-            if area_of(other) != area_of(name) and (name, other) not in KNOWN_UPWARD_IMPORTS:
+            if area_of(other) != area_of(name):
                 graph.setdefault(area_of(name), set()).add(area_of(other))
     assert_no_circle(graph)
 
@@ -233,7 +227,7 @@ def test_warnings_point_at_a_caller_that_is_near():
         if keyword.arg == "stacklevel"
         and not (isinstance(keyword.value, ast.Constant) and keyword.value.value <= MAX_STACKLEVEL)
     }
-    assert high == KNOWN_STACKLEVELS
+    assert high == set()
 
 
 def foreign_private_names(tree: ast.Module, our_names: set[str]) -> Iterator[str]:
@@ -276,7 +270,7 @@ def test_no_private_name_of_another_package_is_used():
     our_names = {name for path in MODULES.values() for name in defined_names(parse(path))}
     used = {name: sorted(set(foreign_private_names(parse(path), our_names))) for name, path in MODULES.items()}
     found = {name: names for name, names in used.items() if names}
-    assert found.keys() == MODULES_WITH_PRIVATE_NAMES, found
+    assert found == {}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class ScriptedTransport:
         self.told = []
         self.closed = False
 
-    def open(self, setup, start):
+    def launch(self, setup, start):
         self.told.append(start)
 
     def start(self, start):

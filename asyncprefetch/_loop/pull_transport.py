@@ -53,7 +53,7 @@ class PullTransport:
         """Zero: every item is a frame of bytes."""
         return 0
 
-    def open(self, setup: Setup, start: Start) -> None:
+    def launch(self, setup: Setup, start: Start) -> None:
         """Submit the first call, which sets the worker up and begins the first run."""
         self._worker = setup.worker
         self._step(PullEvent.OPEN)

@@ -130,7 +130,7 @@ class StreamTransport:
         """Bytes of memory that the slots take."""
         return self._segment.mapped if self._segment is not None else 0
 
-    def open(self, setup: Setup, start: Start) -> None:
+    def launch(self, setup: Setup, start: Start) -> None:
         """Start the process, and its first run."""
         self._worker = setup.worker
         asyncio.wrap_future(self._executor.exited).add_done_callback(self._exited)

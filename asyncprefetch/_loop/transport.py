@@ -34,7 +34,7 @@ class Transport(Protocol):
     def mapped(self) -> int:
         """Bytes of shared memory that the worker's batches take at present."""
 
-    def open(self, setup: Setup, start: Start) -> None:
+    def launch(self, setup: Setup, start: Start) -> None:
         """Ask for the worker and its first run."""
 
     def start(self, start: Start) -> None:

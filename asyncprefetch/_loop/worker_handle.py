@@ -151,7 +151,7 @@ class WorkerHandle:
             failure.__cause__ = error.with_traceback(None)
             self._give_up(failure)
             return
-        self._transport.open(self._setup, self._new_run())
+        self._transport.launch(self._setup, self._new_run())
 
     def start(self) -> None:
         """Begin the next run on an idle worker."""

@@ -14,6 +14,7 @@ So you can give one object to several iterators, and a pipeline yields the same 
 iterators are in this folder; those for text are in ``text``.
 """
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators.batching import BatchIterator, BatchState
 from asyncprefetch.iterators.filter import FilterIterator, FilterState
 from asyncprefetch.iterators.from_iterable import FromIterable, FromIterableState, from_iterable
@@ -22,7 +23,6 @@ from asyncprefetch.iterators.looping import LoopingIterator, LoopingState
 from asyncprefetch.iterators.map import MapIterator, MapState
 from asyncprefetch.iterators.sampling import SamplingIterator, SamplingState
 from asyncprefetch.iterators.shuffle import ShuffleIterator, ShuffleState
-from asyncprefetch.iterators.text._files import DocumentError
 from asyncprefetch.iterators.text.documents import Document, DocumentFileIterator, DocumentFileState
 from asyncprefetch.iterators.text.file_tokenizers import HuggingFaceTokenizer, TiktokenTokenizer, TokenizerFileError
 from asyncprefetch.iterators.text.ngrams import ngram_ids

@@ -16,7 +16,7 @@ from asyncprefetch import _codec
 from asyncprefetch._worker import counters
 from asyncprefetch.base import IteratorState, is_position
 from asyncprefetch.errors import CheckpointError
-from asyncprefetch.iterators.text._files import DocumentError
+from asyncprefetch.iterators._document_error import DocumentError
 
 
 def position_digest(state: IteratorState) -> str:

@@ -148,6 +148,7 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch, how)
 
 
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
+@pytest.mark.both_loops
 async def test_a_thread_of_the_executor_that_can_not_be_started_is_an_error_and_leaves_nothing(monkeypatch, pull):
     start = threading.Thread.start
 

@@ -131,6 +131,7 @@ def shards() -> list[StatefulIterator[Any]]:
     return [PIPELINES[name]() for name in ("limit_of_looping", "looping_of_limit", "from_iterable")]
 
 
+@pytest.mark.both_loops
 async def test_a_checkpoint_of_an_earlier_commit_is_read_and_continues_exactly() -> None:
     async with AsyncPrefetcher(shards(), n_batches_to_prefetch=4) as uninterrupted:
         expected = [item async for item in uninterrupted]

@@ -162,7 +162,7 @@ async def running(credit: int = 9) -> tuple[PullTransport, ByHand, Heard]:
     """A transport whose worker is up, with one call under way that brought the credit."""
     executor, heard = ByHand(), Heard()
     transport = PullTransport(executor, heard)
-    transport.open(SETUP, start())
+    transport.launch(SETUP, start())
     await executor.answer(0, Hello(1))
     transport.credit(Credit(1, 0, credit))
     transport.flush()
@@ -178,12 +178,14 @@ async def three_ahead() -> tuple[PullTransport, ByHand, Heard]:
     return transport, executor, heard
 
 
+@pytest.mark.both_loops
 async def test_the_first_call_sets_the_worker_up_and_starts_it():
     _, executor, heard = await running()
     assert executor.asked == [Call(0, (SETUP, start())), Call(1, (Credit(1, 0, 9),))]
     assert heard.messages == [Hello(1)]
 
 
+@pytest.mark.both_loops
 async def test_answers_are_taken_in_the_order_of_submission_whatever_order_they_come_in():
     _, executor, heard = await three_ahead()
     await executor.answer(4, item(3))
@@ -193,6 +195,7 @@ async def test_answers_are_taken_in_the_order_of_submission_whatever_order_they_
     assert heard.messages == [item(1), item(2), item(3)]
 
 
+@pytest.mark.both_loops
 async def test_calls_are_kept_ahead_while_credit_is_left_in_the_worker():
     _, executor, _ = await three_ahead()
     assert executor.asked[2:] == [Call(2, ()), Call(3, ()), Call(4, ())]
@@ -204,6 +207,7 @@ async def test_calls_are_kept_ahead_while_credit_is_left_in_the_worker():
     assert executor.calls == {}  # a call more would find nothing to draw
 
 
+@pytest.mark.both_loops
 async def test_credit_that_another_call_brings_needs_no_further_call():
     transport, executor, _ = await running(credit=1)
     transport.credit(Credit(1, 0, 2))
@@ -212,6 +216,7 @@ async def test_credit_that_another_call_brings_needs_no_further_call():
     assert list(executor.calls) == [2]
 
 
+@pytest.mark.both_loops
 async def test_credit_waits_for_a_call_if_enough_are_under_way_and_goes_all_with_the_next():
     transport, executor, _ = await three_ahead()
     for upto in (10, 11):
@@ -222,6 +227,7 @@ async def test_credit_waits_for_a_call_if_enough_are_under_way_and_goes_all_with
     assert executor.asked[-1] == Call(5, (Credit(1, 0, 11),))
 
 
+@pytest.mark.both_loops
 async def test_a_call_that_only_replayed_is_followed_by_another():
     _, executor, _ = await running()
     await executor.answer(1, Replaying(1, 0), more=True)
@@ -365,7 +371,7 @@ async def test_a_call_that_was_cancelled_is_the_end_of_its_executor():
 async def test_a_worker_that_never_answered_is_not_asked_to_close_its_iterators():
     executor = ByHand()
     transport = PullTransport(executor, Heard())
-    transport.open(SETUP, start())
+    transport.launch(SETUP, start())
     await transport.aclose()
     assert executor.closes == 0
 

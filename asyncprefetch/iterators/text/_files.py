@@ -9,24 +9,12 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from asyncprefetch.iterators._document_error import DocumentError
+
 HEAD = 1 << 16
 """How many bytes at the beginning of a file identify it."""
 
 _BUFFER = 1 << 18  # lines are read several times faster with this buffer than with the default one
-
-
-class DocumentError(ValueError):
-    """A document can't be read: a file is missing, has changed, or has invalid contents.
-
-    Attributes:
-        file: the file's name in the listing, or the path that was given; empty if the error concerns no single file.
-        row: the line of a ``.jsonl`` file, or the row of a table, from 0; ``None`` if the error concerns the whole file.
-    """
-
-    def __init__(self, message: str, *, file: str = "", row: int | None = None) -> None:
-        super().__init__(message)
-        self.file = file
-        self.row = row
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
-from asyncprefetch.iterators.text._files import DocumentError, SourceFile
+from asyncprefetch.iterators.text._files import SourceFile
 from asyncprefetch.iterators.text._formats import SUFFIXES, is_known
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")

@@ -6,7 +6,7 @@ import logging
 from typing import Literal, TypeAlias
 
 from asyncprefetch._worker import counters
-from asyncprefetch.iterators.text._files import DocumentError
+from asyncprefetch.iterators._document_error import DocumentError
 
 OnError: TypeAlias = Literal["raise", "skip"]
 

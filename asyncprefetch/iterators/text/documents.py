@@ -10,8 +10,9 @@ from typing import Literal, Self
 from pydantic import NonNegativeInt, model_validator
 
 from asyncprefetch.base import IteratorState, Position, StatefulIterator
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators.text._document import Document, Wanted
-from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile, refuse
+from asyncprefetch.iterators.text._files import Place, SourceFile, refuse
 from asyncprefetch.iterators.text._formats import reader_of, require_packages
 from asyncprefetch.iterators.text._listing import list_files, summarize
 from asyncprefetch.iterators.text._skipping import OnError, pass_over

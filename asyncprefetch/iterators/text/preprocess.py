@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from asyncprefetch import _codec
 from asyncprefetch.base import StatefulIterator
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._stage import Stage, StageState, state_of
-from asyncprefetch.iterators.text._files import DocumentError, name_place
+from asyncprefetch.iterators.text._files import name_place
 from asyncprefetch.iterators.text._skipping import OnError, pass_over
 from asyncprefetch.iterators.text._tokens import Origin, TokenSequence, check_patch_lengths, describe, is_tokens
 from asyncprefetch.iterators.text.documents import Document

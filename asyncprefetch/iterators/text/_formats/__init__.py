@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import require
 from asyncprefetch.iterators.text._document import Document, Wanted
-from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile
+from asyncprefetch.iterators.text._files import Place, SourceFile
 from asyncprefetch.iterators.text._formats import arrow, jsonl, parquet, text
 
 

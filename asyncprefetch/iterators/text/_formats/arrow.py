@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators.text._document import Document, Wanted
-from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile, check_head, open_file, refuse
+from asyncprefetch.iterators.text._files import Place, SourceFile, check_head, open_file, refuse
 from asyncprefetch.iterators.text._formats.columnar import Columns
 
 _MAGIC = b"ARROW1"

@@ -8,17 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted, make_document
-from asyncprefetch.iterators.text._files import (
-    DocumentError,
-    SourceFile,
-    check_size,
-    failure_of,
-    name_place,
-    not_utf8,
-    refuse,
-)
+from asyncprefetch.iterators.text._files import SourceFile, check_size, failure_of, name_place, not_utf8, refuse
 
 
 class Columns:

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted, make_document
 from asyncprefetch.iterators.text._files import (
-    DocumentError,
     Place,
     SourceFile,
     check_head,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted
-from asyncprefetch.iterators.text._files import DocumentError, Place, SourceFile, check_head, open_file, refuse
+from asyncprefetch.iterators.text._files import Place, SourceFile, check_head, open_file, refuse
 from asyncprefetch.iterators.text._formats.columnar import Columns
 
 _ROWS = 256  # rows decoded at a time: texts may be long
