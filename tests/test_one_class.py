@@ -584,7 +584,19 @@ def define(**body: Any) -> Any:
         ({"State": int}, "Wrong.State can't be defined beside a kind"),
         ({"limit": ["Unknown"]}, r"annotation of .*Wrong.limit can't be evaluated \(name 'Unknown' is not defined\)"),
     ],
-    ids=str,
+    ids=[
+        "create_iter",
+        "get_state",
+        "State",
+        "build",
+        "model_fields",
+        "a property",
+        "no annotation",
+        "a field of the base",
+        "a method for a field",
+        "an attribute State",
+        "an unknown name",
+    ],
 )
 def test_a_mistake_in_the_class_body_is_an_error_at_its_definition(body: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):

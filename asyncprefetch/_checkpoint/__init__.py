@@ -1,1 +1,1 @@
-"""."""
+"""A loader's state as data, as bytes, and as a file."""
