@@ -8,7 +8,6 @@ import pytest
 from tests.drawings.files import wanted_files
 from tests.pages import BLOCK, DOCS, PAGES, ROOT, TRAINING, code_of, run
 
-
 CODE = re.compile(r"^```.*?^```$|^(?: {4}|\t)[^\n]*$|`[^`\n]+`|<!--.*?-->", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
