@@ -27,10 +27,10 @@ _KILL_GRACE = 2.0
 
 
 async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromWorker]], worker: int) -> bool:
-    """Call ``close`` in the worker, and handle the records that it gives. Whether that went well, and in time."""
+    """Call ``close`` in the worker, and handle the log records that it returns. Gives whether it succeeded in time."""
     try:
         closing = asyncio.get_running_loop().run_in_executor(executor, close)
-    except Exception:  # broken, shut down, or an error of its own: there is nobody to close anything
+    except Exception:  # the executor is broken or was shut down, or has an error of its own
         return False
     closing.add_done_callback(consume)
     done, _ = await asyncio.wait([closing], timeout=CLOSE_GRACE)
@@ -43,9 +43,9 @@ async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromW
 
 
 async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
-    """Wait until the process is gone: an idle one may end by itself, any other is killed.
+    """Wait until the process is gone. An idle process may end by itself; any other is killed.
 
-    One that does not end then is left to itself, and the log tells.
+    A process that does not end after the kill is left alone, with a warning in the log.
     """
     exited = asyncio.wrap_future(executor.exited)
     if idle:
@@ -62,7 +62,7 @@ async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
 
 
 def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """The result of a call that may block for long, in a thread that keeps no program from its exit."""
+    """Call a function that may block for long, in a thread that does not keep the program from its exit."""
     result: Future[T] = Future()
 
     def run() -> None:
@@ -82,6 +82,6 @@ def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
 
 
 def consume(future: asyncio.Future[T]) -> None:
-    """Take an error that nobody will ask for, so that asyncio does not report it."""
+    """Retrieve an error that is not needed, so that asyncio does not report it."""
     if not future.cancelled():
         future.exception()
