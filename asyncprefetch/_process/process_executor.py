@@ -20,15 +20,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, InvalidStateError
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch._process import limits, out_of_memory, worker_process
-from asyncprefetch._process.limits import advice
+from asyncprefetch._process import call_errors, limits, out_of_memory, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._process.worker_process import WorkerProcess
 from asyncprefetch._process.workers import default_start_method
-from asyncprefetch._wire import remote_errors
 from asyncprefetch._wire.frames import Frame, FrameReader, Kind, pack
 from asyncprefetch._wire.sockets import NO_SIGNAL
 from asyncprefetch._wire.transitions import advance
@@ -125,7 +123,7 @@ class ProcessExecutor(Executor):
         try:
             buffers = pack(Kind.CALL, pickle.dumps((fn, args, kwargs), 5))
         except Exception as error:
-            future.set_exception(_as_data(error))
+            future.set_exception(call_errors.as_data(error))
             return future
         with self._lock:
             if self._killed or _exiting or self._state not in _TAKES_CALLS:
@@ -180,7 +178,7 @@ class ProcessExecutor(Executor):
             thread.start()
         except Exception as error:  # no more threads or memory, or the interpreter ends
             self._step(ProcessEvent.END)
-            self._why = str(_broken(error))
+            self._why = str(call_errors.broken(error))
             self._pending.clear()
             self._unsent.clear()
             self._finish(None)
@@ -262,7 +260,7 @@ class ProcessExecutor(Executor):
                     self._start_method, env if self._env is not None else None, theirs
                 )
             except (ConnectionError, EOFError) as error:
-                raise _died_at_start(error) from None
+                raise call_errors.died_at_start(error) from None
             self._process, self._pid = process, process.pid
             begin = Begin(
                 env=env if preparation is None else None,
@@ -335,16 +333,16 @@ class ProcessExecutor(Executor):
             self._pending.appendleft(future)
             raise
         except BaseException as error:  # the user's class may raise anything while it is unpickled
-            future.set_exception(_as_data(error))
+            future.set_exception(call_errors.as_data(error))
             return
         if frame.kind == Kind.RESULT:
             future.set_result(value)
         else:
-            future.set_exception(_original(value))
+            future.set_exception(call_errors.original(value))
 
     def _refuse_calls(self, failure: Exception | None) -> None:
         """Take no more calls, and fail those without an answer."""
-        broken = _broken(failure or BrokenExecutor("the worker process ended"))
+        broken = call_errors.broken(failure or BrokenExecutor("the worker process ended"))
         # In one step: a call that comes now is failed here, or is refused with the reason.
         with self._lock:
             self._step(ProcessEvent.END)
@@ -381,40 +379,6 @@ def _wait_for(sentinel: int) -> None:
     poll = select.poll()
     poll.register(sentinel, select.POLLIN)
     poll.poll()
-
-
-def _broken(error: BaseException) -> BaseException:
-    if isinstance(error, BrokenExecutor):
-        return error
-    broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}{advice(error)}")
-    # Without its frames: they would keep sockets and buffers alive as long as the error.
-    broken.__cause__ = error.with_traceback(None)
-    return broken
-
-
-def _died_at_start(error: BaseException) -> BrokenExecutor:
-    return BrokenExecutor(
-        f"the fork server ended while it started the worker ({type(error).__name__}). {limits.NO_HELLO}"
-    )
-
-
-def _original(error: remote_errors.RemoteError) -> BaseException:
-    """The exception of a call: the original, if it can be made here and may be raised here."""
-    original = remote_errors.original_of(error)
-    if original is None:
-        original = RuntimeError(f"{error.type_name}: {error.text}")
-    original = _as_data(original)
-    original.add_note(f"In the worker:\n{error.traceback}")
-    return original
-
-
-def _as_data(error: BaseException) -> BaseException:
-    """``error``, or a ``RuntimeError`` where it would steer this process if it were raised."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration | CancelledError):
-        return error
-    steering = RuntimeError(f"{type(error).__name__}: {remote_errors.text_of(error)}")
-    steering.__cause__ = error
-    return steering
 
 
 _live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
