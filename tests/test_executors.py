@@ -192,6 +192,17 @@ def test_an_exit_within_a_call_is_a_death_with_its_code(way):
     assert executor.exited.result(30) == 7
 
 
+def test_the_exit_code_of_a_fork_server_is_not_read_while_another_process_is_started():
+    """It is told once, and multiprocessing asks for those of all processes whenever it starts one."""
+    executor = ProcessExecutor(start_method="forkserver")
+    executor.submit(os.getpid).result(30)
+    with worker_process.starting:
+        call = executor.submit(os._exit, 7)
+        assert isinstance(call.exception(30), BrokenExecutor)  # a death does not wait for a start
+        assert not executor.exited.done()
+    assert executor.exited.result(30) == 7
+
+
 def test_answers_that_came_before_the_death_count():
     executor = ProcessExecutor()
     dead = threading.Event()

@@ -34,7 +34,7 @@ async def close_iterators(executor: Executor, close: Callable[[], Iterable[FromW
     """
     try:
         closing = asyncio.get_running_loop().run_in_executor(executor, close)
-    except Exception:  # broken, shut down, or an error of its own: no worker can close anything
+    except Exception:  # the executor is broken or was shut down, or has an error of its own
         return False
     closing.add_done_callback(consume)
     done, _ = await asyncio.wait([closing], timeout=CLOSE_GRACE)

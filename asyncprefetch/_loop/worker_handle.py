@@ -18,7 +18,7 @@ from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.restarts import Restarts
 from asyncprefetch._loop.retries import Retries
-from asyncprefetch._loop.run import Run
+from asyncprefetch._loop.worker_run import Run
 from asyncprefetch._loop.scheduler import Scheduler
 from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready
 from asyncprefetch._loop.states import RUN, RunEvent, RunState

@@ -1,4 +1,4 @@
-"""The exceptions of calls to a worker process: those that the call raised, and those of an executor that takes no calls."""
+"""The exceptions of a process executor's calls, as the caller gets them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from asyncprefetch._wire import remote_errors
 
 
 def broken(error: BaseException) -> BaseException:
+    """The error of all calls of a worker that is gone, for this reason."""
     if isinstance(error, BrokenExecutor):
         return error
     broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}{advice(error)}")
@@ -19,12 +20,13 @@ def broken(error: BaseException) -> BaseException:
 
 
 def died_at_start(error: BaseException) -> BrokenExecutor:
+    """The error of a start that broke off with the fork server's connection."""
     return BrokenExecutor(
         f"the fork server ended while it started the worker ({type(error).__name__}). {limits.NO_HELLO}"
     )
 
 
-def original_of_call(error: remote_errors.RemoteError) -> BaseException:
+def original(error: remote_errors.RemoteError) -> BaseException:
     """The exception of a call: the original, if it can be made here and may be raised here."""
     original = remote_errors.original_of(error)
     if original is None:

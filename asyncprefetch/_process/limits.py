@@ -1,4 +1,4 @@
-"""Whether the process's limits leave room for what is about to be started, where to find out later would be too late."""
+"""Checks of the process's limits before something is started, where a failure later would do harm; and advice for errors."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _STACK = _stack_size() if sys.platform != "win32" else 0
 
 
 def check_threads(count: int = 1) -> None:
-    """See that so many threads can begin.
+    """Check that so many threads can begin.
 
     ``Thread.start`` waits until the new thread has begun: for ever, if that lacks the memory for its first steps (CPython's
     issue 140746). That can be only where the process has a limit of memory; elsewhere this costs two system calls.
 
     Raises:
-        RuntimeError: as from ``Thread.start`` where it can tell.
+        RuntimeError: too little memory is left; the text is that of ``Thread.start``.
     """
     if sys.platform == "win32":
         return
@@ -64,7 +64,7 @@ def _is_left(used: int, reserved: int = 0) -> bool:
 
 
 def check_descriptors() -> None:
-    """See that there are enough to start a process: without one in its midst, the fork server ends, and all it serves.
+    """Check that there are enough to start a process: the fork server ends if a start finds none, and so do its workers.
 
     Raises:
         OSError: there are too few.
@@ -99,7 +99,7 @@ _BY_NUMBER = {
 
 
 def advice(error: BaseException) -> str:
-    """What to say behind ``error``; nothing, where there is nothing to do about it."""
+    """Advice to add to ``error``; empty if there is none."""
     try:
         text = _advice(error)
     except KeyboardInterrupt:
@@ -119,5 +119,5 @@ def _advice(error: BaseException) -> str:
 
 
 def memory_advice() -> str:
-    """What to say of a ``MemoryError`` that is known by its name only."""
+    """Advice for a ``MemoryError`` that is known by its name only."""
     return f" ({_MEMORY})"

@@ -1,6 +1,6 @@
-"""How often the kernel ended a process of this one's control group for want of memory.
+"""How many processes of this process's control group the kernel has ended for lack of memory.
 
-A process that is killed so dies of SIGKILL like any other; only this count tells why. Version 2 of the groups keeps it in
+Such a process dies of SIGKILL, as others do. Only this count gives the reason. Version 2 of the groups keeps it in
 ``memory.events``, version 1 in ``memory.oom_control``.
 """
 

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch._process import limits, out_of_memory, worker_process
-from asyncprefetch._process.call_errors import as_data, broken, died_at_start, original_of_call
+from asyncprefetch._process import call_errors, limits, out_of_memory, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._process.worker_process import WorkerProcess
 from asyncprefetch._process.workers import default_start_method
@@ -124,7 +123,7 @@ class ProcessExecutor(Executor):
         try:
             buffers = pack(Kind.CALL, pickle.dumps((fn, args, kwargs), 5))
         except Exception as error:
-            future.set_exception(as_data(error))
+            future.set_exception(call_errors.as_data(error))
             return future
         with self._lock:
             if self._killed or _exiting or self._state not in _TAKES_CALLS:
@@ -179,7 +178,7 @@ class ProcessExecutor(Executor):
             thread.start()
         except Exception as error:  # no more threads or memory, or the interpreter ends
             self._step(ProcessEvent.END)
-            self._why = str(broken(error))
+            self._why = str(call_errors.broken(error))
             self._pending.clear()
             self._unsent.clear()
             self._finish(None)
@@ -261,7 +260,7 @@ class ProcessExecutor(Executor):
                     self._start_method, env if self._env is not None else None, theirs
                 )
             except (ConnectionError, EOFError) as error:
-                raise died_at_start(error) from None
+                raise call_errors.died_at_start(error) from None
             self._process, self._pid = process, process.pid
             begin = Begin(
                 env=env if preparation is None else None,
@@ -334,21 +333,21 @@ class ProcessExecutor(Executor):
             self._pending.appendleft(future)
             raise
         except BaseException as error:  # the user's class may raise anything while it is unpickled
-            future.set_exception(as_data(error))
+            future.set_exception(call_errors.as_data(error))
             return
         if frame.kind == Kind.RESULT:
             future.set_result(value)
         else:
-            future.set_exception(original_of_call(value))
+            future.set_exception(call_errors.original(value))
 
     def _refuse_calls(self, failure: Exception | None) -> None:
         """Take no more calls, and fail those without an answer."""
-        refusal = broken(failure or BrokenExecutor("the worker process ended"))
+        broken = call_errors.broken(failure or BrokenExecutor("the worker process ended"))
         # In one step: a call that comes now is failed here, or is refused with the reason.
         with self._lock:
             self._step(ProcessEvent.END)
             if failure is not None:
-                self._why = str(refusal)
+                self._why = str(broken)
             pending = list(self._pending)
             self._pending.clear()
             self._unsent.clear()
@@ -356,7 +355,7 @@ class ProcessExecutor(Executor):
         if sock is not None:
             sock.close()
         for future in pending:
-            future.set_exception(refusal)
+            future.set_exception(broken)
 
     def _finish(self, exit_code: int | None) -> None:
         self._close_handed()

@@ -70,7 +70,7 @@ class WorkerProcess:
         """The exit code of a process whose sentinel is readable; ``None`` if it is not known. Closes all descriptors."""
         code = self._peek() if self._is_child else None
         if isinstance(self._process, BaseProcess):
-            # The fork server tells the exit code once. multiprocessing also asks for it at each start of a process.
+            # The fork server sends the exit code once. multiprocessing also asks for it at each start of a process.
             with starting if not self._is_child else contextlib.nullcontext():
                 # Without a timeout: that would wait for the pipe, which a child of the worker may hold.
                 self._process.join()

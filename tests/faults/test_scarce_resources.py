@@ -311,6 +311,22 @@ def test_an_answer_for_which_there_is_no_memory_ends_the_worker_and_says_so(monk
     assert executor.exited.result(10) is None  # we have ended it: its exit code says nothing
 
 
+class TooLarge:
+    def __reduce__(self):
+        return too_large, ()
+
+
+def too_large():
+    raise MemoryError
+
+
+def test_an_answer_that_can_not_be_unpickled_for_lack_of_memory_ends_the_worker_and_says_so():
+    executor = ProcessExecutor()
+    with pytest.raises(BrokenExecutor, match=r"MemoryError: +\(raise the limit of memory"):
+        executor.submit(TooLarge).result(10)
+    assert executor.exited.result(10) is None
+
+
 ROOMY = """
 from tests.inside import in_thread
 
