@@ -18,12 +18,12 @@ from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.restarts import Restarts
 from asyncprefetch._loop.retries import Retries
-from asyncprefetch._loop.worker_run import Run
 from asyncprefetch._loop.scheduler import Scheduler
 from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready
 from asyncprefetch._loop.states import RUN, RunEvent, RunState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.watchdog import Watchdog
+from asyncprefetch._loop.worker_run import Run
 from asyncprefetch._process.limits import advice
 from asyncprefetch._wire.messages import (
     Death,
