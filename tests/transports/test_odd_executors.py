@@ -51,13 +51,13 @@ class Delayed(ThreadPoolExecutor):
 
 @pytest.mark.both_loops
 async def test_futures_that_complete_in_any_order_change_no_batch():
-    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, workers=Delayed)
+    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, workers=lambda worker: Delayed(worker))
     async with loader:
         got = await take(loader, 100)
         state = await loader.get_state()
         got += [batch async for batch in loader]
     assert got == in_turns([list(range(250)), list(range(1000, 1250))])
-    assert got[:100] + await rest(through_bytes(state).build(workers=Delayed)) == got
+    assert got[:100] + await rest(through_bytes(state).build(workers=lambda worker: Delayed(worker))) == got
 
 
 # ---------------------------------------------------------------------------------- executors that do what none may do
