@@ -49,15 +49,19 @@ class Delayed(ThreadPoolExecutor):
             timer.join()
 
 
+def delayed(worker: int) -> Delayed:
+    return Delayed(worker)
+
+
 @pytest.mark.both_loops
 async def test_futures_that_complete_in_any_order_change_no_batch():
-    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, workers=lambda worker: Delayed(worker))
+    loader = AsyncPrefetcher([Count(250), Count(250, 1000)], num_workers=1, workers=delayed)
     async with loader:
         got = await take(loader, 100)
         state = await loader.get_state()
         got += [batch async for batch in loader]
     assert got == in_turns([list(range(250)), list(range(1000, 1250))])
-    assert got[:100] + await rest(through_bytes(state).build(workers=lambda worker: Delayed(worker))) == got
+    assert got[:100] + await rest(through_bytes(state).build(workers=delayed)) == got
 
 
 # ---------------------------------------------------------------------------------- executors that do what none may do
