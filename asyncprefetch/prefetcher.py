@@ -223,7 +223,7 @@ class AsyncPrefetcherState(BaseModel):
         num_workers: likewise.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64"
     )
     VERSION: ClassVar[int] = 1

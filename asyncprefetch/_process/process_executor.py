@@ -82,7 +82,7 @@ class ProcessExecutor(Executor):
     ) -> None:
         self._handed: deque[int | socket.socket] = deque(descriptors)
         self.exited: Future[int | None] = Future()
-        self.oom_kills = 0
+        self.oom_kills: int = 0
         if sys.platform == "win32":
             raise NotImplementedError("ProcessExecutor needs a POSIX system; elsewhere use ProcessPoolExecutor(1)")
         if env is not None and start_method == "fork":
