@@ -136,7 +136,7 @@ class Core:
                 "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
                 "share the stream in an order that no checkpoint could restore"
             )
-        if self.state is not LoaderState.ACTIVE or self._loop is not running_loop():
+        if self.state is not LoaderState.ACTIVE or not self._is_running_here():
             self.start()
         self._taking = True
         try:
@@ -153,6 +153,12 @@ class Core:
             self._taking = False
             if self._delivery.failure is not None and self.state is LoaderState.ACTIVE:
                 self._step(LoaderEvent.FAIL)
+
+    def _is_running_here(self) -> bool:
+        try:
+            return self._loop is asyncio.get_running_loop()
+        except RuntimeError:
+            return False
 
     def _check(self, shard: int, item: Any) -> None:
         """Warn once a shard, at its first batch, if a checkpoint could not hold its items."""

@@ -118,7 +118,11 @@ class Delivery:
             return
         if type(entry) is Ready:
             self.buffered[shard] += 1
-        self._queues[shard].add(entry)
+        queue = self._queues[shard]
+        if queue.entries:
+            queue.entries.append(entry)  # only the first entry can have a waiting consumer
+        else:
+            queue.put_nowait(entry)
 
     def put_failure(self, error: Exception) -> None:
         """Queue an error for every shard, so that the consumer gets it whichever shard is due."""

@@ -16,34 +16,26 @@ class LentSlots:
     Args:
         segment: the memory.
         max_held: when the consumer holds so many, it gets copies, so that the worker never runs out of slots.
+
+    Attributes:
+        lent: the slots that the consumer holds, as keys.
     """
 
     def __init__(self, segment: Segment, max_held: int) -> None:
         self.segment = segment
-        self._max_held = max_held
-        self._lent: dict[int, None] = {}
+        self.max_held = max_held
+        self.lent: dict[int, None] = {}
 
     @property
     def held(self) -> int:
         """The number of slots that the consumer holds."""
-        return len(self._lent)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the consumer holds as many slots as it may."""
-        return self.held >= self._max_held
-
-    def lend(self, slot: int) -> None:
-        """The batch on the slot goes to the consumer. It may be called from any thread."""
-        self._lent[slot] = None
+        return len(self.lent)
 
     def returned(self) -> list[int]:
         """The slots that no array lies on any more. Each is returned once."""
-        if not self._lent:
-            return []
-        returned = [slot for slot in list(self._lent) if not self.segment.in_use(slot)]
+        returned = [slot for slot in list(self.lent) if not self.segment.in_use(slot)]
         for slot in returned:
-            del self._lent[slot]
+            del self.lent[slot]
         return returned
 
 
@@ -73,21 +65,21 @@ class OnSlot:
         slot: int,
         extent: int,
         has_tensors: bool,
-        loans: LentSlots,
+        lent_slots: LentSlots,
     ) -> None:
         self._frame = frame
         self._span = span
         self._slot = slot
         self._extent = extent
         self._has_tensors = has_tensors
-        self._lent_slots = loans
-        self._owner = loans.segment.owner(slot)
+        self._lent_slots = lent_slots
+        self._owner = lent_slots.segment.owner(slot)
         self._reading: weakref.ref[_Reading] | None = None
         self._on_slot = False  # whether there may be an item on the slot that the consumer has, or is about to get
 
     @property
     def size(self) -> int:
-        """See :class:`~asyncprefetch._payloads.Payload`."""
+        """See :class:`~asyncprefetch._wire.payloads.Payload`."""
         size = self._span[1] if self._span is not None else len(self._frame)
         if self._must_copy:
             size += self._extent
@@ -95,14 +87,17 @@ class OnSlot:
 
     @property
     def _must_copy(self) -> bool:
-        return self._lent_slots.exhausted or (self._reading is not None and self._reading() is not None)
+        lent_slots = self._lent_slots
+        return len(lent_slots.lent) >= lent_slots.max_held or (
+            self._reading is not None and self._reading() is not None
+        )
 
     def load(self) -> Any:
         """The item, for the consumer to keep and to change."""
         # Set before the check for a snapshot: this may run in a thread while the loop takes one.
         self._on_slot = True
-        item = self.item_on(self._copy()) if self._must_copy else self.item_on()
-        self._lent_slots.lend(self._slot)
+        item = self.item_on(self._copy() if self._must_copy else self._owner)
+        self._lent_slots.lent[self._slot] = None
         return item
 
     def reading(self) -> _Reading:
@@ -123,8 +118,8 @@ class OnSlot:
         """Bytes of the slot that it takes."""
         return self._extent
 
-    def item_on(self, memory: Any = None) -> Any:
-        """The item, with its large arrays on ``memory``, by default on the slot itself."""
+    def item_on(self, memory: Any) -> Any:
+        """The item, with its large arrays on ``memory``: the slot's, if it is ``None``."""
         memory = self._owner if memory is None else memory
         frame: Any = self._frame
         if self._span is not None:

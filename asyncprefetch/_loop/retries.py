@@ -24,13 +24,14 @@ class Retries:
 
     Attributes:
         count: the number of retries so far.
+        attempted: by shard, how often its current item was retried; empty most of the time.
     """
 
     def __init__(self, names: frozenset[str], on_due: Callable[[int], None]) -> None:
         self.count = 0
         self._names = names
         self._on_due = on_due
-        self._attempts: dict[int, int] = {}
+        self.attempted: dict[int, int] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     @property
@@ -40,7 +41,7 @@ class Retries:
 
     def attempts(self, shard: int) -> int:
         """How often the shard's current item was retried."""
-        return self._attempts.get(shard, 0)
+        return self.attempted.get(shard, 0)
 
     def begin(self, failed: Failed) -> bool:
         """Retry the shard after a pause, if its error is one that is retried and the item has retries left.
@@ -51,7 +52,7 @@ class Retries:
         shard, error, attempt = failed.shard, failed.error, self.attempts(failed.shard)
         if attempt >= _MAX_RETRIES or self._names.isdisjoint(error.bases):
             return False
-        self._attempts[shard] = attempt + 1
+        self.attempted[shard] = attempt + 1
         self.count += 1
         delay = _FIRST_BACKOFF * 2**attempt
         _LOG.warning(
@@ -63,8 +64,7 @@ class Retries:
 
     def succeeded(self, shard: int) -> None:
         """An item of the shard came."""
-        if self._attempts:
-            self._attempts.pop(shard, None)
+        self.attempted.pop(shard, None)
 
     def cancel(self) -> None:
         """Cancel all retries that are due later."""

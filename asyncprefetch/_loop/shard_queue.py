@@ -43,7 +43,7 @@ class ShardQueue(asyncio.Queue[Entry]):
 
     Attributes:
         entries: the entries, the next one first. At most one consumer waits for an entry, in ``get()``; where entries
-            are present, they may be taken from here directly.
+            are present, others may be taken from here or appended here directly.
     """
 
     entries: deque[Entry]
@@ -64,13 +64,6 @@ class ShardQueue(asyncio.Queue[Entry]):
     def empty(self) -> bool:
         """Whether there is no entry."""
         return not self.entries
-
-    def add(self, entry: Entry) -> None:
-        """Put an entry. Only the first one can have a waiting consumer, so further ones skip the cost of waking it."""
-        if self.entries:
-            self.entries.append(entry)
-        else:
-            self.put_nowait(entry)
 
     def ready(self) -> Iterator[Ready]:
         """The batches in the queue, in order of delivery."""

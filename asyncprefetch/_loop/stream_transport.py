@@ -158,8 +158,9 @@ class StreamTransport:
     def flush(self) -> None:
         """Send the credits, and the slots that are free again."""
         if self._unsent:
-            orders = list(map(pack_release, self._lent_slots.returned())) if self._lent_slots is not None else []
-            orders += map(pack_credit, self._unsent)
+            orders = [pack_credit(credit) for credit in self._unsent]
+            if self._lent_slots is not None and self._lent_slots.lent:
+                orders[:0] = map(pack_release, self._lent_slots.returned())
             self._unsent.clear()
             self._end.write(b"".join(orders))
 

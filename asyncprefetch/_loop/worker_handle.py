@@ -220,7 +220,8 @@ class WorkerHandle:
                     self._shards.ledgers[shard].add_item(position, fingerprint)
                     if self._restarts.deaths:
                         self._restarts.progressed(shard, position)
-                    self._shards.retries.succeeded(shard)
+                    if self._shards.retries.attempted:
+                        self._shards.retries.succeeded(shard)
                     self._loader.put(shard, Ready(shard, payload))
         except Exception as error:
             self._loader.crashed(error)

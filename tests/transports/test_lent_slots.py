@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, full
+from asyncprefetch import AsyncPrefetcher, ProcessWorkers, full
 from asyncprefetch.testing import assert_items_equal
 from tests import pipelines
 from tests.consumer import rest, take
@@ -327,7 +327,7 @@ def scarce(request, monkeypatch):
                 return real_map(*args, **keywords)
 
             monkeypatch.setattr(shared_memory.mmap, "mmap", map_here)
-            yield {"start_method": "fork"}
+            yield {"workers": ProcessWorkers(start_method="fork")}
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
