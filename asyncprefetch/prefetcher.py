@@ -260,6 +260,17 @@ class AsyncPrefetcherState(BaseModel):
         by_shard = {shard.shard_id: shard.delivered for shard in self.shards}
         return state.Delivered(sum(by_shard.values()), by_shard)
 
+    def iterator_state(self, shard: state.ShardState) -> IteratorState:
+        """The state of a shard's iterator, as an object.
+
+        Args:
+            shard: one of ``shards``.
+
+        Raises:
+            CheckpointError: it names what is not registered here, or is no state.
+        """
+        return state.iterator_state(self, shard)
+
     def build(self, **resources: Unpack[Resources]) -> AsyncPrefetcher[Any]:
         """A loader that goes on from here. Its first batches are those that the state holds, while the workers start.
 

@@ -6,7 +6,6 @@ from asyncprefetch._checkpoint import state as checkpoint_state
 from asyncprefetch._checkpoint.container import pack, pack_parts, parse_json, unpack
 from asyncprefetch._checkpoint.files import unpack_file, write_file
 from asyncprefetch._checkpoint.save_order import Turn
-from asyncprefetch._checkpoint.state import iterator_state
 from asyncprefetch._codec import MAX_DEPTH, decode, encode, encode_state, explain_unsupported
 from asyncprefetch._codec.registry import find_kind, find_tag, kind_of, tag_of
 from asyncprefetch._loop import (

@@ -6,13 +6,13 @@ from asyncprefetch import AsyncPrefetcher
 from asyncprefetch.__main__ import main
 from tests.conftest import inline
 from tests.consumer import take
-from tests.inside import ledger_of, producer
+from tests.inside import ledger_of, shard
 from tests.pipelines import Count, Fail
 
 
 @pytest.mark.both_loops
 async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(producer, "_MIN_STATE_INTERVAL", 3600)
+    monkeypatch.setattr(shard, "_MIN_STATE_INTERVAL", 3600)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, num_workers=1, workers=inline) as loader:
         assert await take(loader, 5) == [0, 0, 1, 1, 2]

@@ -19,7 +19,7 @@ from typing import Any
 from asyncprefetch import IteratorState, Position, ProcessWorkers, StatefulIterator, register
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.iterators import from_iterable
-from tests.inside import in_daemon_thread, producer, transport_of
+from tests.inside import in_daemon_thread, shard, transport_of
 
 # The exit code and the signal for each way to die.
 WAYS = {"SIGKILL": (-9, "SIGKILL"), "SIGSEGV": (-11, "SIGSEGV"), "0": (0, None), "3": (3, None)}
@@ -239,7 +239,7 @@ class Heavy(StatefulIterator[int]):
 
 def sends_no_states(worker: int) -> None:
     """As an initializer: states are sent only on request, never because time has passed."""
-    producer._MIN_STATE_INTERVAL = 3600
+    shard._MIN_STATE_INTERVAL = 3600
 
 
 def die_at_once(worker: int) -> None:

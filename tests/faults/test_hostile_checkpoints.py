@@ -28,7 +28,7 @@ from tests.faults.containers import (
     text_pipeline,
     write_corpus,
 )
-from tests.inside import _codec, iterator_state
+from tests.inside import _codec
 from tests.iterators.sources import ListIterator
 from tests.pipelines import Count
 
@@ -305,7 +305,7 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
         state = await AsyncPrefetcherState.load(path)
         assert AsyncPrefetcherState.from_bytes(state.to_bytes()) == state
         loader = state.build(workers=inline)
-        assert iterator_state(state, state.shards[0])
+        assert state.iterator_state(state.shards[0])
     assert ran == Careful.calls == []
     # A state is taken of a copy that went through pickle, as workers get it: of classes that the parent named.
     await loader.get_state()

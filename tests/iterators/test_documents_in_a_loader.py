@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, ProducerError
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, ProcessWorkers, ProducerError
 from asyncprefetch.iterators import DocumentFileIterator
 
 DAMAGED = {3: '{"text": ', 7: '{"no": "text"}', 20: "[]"}
@@ -30,9 +30,9 @@ async def test_documents_that_are_passed_over_are_counted(corpus, executor_facto
 
 async def test_counts_are_those_of_the_worker_that_counted(corpus):
     list(DocumentFileIterator(corpus, on_error="skip").create_iter())  # the program's own are nobody's
-    for factory, options in ((lambda worker: ThreadPoolExecutor(1), {}), (None, {"start_method": "fork"})):
+    for workers in (lambda worker: ThreadPoolExecutor(1), ProcessWorkers(start_method="fork")):
         shards = [DocumentFileIterator(corpus, shard=(i, 2), on_error="skip") for i in range(2)]
-        async with AsyncPrefetcher(shards, num_workers=2, workers=factory, **options) as loader:
+        async with AsyncPrefetcher(shards, num_workers=2, workers=workers) as loader:
             async for _ in loader:
                 pass
             counted = [dict(worker.counted) for worker in loader.statistics().workers]

@@ -31,6 +31,7 @@ from tests.inside import (
     pull_runner,
 )
 from tests.inside import producer as producer_module
+from tests.inside import shard as shard_module
 from tests.pipelines import Count
 
 SECONDS, BYTES = 0.005, 64 << 10
@@ -38,7 +39,7 @@ SECONDS, BYTES = 0.005, 64 << 10
 
 @pytest.fixture(autouse=True)
 def no_states_between_items(monkeypatch):
-    monkeypatch.setattr(producer_module, "_MIN_STATE_INTERVAL", 3600)
+    monkeypatch.setattr(shard_module, "_MIN_STATE_INTERVAL", 3600)
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_an_answer_says_whether_credit_is_left(clock):
 
 
 def test_a_replay_takes_one_piece_a_call(clock, monkeypatch):
-    monkeypatch.setattr(producer_module, "_REPLAY_PIECE", 0)
+    monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     caller = Caller(Count(9), skip=tuple(map(fingerprint, range(2))))
     first = caller.call(Credit(1, 0, 3))
     assert (first.messages, first.more) == ([Replaying(1, 0)], True)
