@@ -220,7 +220,7 @@ def read(validate: Callable[[], S], document: JsonValue, version: int) -> S:
     try:
         state = validate()
     except ValidationError as error:
-        raise CheckpointError(f"malformed state: {_codec.told(error)}") from error
+        raise CheckpointError(f"malformed state: {_codec.validation_text(error)}") from error
     except MemoryError as error:
         raise CheckpointError("there is not enough memory to read the state") from error
     # An unknown name is an error when the state is read, not when it is built or, worse, when a batch is delivered.

@@ -11,7 +11,7 @@ Decoding constructs built-in types, numpy arrays, and classes that were register
 """
 
 from asyncprefetch._codec.arrays import raw_bytes
-from asyncprefetch._codec.common import MAX_DEPTH, UnsupportedError, brief, told
+from asyncprefetch._codec.common import MAX_DEPTH, UnsupportedError, brief, validation_text
 from asyncprefetch._codec.decoder import decode
 from asyncprefetch._codec.encoder import encode, encode_state, explain_unsupported
 
@@ -24,5 +24,5 @@ __all__ = [
     "encode_state",
     "explain_unsupported",
     "raw_bytes",
-    "told",
+    "validation_text",
 ]

@@ -65,7 +65,7 @@ def brief(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def told(error: ValidationError) -> str:
+def validation_text(error: ValidationError) -> str:
     """Return an error's text in bounded length: there may be an error for each element of a large array."""
     count = error.error_count()
     return f"{error!s:.2000}" if count <= 100 else f"{count} errors"

@@ -22,8 +22,8 @@ from asyncprefetch._codec.common import (
     crowded,
     malformed,
     qualified_name,
-    told,
     unknown_names,
+    validation_text,
 )
 from asyncprefetch.errors import CheckpointError
 
@@ -244,7 +244,9 @@ def read_state(kind: registry.Kind, values: dict[str, Any], version: int) -> Any
     except CheckpointError:
         raise
     except ValidationError as error:
-        raise CheckpointError(f"state {kind.name!r} does not fit {qualified_name(cls)}: {told(error)}") from error
+        raise CheckpointError(
+            f"state {kind.name!r} does not fit {qualified_name(cls)}: {validation_text(error)}"
+        ) from error
     except Exception as error:  # raised by upgrade() or a validator of the class
         raise CheckpointError(
             f"reading version {version} of state {kind.name!r} by {qualified_name(cls)} failed: "

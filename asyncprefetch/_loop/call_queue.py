@@ -60,7 +60,7 @@ class CallQueue:
         self._handler = handler
         self._on_answer = on_answer
         self._on_fault = on_fault
-        self._state = CallsState.OPEN
+        self._state = CallsState.TAKING
         self._calls: deque[_Submitted] = deque()
         self._next = 0  # number of the next call
         self._timer: asyncio.TimerHandle | None = None
@@ -70,13 +70,13 @@ class CallQueue:
         return len(self._calls)
 
     @property
-    def is_open(self) -> bool:
+    def takes_calls(self) -> bool:
         """Whether calls are still submitted."""
-        return self._state is CallsState.OPEN
+        return self._state is CallsState.TAKING
 
     def submit(self, *messages: ToWorker) -> None:
         """Submit a call, unless one has failed. Where the executor refuses it, this is a call that has failed."""
-        if not self.is_open:
+        if not self.takes_calls:
             return
         submitted = self._add(messages)
         try:

@@ -56,7 +56,7 @@ class PullTransport:
     def launch(self, setup: Setup, start: Start) -> None:
         """Submit the first call, which sets the worker up and begins the first run."""
         self._worker = setup.worker
-        self._step(PullEvent.OPEN)
+        self._step(PullEvent.LAUNCH)
         self._life.watch(lambda: self._calls.fail(Fault("BrokenExecutor: its process ended")))
         self._begin(start)
         if self._life.starts_without_blocking:
@@ -99,7 +99,7 @@ class PullTransport:
         """Close the iterators in the worker, then end it. What does not end in time is killed or left alone."""
         self.detach()
         try:
-            lives = self._state is PullState.UP and self._calls.is_open
+            lives = self._state is PullState.UP and self._calls.takes_calls
             closed = lives and await close_iterators(self._executor, self._runner.close, self._worker)
             await self._life.end(idle=closed)
         finally:
@@ -109,7 +109,7 @@ class PullTransport:
 
     @property
     def _can_call(self) -> bool:
-        return self._calls.is_open and len(self._calls) < _CALLS_AHEAD
+        return self._calls.takes_calls and len(self._calls) < _CALLS_AHEAD
 
     def _begin(self, start: Start) -> None:
         self._credits.begin({shard: begin.position for shard, begin in start.shards.items()})

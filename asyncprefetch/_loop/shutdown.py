@@ -77,7 +77,7 @@ class Shutdown:
         return self._closing
 
     def outlive_loop(self) -> None:
-        """The loop was closed in the midst, and its tasks never go on: close everything on the running loop."""
+        """The loop was closed before everything was, and its tasks never go on: close everything on the running loop."""
         self._change = self._closing = None
         self._transports.outlive_loop()
 

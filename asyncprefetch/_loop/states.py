@@ -65,7 +65,7 @@ class RunState(Enum):
 class RunEvent(Enum):
     """What happens to a worker's run."""
 
-    OPEN = auto()  # a worker is started, and a run with it
+    LAUNCH = auto()  # a worker is started, and a run with it
     HELLO = auto()
     STOP = auto()
     FINAL = auto()
@@ -78,7 +78,7 @@ class RunEvent(Enum):
 
 RUN: Mapping[RunState, Mapping[RunEvent, RunState]] = {
     RunState.OFF: {
-        RunEvent.OPEN: RunState.STARTING,
+        RunEvent.LAUNCH: RunState.STARTING,
         RunEvent.RETIRE: RunState.RETIRED,
         RunEvent.CLOSE: RunState.CLOSED,
     },
@@ -108,7 +108,7 @@ RUN: Mapping[RunState, Mapping[RunEvent, RunState]] = {
         RunEvent.CLOSE: RunState.CLOSED,
     },
     RunState.LOST: {
-        RunEvent.OPEN: RunState.STARTING,
+        RunEvent.LAUNCH: RunState.STARTING,
         RunEvent.GIVE_UP: RunState.FAILED,
         RunEvent.RETIRE: RunState.RETIRED,
         RunEvent.CLOSE: RunState.CLOSED,
@@ -133,7 +133,7 @@ class PullState(Enum):
 class PullEvent(Enum):
     """What happens to the worker of a pull transport."""
 
-    OPEN = auto()  # the first call is submitted
+    LAUNCH = auto()  # the first call is submitted
     ANSWER = auto()  # a call came back
     FAULT = auto()  # the executor or its worker failed
     REPORT = auto()
@@ -142,7 +142,7 @@ class PullEvent(Enum):
 
 PULL: Mapping[PullState, Mapping[PullEvent, PullState]] = {
     PullState.NEW: {
-        PullEvent.OPEN: PullState.STARTING,
+        PullEvent.LAUNCH: PullState.STARTING,
         PullEvent.CLOSE: PullState.CLOSED,
     },
     PullState.STARTING: {
@@ -167,7 +167,7 @@ PULL: Mapping[PullState, Mapping[PullEvent, PullState]] = {
 class CallsState(Enum):
     """Whether an executor takes calls."""
 
-    OPEN = auto()
+    TAKING = auto()
     FAILING = auto()  # a call failed; those under way have a moment to come back, and no more are submitted
     CLOSED = auto()  # nothing more is submitted, taken or reported
 
@@ -180,7 +180,7 @@ class CallsEvent(Enum):
 
 
 CALLS: Mapping[CallsState, Mapping[CallsEvent, CallsState]] = {
-    CallsState.OPEN: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
+    CallsState.TAKING: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
     CallsState.FAILING: {CallsEvent.FAIL: CallsState.FAILING, CallsEvent.CLOSE: CallsState.CLOSED},
     CallsState.CLOSED: {CallsEvent.CLOSE: CallsState.CLOSED},
 }

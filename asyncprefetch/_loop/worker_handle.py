@@ -140,7 +140,7 @@ class WorkerHandle:
             self._step(RunEvent.RETIRE)
             return
         self._start_watch.expect()
-        self._step(RunEvent.OPEN)
+        self._step(RunEvent.LAUNCH)
         try:
             self._transport = self._loader.open_transport(self.number, self)
         except Exception as error:

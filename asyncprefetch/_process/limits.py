@@ -31,7 +31,7 @@ _STACK = _stack_size() if sys.platform != "win32" else 0
 def check_threads(count: int = 1) -> None:
     """Check that so many threads can begin.
 
-    ``Thread.start`` waits until the new thread has begun: for ever, if that lacks the memory for its first steps (CPython's
+    ``Thread.start`` waits until the new thread has begun: forever, if that lacks the memory for its first steps (CPython's
     issue 140746). That can be only where the process has a limit of memory; elsewhere this costs two system calls.
 
     Raises:

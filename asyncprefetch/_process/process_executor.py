@@ -155,7 +155,7 @@ class ProcessExecutor(Executor):
     def kill(self) -> None:
         """End the worker at once (SIGKILL). From any thread. A worker that is being started is ended after its start."""
         if os.getpid() != self._creator:
-            return  # a copy in a forked process, whose lock may be held for ever
+            return  # a copy in a forked process, whose lock may be held forever
         self._killed = True
         with self._lock:
             process, never_started = self._process, self._state is ProcessState.NEW
@@ -393,5 +393,5 @@ def _kill_live() -> None:
         executor.kill()
 
 
-# multiprocessing waits for its processes when the program ends, and a busy worker would hold the program for ever.
+# multiprocessing waits for its processes when the program ends, and a busy worker would hold the program forever.
 atexit.register(_kill_live)

@@ -31,7 +31,7 @@ from asyncprefetch._worker import slot_allocator
 if sys.platform != "win32":
     import resource
 
-# Seconds. A forked process lacks its parent's threads. If one of them held a lock, the process may wait for it for ever.
+# Seconds. A forked process lacks its parent's threads. If one of them held a lock, the process may wait for it forever.
 _MIN_SECONDS = 60.0
 
 _FRAME = re.compile(
