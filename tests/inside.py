@@ -15,7 +15,6 @@ from asyncprefetch._loop import (
     executor_faults,
     executor_life,
     loader_socket,
-    pull_transport,
     retries,
     stream_transport,
     worker_end,
@@ -46,8 +45,8 @@ from asyncprefetch._loop.states import (
 )
 from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._loop.worker_end import in_daemon_thread
-from asyncprefetch._process import limits, out_of_memory, process_executor, worker_process
-from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
+from asyncprefetch._process import limits, out_of_memory, worker_process
+from asyncprefetch._process.states import PROCESS, ProcessState
 from asyncprefetch._wire import frames, item_layout, item_pickler, records, shared_memory
 from asyncprefetch._wire.calls import Answer, Call, Refusal
 from asyncprefetch._wire.fingerprint import fingerprint

@@ -122,7 +122,7 @@ async def check(shards, in_order, steps, executor_factory, folder):
     if in_order:
         assert_items_equal(run.got, in_turns(models))
         return
-    # Each shard's own order is promised. An item tells its shard by its number; those that are None have none.
+    # Each shard's own order is promised. An item's number names its shard; those that are None have none.
     assert len(run.got) == sum(map(len, models))
     for shard, (_, items) in enumerate(shards):
         if items != "none":

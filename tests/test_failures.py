@@ -400,7 +400,7 @@ async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_forked_worker_does_not_end_the_file_of_a_handler_of_the_parent(tmp_path, caplog):
     logger = logging.getLogger("tests.logging")
-    # Nobody but the logger holds it.
+    # Only the logger holds it.
     logger.addHandler(logging.StreamHandler(gzip.open(tmp_path / "log.gz", "wt")))  # noqa: SIM115 - closed below
     try:
         logger.warning("before")
@@ -442,7 +442,7 @@ async def test_a_filter_that_raises_does_not_end_the_stream(capsys):
 
 async def test_a_variable_that_the_parent_removed_is_not_in_the_worker(monkeypatch):
     monkeypatch.setenv("ASYNCPREFETCH_TEST_REMOVED", "once")
-    await rest(AsyncPrefetcher(Count(1)))  # whoever serves the forks has seen it now
+    await rest(AsyncPrefetcher(Count(1)))  # the fork server has seen it now
     monkeypatch.delenv("ASYNCPREFETCH_TEST_REMOVED")
     (got,) = await rest(AsyncPrefetcher(pipelines.Environment(["ASYNCPREFETCH_TEST_REMOVED"])))
     assert got["env"] == {"ASYNCPREFETCH_TEST_REMOVED": None}

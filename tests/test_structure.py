@@ -414,6 +414,9 @@ def test_every_public_name_is_seen_by_a_static_tool():
     assert ast.unparse(typed.test) == "TYPE_CHECKING"
     assert set(asyncprefetch.__all__) == {bound for _, _, bound in imported(typed)}
     assert all(getattr(asyncprefetch, name) is not None for name in asyncprefetch.__all__)
+    code = "import asyncprefetch as a; print(a.errors.__name__, a.testing.__name__, {'errors', 'Batch'} <= set(dir(a)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "asyncprefetch.errors asyncprefetch.testing True\n"
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         asyncprefetch.missing  # noqa: B018
     assert (PACKAGE / "py.typed").exists()
@@ -421,7 +424,9 @@ def test_every_public_name_is_seen_by_a_static_tool():
 
 def test_importing_the_library_imports_no_framework():
     code = (
-        "import sys, asyncprefetch; print([m for m in ('torch', 'rich', 'matplotlib', 'pytest') if m in sys.modules])"
+        "import sys, asyncprefetch as a, asyncprefetch.iterators, asyncprefetch.testing; "
+        "[getattr(a, name) for name in a.__all__]; "
+        "print([m for m in ('torch', 'rich', 'matplotlib', 'pytest', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,6 @@ built-in objects.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -26,14 +25,12 @@ from asyncprefetch.errors import CheckpointError
 
 _FORMAT = "asyncprefetch"
 _MAX_HEADER = 100_000_000  # bytes; the cap that safetensors sets to its readers and writers
-_PROBE = 4096  # bytes to try a directory with: a full disk may have room for none
 _BLANK = b"0" * 64
 # The document can't contain it: within a JSON string each quote has a backslash before it.
 _CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 # Matches half of a surrogate pair, escaped or not, and also the halves of a whole pair.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
 
 
 # ---------------------------------------------------------------------------------------------------- state <-> bytes

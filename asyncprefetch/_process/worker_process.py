@@ -37,7 +37,7 @@ class WorkerProcess:
 
     Attributes:
         pid: the process id.
-        sentinel: a descriptor that becomes readable when the process ends, whoever else holds the process's descriptors.
+        sentinel: a descriptor that becomes readable when the process ends, even if other processes hold its descriptors.
     """
 
     def __init__(

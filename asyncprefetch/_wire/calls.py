@@ -25,7 +25,7 @@ class Answer:
     """What the worker made in one call.
 
     Attributes:
-        number: of the call.
+        number: the call's number.
         messages: in the order in which they were made.
         more: whether credit was left when the call returned: another call continues with it.
     """
@@ -40,7 +40,7 @@ class Refusal:
     """The worker did not do the call, because it is not the one that is due.
 
     Attributes:
-        number: of the call.
+        number: the call's number.
         due: number of the call that the worker was to do next, or is doing.
         running: whether it was doing that one.
     """

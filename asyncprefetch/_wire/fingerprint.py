@@ -29,7 +29,7 @@ NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
 _ENDS = 16  # leading and trailing elements of a long sequence, or characters of a long text
 _MAX_PARTS_WHOLE = 3 * _ENDS  # elements of a sequence or pairs of a dict up to which all of them count
 _MAX_WHOLE = 1024  # bytes of an array up to which reading all of it is as cheap as picking elements
-_ELEMENTS = 32  # of a larger array
+_ELEMENTS = 32  # elements that are sampled from a larger array
 _MAX_PARTS = 1000
 _SCALARS = frozenset({bool, float, complex, type(None)})
 _LONG_DOUBLE = 10 if np.finfo(np.longdouble).nmant == 63 else 16  # bytes that are not padding

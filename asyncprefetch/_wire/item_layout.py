@@ -1,7 +1,7 @@
 """The layouts of items: everything that follows from the names, dtypes and shapes of an item's arrays, computed once.
 
-Most iterators yield items of one layout: a ``Batch`` or a dict of arrays with the same dtypes and shapes each time. To walk
-such an item costs several times as much as to copy its arrays if these are small. A pickler therefore keeps a
+Most iterators yield items of one layout: a ``Batch`` or a dict of arrays with the same dtypes and shapes each time. Walking
+such an item costs several times as much as copying its arrays when they are small. A pickler therefore keeps a
 :class:`Layout` for each layout that it met twice. The layout holds the checksum of the item's structure, and templates: the
 item's frame without the bytes of the arrays.
 """

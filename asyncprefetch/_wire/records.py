@@ -56,7 +56,7 @@ def unpack_orders(data: bytes) -> tuple[list[Credit | Stop | Release], bytes]:
 # The marks of a record: bits that say what its body is. Plain numbers, because they are read once a batch.
 ITEM = 1  # an item's frame; else a pickled message
 IN_SLOT = 2  # the frame lies in the slot, and the body is its span
-TENSORS = 4  # to load the item needs torch
+TENSORS = 4  # loading the item needs torch
 
 NO_SLOT = -1
 """In place of an item's slot: the item needs none, and its extent is 0."""
@@ -97,7 +97,7 @@ class RecordReader:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._header: Header | None = None  # of the large record of which a part has come
+        self._header: Header | None = None  # the header of a large record that is still incomplete
         self._large = bytearray()
         self._filled = 0
 

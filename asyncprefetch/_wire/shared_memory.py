@@ -53,7 +53,7 @@ class Segment:
     Attributes:
         slots: how many there are.
         stride: bytes of a slot.
-        address: of the first slot.
+        address: the first slot's address.
 
     Raises:
         OSError: the file can't be mapped: there is too little address space (RLIMIT_AS).

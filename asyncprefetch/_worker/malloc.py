@@ -22,7 +22,7 @@ _TRIM_THRESHOLD = 256 << 20
 
 
 def raise_thresholds(setting: str) -> bool:
-    """Set both thresholds for this process, unless ``setting`` is ``"default"``. Gives whether they were set."""
+    """Set both thresholds for this process, unless ``setting`` is ``"default"``. Return whether they were set."""
     own = [name for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if name in os.environ]
     own += ["GLIBC_TUNABLES"] * ("glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""))
     if setting == "default" or own or sys.platform != "linux":

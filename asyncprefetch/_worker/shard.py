@@ -43,7 +43,7 @@ class Shard:
         outlet: where its messages go.
 
     Attributes:
-        position: of the next item to send.
+        position: the position of the next item to send.
         ended: whether it sends nothing more, because the iterator ended or failed.
         state_share: the part of the worker's time that its states may take.
     """
@@ -58,7 +58,7 @@ class Shard:
         self._iterator: StatefulIterator[Any] | None = None
         self._items: Iterator[Any] | None = None
         self._next: Callable[[], Any] = _not_begun
-        self._replayed = 0  # of the items to skip
+        self._replayed = 0  # how many of the items to skip were drawn again
         self._next_state_at = time.monotonic() + _MIN_STATE_INTERVAL
 
     def can_serve(self, start: ShardStart) -> bool:

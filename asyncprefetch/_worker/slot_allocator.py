@@ -248,7 +248,7 @@ class CurrentSlot:
 
     Args:
         stride: bytes of a slot.
-        alignment: of each array, in bytes.
+        alignment: each array begins at a multiple of this many bytes.
 
     Attributes:
         slot: its number; ``None`` until the next item needs one.

@@ -74,7 +74,7 @@ class Slots:
         return True
 
     def reclaim(self) -> list[int]:
-        """Free the parked slots to which the iterator refers no longer. Returns them."""
+        """Free the parked slots that the iterator no longer refers to. Return them."""
         if not self._n_parked:
             return []
         in_use = self._segment.in_use

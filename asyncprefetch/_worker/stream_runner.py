@@ -173,7 +173,7 @@ def attach(geometry: Geometry | None, protect: bool, descriptors: list[int]) -> 
     """Called once, when the process begins.
 
     Args:
-        geometry: of the shared memory; ``None`` if there is none.
+        geometry: how the shared memory is cut; ``None`` without shared memory.
         protect: whether memory is protected after its yield.
         descriptors: the worker's end of the socket, and the shared memory.
     """

@@ -68,11 +68,11 @@ class WorkerSocket:
 class SpinWait:
     """Polls for a moment before the worker goes to sleep, where that has paid off before.
 
-    To be put to sleep and woken up takes tens of microseconds, and a quick consumer waits for them. Where credit comes
-    quickly, polling saves that time. Where it does not, one spin in many finds out when it does again.
+    Sleeping and waking takes tens of microseconds, and a quick consumer has to wait for it. Where credit comes quickly,
+    polling saves that time. Where it does not, one spin in many finds out when it does again.
 
     Args:
-        poll: of the socket.
+        poll: watches the socket.
     """
 
     def __init__(self, poll: select.poll) -> None:

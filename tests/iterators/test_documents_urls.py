@@ -1,4 +1,4 @@
-"""Files behind URLs, on fsspec's filesystem in memory."""
+"""Files at URLs, on fsspec's filesystem in memory."""
 
 from __future__ import annotations
 

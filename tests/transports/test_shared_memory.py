@@ -182,10 +182,10 @@ def test_slots_are_as_large_as_they_may_be(slots, stride):
 def test_where_there_is_less_room_slots_are_smaller_and_begin_at_pages(monkeypatch, refused, limit):
     real_map, real_truncate = mmap.mmap, os.ftruncate
 
-    def map_less(descriptor, size):
+    def map_less(descriptor, size, **how):
         if size > limit:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
-        return real_map(descriptor, size)
+        return real_map(descriptor, size, **how)
 
     def truncate_less(descriptor, size):
         if size > limit:
