@@ -229,6 +229,59 @@ def close_everything():
     signal.pause()
 
 
+def test_a_kill_within_a_submit_leaves_no_call_without_an_answer(monkeypatch):
+    """A garbage collection or a signal handler may kill at any moment."""
+    executor = ProcessExecutor()
+    send = executor._send
+
+    def kill_first(buffers):
+        executor.kill()
+        send(buffers)
+
+    monkeypatch.setattr(executor, "_send", kill_first)
+    with pytest.raises(BrokenExecutor):
+        executor.submit(os.getpid)
+    assert executor.exited.result(30) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_neither_ends_nor_uses_the_worker_of_its_parent():
+    with ProcessExecutor() as executor:
+        pid = executor.submit(os.getpid).result(30)
+        child = os.fork()
+        if child == 0:
+            try:
+                executor.shutdown(wait=False)
+                executor.submit(os.getpid)
+            except BrokenExecutor as error:
+                os._exit(0 if "make another one" in str(error) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert executor.submit(os.getpid).result(30) == pid
+
+
+def test_a_thread_that_waits_for_a_busy_worker_does_not_keep_the_program_from_its_end():
+    code = """
+import threading, time
+from concurrent.futures import BrokenExecutor
+from asyncprefetch.executors import ProcessExecutor
+
+def wait():
+    try:
+        executor.submit(time.sleep, 300).result()
+    except BrokenExecutor:
+        print("ended")
+
+if __name__ == "__main__":
+    executor = ProcessExecutor()
+    executor.submit(int).result()
+    threading.Thread(target=wait).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+
+
 def test_a_process_can_be_killed_at_any_time():
     never_started = ProcessExecutor()
     never_started.kill()

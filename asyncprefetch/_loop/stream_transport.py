@@ -149,7 +149,7 @@ class StreamTransport:
         self._credits.append(credit)
         last = self._unsent[-1] if self._unsent else None
         if last is not None and last.shard == credit.shard:
-            self._unsent[-1] = credit  # it says more than the one before
+            self._unsent[-1] = credit  # credit is absolute, so the newer one includes the older
         else:
             self._unsent.append(credit)
         if len(self._credits) > _MAX_CREDITS:
@@ -174,7 +174,7 @@ class StreamTransport:
         self._end.write(pack_stop(stop))
 
     def detach(self) -> None:
-        """Tell the sink nothing more."""
+        """Report nothing more to the sink."""
         self._sink = None
 
     def kill(self) -> None:

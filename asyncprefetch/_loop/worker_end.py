@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from asyncprefetch._loop import worker_logs
 from asyncprefetch._process import limits
+from asyncprefetch._process.call_errors import as_data
 from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._wire.messages import FromWorker, Log
 
@@ -56,10 +57,14 @@ async def end_process(executor: ProcessExecutor, *, idle: bool) -> None:
         executor.shutdown(wait=False, cancel_futures=True)
         await asyncio.wait([exited], timeout=CLOSE_GRACE)
     executor.kill()
+    warned = False
     while not exited.done():
         # A start in progress can't be interrupted (the fork server may be importing). It ends in the kill.
         starting = executor.pid is None
         await asyncio.wait([exited], timeout=_KILL_GRACE)
+        if starting and not exited.done() and not warned:
+            warned = True
+            _LOG.warning("the start of a worker process has not returned; a loader that is being closed waits for it")
         if not starting and not exited.done():
             _LOG.warning("worker process %s was killed and has not ended; it is left to itself", executor.pid)
             return
@@ -73,8 +78,8 @@ def in_daemon_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
         if result.set_running_or_notify_cancel():
             try:
                 result.set_result(function())
-            except BaseException as error:
-                result.set_exception(error)
+            except BaseException as error:  # SystemExit and the like would mean something else on the loop
+                result.set_exception(as_data(error))
 
     future = asyncio.wrap_future(result)
     try:

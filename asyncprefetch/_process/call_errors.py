@@ -11,11 +11,12 @@ from asyncprefetch._wire import remote_errors
 
 def broken(error: BaseException) -> BaseException:
     """The error of all calls of a worker that is gone, for this reason."""
+    # Without its frames: they would keep sockets and buffers alive as long as the error.
+    error = error.with_traceback(None)
     if isinstance(error, BrokenExecutor):
         return error
     broken = BrokenExecutor(f"the worker process can't take calls: {type(error).__name__}: {error}{advice(error)}")
-    # Without its frames: they would keep sockets and buffers alive as long as the error.
-    broken.__cause__ = error.with_traceback(None)
+    broken.__cause__ = error
     return broken
 
 

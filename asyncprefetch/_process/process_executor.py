@@ -7,23 +7,21 @@ process, and reaps it. It never blocks on the socket, so two long messages that 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import copy
 import errno
-import multiprocessing.util  # noqa: F401 - its hook for the end of the program is registered before ours, so ours runs first
 import os
 import pickle
 import select
 import socket
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch._process import call_errors, limits, out_of_memory, worker_process
+from asyncprefetch._process import call_errors, limits, out_of_memory, program_end, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._process.worker_process import WorkerProcess
 from asyncprefetch._process.workers import default_start_method
@@ -105,7 +103,7 @@ class ProcessExecutor(Executor):
         self._process: WorkerProcess | None = None
         self._pid: int | None = None
         self._thread: threading.Thread | None = None
-        _live.add(self)
+        program_end.kill_at_end(self)
 
     @property
     def pid(self) -> int | None:
@@ -116,8 +114,13 @@ class ProcessExecutor(Executor):
         """Send a call to the worker. The first call starts the process, in a thread.
 
         Raises:
-            BrokenExecutor: the process is gone or can't be started, or the executor was shut down.
+            BrokenExecutor: the process is gone or can't be started, the executor was shut down, or it belongs to the
+                parent of this process.
         """
+        if os.getpid() != self._creator:
+            raise BrokenExecutor(
+                "the executor belongs to the process that made it: make another one in a forked process"
+            )
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         try:
@@ -126,13 +129,18 @@ class ProcessExecutor(Executor):
             future.set_exception(call_errors.as_data(error))
             return future
         with self._lock:
-            if self._killed or _exiting or self._state not in _TAKES_CALLS:
+            if self._killed or program_end.has_come() or self._state not in _TAKES_CALLS:
                 raise BrokenExecutor(self._why)
             self._pending.append(future)
             self._send(buffers)
             if self._state is ProcessState.NEW:
                 self._step(ProcessEvent.SUBMIT)
                 self._start_thread()
+            elif self._state is ProcessState.GONE:
+                # A kill came within this method, by a garbage collection or a signal handler. The call has no answer.
+                self._pending.clear()
+                self._unsent.clear()
+                raise BrokenExecutor(self._why)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -142,6 +150,8 @@ class ProcessExecutor(Executor):
             wait: whether to wait.
             cancel_futures: without effect, because a call is sent when it is submitted.
         """
+        if os.getpid() != self._creator:
+            return  # a copy in a forked process, which shares the socket: the worker would end
         with self._lock:
             never_started = self._state is ProcessState.NEW
             self._step(ProcessEvent.SHUT_DOWN)
@@ -176,6 +186,7 @@ class ProcessExecutor(Executor):
             limits.check_threads()
             thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
             thread.start()
+            program_end.watch_main_thread()
         except Exception as error:  # no more threads or memory, or the interpreter ends
             self._step(ProcessEvent.END)
             self._why = str(call_errors.broken(error))
@@ -199,8 +210,10 @@ class ProcessExecutor(Executor):
                 sent = self._socket.send(self._unsent[0], NO_SIGNAL)
             except BlockingIOError:
                 return
-            except ConnectionError:  # the worker has closed its end, which the thread sees
+            except OSError:  # the worker has closed its end, which the thread sees; or the system has no memory for it
                 self._unsent.clear()
+                if self._process is not None:
+                    self._process.kill()
                 return
             rest = self._unsent[0][sent:]
             if rest:
@@ -355,7 +368,10 @@ class ProcessExecutor(Executor):
         if sock is not None:
             sock.close()
         for future in pending:
-            future.set_exception(broken)
+            # One for each call: a traceback holds the frames of the code that waited for it.
+            own = copy.copy(broken)
+            own.__cause__ = broken.__cause__
+            future.set_exception(own)
 
     def _finish(self, exit_code: int | None) -> None:
         self._close_handed()
@@ -379,19 +395,3 @@ def _wait_for(sentinel: int) -> None:
     poll = select.poll()
     poll.register(sentinel, select.POLLIN)
     poll.poll()
-
-
-_live: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
-
-_exiting = False
-
-
-def _kill_live() -> None:
-    global _exiting  # noqa: PLW0603 - the interpreter exits once
-    _exiting = True
-    for executor in list(_live):
-        executor.kill()
-
-
-# multiprocessing waits for its processes when the program ends, and a busy worker would hold the program forever.
-atexit.register(_kill_live)
