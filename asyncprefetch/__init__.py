@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncprefetch._codec.registry import register
-    from asyncprefetch._process.workers import ProcessWorkers
+    from asyncprefetch._process.process_workers import ProcessWorkers
     from asyncprefetch.arrays import empty, full, zeros
     from asyncprefetch.base import IteratorState, Position, StatefulIterator
     from asyncprefetch.batch import Batch
@@ -64,7 +64,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "_codec.registry": ["register"],
-    "_process.workers": ["ProcessWorkers"],
+    "_process.process_workers": ["ProcessWorkers"],
     "arrays": ["empty", "full", "zeros"],
     "base": ["IteratorState", "Position", "StatefulIterator"],
     "batch": ["Batch"],

@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
 from asyncprefetch._process.process_executor import ProcessExecutor
-from asyncprefetch._process.workers import ProcessWorkers, default_start_method
+from asyncprefetch._process.process_workers import ProcessWorkers, default_start_method
 
 __all__ = ["InlineExecutor", "ProcessExecutor", "ProcessWorkers", "default_start_method"]
 

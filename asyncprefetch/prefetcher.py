@@ -19,7 +19,7 @@ from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, Resou
 from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.threads import in_thread
-from asyncprefetch._process.workers import ProcessWorkers
+from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.messages import ShardStart
 from asyncprefetch.base import IteratorState, StatefulIterator
 from asyncprefetch.errors import CheckpointError
@@ -88,6 +88,8 @@ class AsyncPrefetcher(Generic[T_co]):
             start_timeout=start_timeout,
             workers=workers,
         )
+        if not isinstance(in_order, bool):
+            raise TypeError(f"in_order must be True or False, not {in_order!r}")
         states = _states_of(base_iterator)
         shards = tuple(
             ShardSnapshot(i, ShardStart(pickle_for_worker(iterator_state, f"the state of shard {i}"), 0, ()), False, 0)
@@ -286,8 +288,8 @@ class AsyncPrefetcherState(BaseModel):
         unknown = sorted(set(resources) - Resources.__annotations__.keys())
         if unknown:
             raise TypeError(
-                f"build() takes no {', '.join(unknown)}: what shapes the stream is in the state; it takes "
-                f"{', '.join(Resources.__annotations__)}"
+                f"build() takes no {', '.join(unknown)}: it takes {', '.join(Resources.__annotations__)}. "
+                "Everything that shapes the stream is in the state"
             )
         # A state that holds a part of the shards may hold fewer than there were workers for all of them.
         workers = None if self.num_workers is None else min(self.num_workers, len(self.shards))

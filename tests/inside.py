@@ -20,11 +20,11 @@ from asyncprefetch._loop import (
     worker_end,
 )
 from asyncprefetch._loop.core import Core
-from asyncprefetch._loop.credit_queue import CreditQueue
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
 from asyncprefetch._loop.loader_socket import LoaderSocket
 from asyncprefetch._loop.options import Options
+from asyncprefetch._loop.pull_credit import PullCredit
 from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.scheduler import AsReady, InOrder

@@ -105,15 +105,16 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """The file, open. Errors with it are raised as a ``CheckpointError`` that names the path and the reason."""
+    name = os.fspath(path)  # an int would be taken for a descriptor, and closed
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(name, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             yield file
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{name!r}: {error}") from error.__cause__
     except (OSError, ValueError, MemoryError) as error:
-        raise CheckpointError(f"can't read {os.fspath(path)!r}: {_reason(error)}") from error
+        raise CheckpointError(f"can't read {name!r}: {_reason(error)}") from error
 
 
 def _beside(target: Path) -> Path:

@@ -24,7 +24,7 @@ from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.shutdown import Shutdown
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
-from asyncprefetch._loop.snapshots import Snapshots
+from asyncprefetch._loop.snapshot_taker import SnapshotTaker
 from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.worker_handle import WorkerHandle
@@ -49,7 +49,7 @@ class Core:
         self.put = self._delivery.put  # for the handles: queue an entry for the consumer
         self._workers: list[WorkerHandle] = []
         self._worker_of: dict[int, WorkerHandle] = {}
-        self._snapshots = Snapshots(self._workers, self._look, self._deal_credit)
+        self._snapshots = SnapshotTaker(self._workers, self._look, self._deal_credit)
         self._shutdown = Shutdown(self._workers, on_begin=self._closing, on_end=self._closed)
         self.close_transport = self._shutdown.close_transport  # for the handles
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -23,7 +23,7 @@ def shard_error(failed: Failed, retries: int) -> ProducerError:
 
 def initializer_error(error: RemoteError, worker: int) -> ProducerError:
     """The error for a worker whose initializer raised."""
-    return _producer_error(error, None, None, f"worker {worker}: initializer")
+    return _producer_error(error, None, None, f"worker {worker}, which calls it with its number")
 
 
 def _producer_error(error: RemoteError, shard: int | None, position: int | None, where: str) -> ProducerError:
@@ -70,6 +70,11 @@ def death_text(worker: int, death: Death, drawing: Drawing) -> str:
     text += f" died: {_exit_text(death.exit_code) or death.reason}"
     if death.oom_kills and death.exit_code == -signal.SIGKILL:
         text += f" (out of memory: the oom_kill count of its cgroup rose by {death.oom_kills})"
+    if death.protected and death.exit_code == -signal.SIGSEGV:
+        text += (
+            " (protect=True: perhaps it used an array after its yield. The worker has written the line to its standard "
+            "error)"
+        )
     return text + _drawing_text(drawing)
 
 

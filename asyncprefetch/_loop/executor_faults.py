@@ -97,6 +97,6 @@ def _fault_of_refusal(refusal: Refusal, outcomes: Sequence[Outcome], executor: s
         return Fault(f"made call {number} in another worker than the calls around it", breaks_contract=True)
     return Fault(
         f"call {number} reached a worker that knows none of the calls before it: the executor ({executor}) replaced "
-        "its worker, or has more than one",
+        "its worker, or has more than one. A loader needs an executor with one worker that stays",
         exit_code_counts=False,
     )

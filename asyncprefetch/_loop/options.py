@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from asyncprefetch._process.workers import ProcessWorkers
+from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.remote_errors import class_name
 
 # Far more than any memory holds batches for, and little enough that the credit for all of it is dealt out in seconds: a
@@ -108,9 +108,10 @@ class Options:
         try:
             executor = self.workers(worker)
         except Exception as error:
-            raise RuntimeError(f"workers({worker}) raised {type(error).__name__}: {error}") from error.with_traceback(
-                None
-            )
+            raise RuntimeError(
+                f"workers({worker}) raised {type(error).__name__}: {error}. The function takes the worker's number and "
+                "returns a new executor"
+            ) from error.with_traceback(None)
         if not isinstance(executor, Executor):
             raise TypeError(f"workers({worker}) must return a concurrent.futures.Executor, not {executor!r:.80}")
         return executor

@@ -13,9 +13,9 @@ import os
 from concurrent.futures import Executor
 
 from asyncprefetch._loop.call_queue import CallQueue
-from asyncprefetch._loop.credit_queue import CreditQueue
 from asyncprefetch._loop.executor_faults import Fault
 from asyncprefetch._loop.executor_life import ExecutorLife
+from asyncprefetch._loop.pull_credit import PullCredit
 from asyncprefetch._loop.states import PULL, PullEvent, PullState
 from asyncprefetch._loop.transport import Sink
 from asyncprefetch._loop.worker_end import close_iterators
@@ -40,7 +40,7 @@ class PullTransport:
         self._worker = -1
         self._runner = PullRunner(f"{os.getpid()}-{next(_keys)}")
         self._life = ExecutorLife(executor)
-        self._credits = CreditQueue()
+        self._credits = PullCredit()
         self._calls = CallQueue(executor, self._runner.handle, on_answer=self._answered, on_fault=self._failed)
 
     @property

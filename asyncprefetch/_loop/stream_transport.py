@@ -23,7 +23,7 @@ from asyncprefetch._loop.transport import Sink
 from asyncprefetch._loop.worker_end import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._process.limits import advice
 from asyncprefetch._process.process_executor import ProcessExecutor
-from asyncprefetch._process.workers import ProcessWorkers
+from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
 from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import (
@@ -108,6 +108,7 @@ class StreamTransport:
             initargs=(self._segment.geometry if self._segment is not None else None, workers.protect),
             descriptors=descriptors,
         )
+        self._protects = workers.protect
         self._worker = -1
         self._up = False
         self._positions: dict[int, int] = {}  # by shard of the run: of the next item to come
@@ -227,7 +228,8 @@ class StreamTransport:
             # A worker that was killed here for its error has an exit code that says nothing about the error.
             code = None if exited.cancelled() or self._failed else exited.result()
             executor = self._executor
-            self._sink.died(Death(self._reason or "its process ended", executor.pid, code, executor.oom_kills))
+            reason = self._reason or "its process ended"
+            self._sink.died(Death(reason, executor.pid, code, executor.oom_kills, protected=self._protects))
 
     # ---------------------------------------------------------------------------------------------------- its messages
 

@@ -22,9 +22,9 @@ from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateErr
 from typing import Any, ParamSpec, TypeVar
 
 from asyncprefetch._process import call_errors, limits, out_of_memory, program_end, worker_process
+from asyncprefetch._process.process_workers import default_start_method
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._process.worker_process import WorkerProcess
-from asyncprefetch._process.workers import default_start_method
 from asyncprefetch._wire.frames import Frame, FrameReader, Kind, pack
 from asyncprefetch._wire.sockets import NO_SIGNAL
 from asyncprefetch._wire.transitions import advance

@@ -167,3 +167,4 @@ class Death:
     exit_code: int | None = None
     oom_kills: int = 0  # processes that the kernel has killed meanwhile because memory ran out
     breaks_contract: bool = False  # the executor did what no executor may do, and would do it again
+    protected: bool = False  # yielded arrays were protected: a use of one ends the worker by SIGSEGV

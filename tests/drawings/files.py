@@ -1,16 +1,19 @@
-"""What the drawings and the section of ``docs/architecture.md`` about the state tables should hold."""
+"""What the drawings and the written sections of ``docs/architecture.md`` should hold."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from tests.drawings import batch, credit, states, turns
+from tests.drawings import batch, credit, modules, states, turns
 
 DOCS = Path(__file__).parents[2] / "docs"
-_SECTION = re.compile(
-    r"(<!-- states: written by python -m tests\.drawings -->\n).*?(<!-- end of states -->\n)", re.DOTALL
-)
+_SECTIONS = {
+    name: re.compile(
+        rf"(<!-- {name}: written by python -m tests\.drawings -->\n).*?(<!-- end of {name} -->\n)", re.DOTALL
+    )
+    for name in ("modules", "states")
+}
 
 
 def wanted_files() -> dict[Path, str]:
@@ -23,8 +26,9 @@ def wanted_files() -> dict[Path, str]:
         **{named.file: states.draw(named) for named in named_tables},
     }
     page = DOCS / "architecture.md"
-    begin_and_end = f"\\1\n{states.section(named_tables)}\n\\2"
-    text, found = _SECTION.subn(begin_and_end, page.read_text("utf-8"))
-    if found != 1:
-        raise SystemExit(f"{page} must have the markers of the states once, not {found} times")
+    text = page.read_text("utf-8")
+    for name, section in (("modules", modules.section()), ("states", states.section(named_tables))):
+        text, found = _SECTIONS[name].subn(lambda match, section=section: f"{match[1]}\n{section}\n{match[2]}", text)
+        if found != 1:
+            raise SystemExit(f"{page} must have the markers of the {name} once, not {found} times")
     return {page: text, **{DOCS / "drawings" / name: svg for name, svg in drawings.items()}}

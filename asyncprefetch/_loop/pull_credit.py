@@ -11,7 +11,7 @@ from asyncprefetch._wire.messages import Credit, EndOfShard, Failed, Final, From
 _NO_MORE = 1 << 63
 
 
-class CreditQueue:
+class PullCredit:
     """Credits in the order in which they were granted. The worker works them off in this order."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from asyncprefetch._loop.states import RunState
 from asyncprefetch._loop.worker_handle import WorkerHandle
 
 
-class Snapshots:
+class SnapshotTaker:
     """The snapshot that was asked for and is not taken yet, if there is one. Calls that come meanwhile share it.
 
     Args:
