@@ -235,7 +235,7 @@ async def test_what_was_given_away_can_not_be_used_again(way):
 async def test_a_protected_worker_ends_at_a_late_use_that_is_not_seen_otherwise(way):
     async with AsyncPrefetcher(Arrays(5, way), n_batches_to_prefetch=3, max_restarts=0, **PROTECTED) as loader:
         (item,) = await take(loader, 1)
-        with pytest.raises(WorkerDiedError, match="SIGSEGV"):
+        with pytest.raises(WorkerDiedError, match=r"SIGSEGV \(protect=True: .*to its standard error\)"):
             await anext(loader)
         assert_items_equal(item, np.full(4096, 0))
 

@@ -570,3 +570,11 @@ def test_a_symbolic_link_is_replaced_and_its_target_left_alone(tmp_path):
     write_file(tmp_path / "link", b"new")
     assert only(tmp_path) == {"target": b"old", "link": b"new"}
     assert not (tmp_path / "link").is_symlink()
+
+
+def test_a_descriptor_is_no_path_and_stays_open():
+    reader, writer = os.pipe()
+    with pytest.raises(TypeError):
+        unpack_file(reader, version=1)
+    os.close(reader)
+    os.close(writer)

@@ -303,7 +303,10 @@ async def test_the_bound_holds_and_counts_restored_batches(executor_factory):
 
 async def test_what_shapes_the_stream_can_not_be_given_to_build():
     state = await AsyncPrefetcher(Count(3)).get_state()
-    with pytest.raises(TypeError, match=r"build\(\) takes no in_order: what shapes the stream is in the state"):
+    with pytest.raises(
+        TypeError,
+        match=r"build\(\) takes no in_order: it takes n_batches_to_prefetch, .*shapes the stream is in the state",
+    ):
         state.build(in_order=False)
     with pytest.raises(ValueError, match="num_workers=2 with 1 shard"):
         state.build(num_workers=2)

@@ -16,11 +16,11 @@ def section() -> str:
 
 def _table(folder: Path) -> str:
     rows = [
-        f"| `{path.name}` | {_first_sentence(path)} |\n"
+        f"| `{folder.name}/{path.name}` | {_first_sentence(path)} |\n"
         for path in sorted(folder.glob("*.py"))
         if path.stem != "__init__"
     ]
-    return f"| `{folder.name}/` | |\n| --- | --- |\n{''.join(rows)}"
+    return f"| module | |\n| --- | --- |\n{''.join(rows)}"
 
 
 def _first_sentence(path: Path) -> str:
