@@ -308,7 +308,8 @@ async def test_a_worker_that_knows_no_call_replaced_the_one_that_did():
     assert not death.breaks_contract
     assert death.reason == (
         "call 2 reached a worker that knows none of the calls before it: the executor "
-        "(tests.transports.test_pull.ByHand) replaced its worker, or has more than one. A loader needs an executor with one worker that stays"
+        "(tests.transports.test_pull.ByHand) replaced its worker, or has more than one. A loader needs an "
+        "executor with one worker that stays"
     )
 
 
