@@ -10,14 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from asyncprefetch import _codec
 from asyncprefetch._codec import registry
-from asyncprefetch._codec.fields import copied, is_cached_property, mentions, read_fields
+from asyncprefetch._codec.fields import copied, holds, is_cached_property, read_fields
 from asyncprefetch._codec.parametrised import describe, new_instance
 from asyncprefetch._codec.positions import Position, compare_configuration, is_position
 from asyncprefetch.errors import CheckpointError
@@ -177,8 +177,8 @@ class StatefulIterator(ABC, Generic[T_co]):
 
     ``Count(stop=20)`` validates its arguments as a pydantic model does. The class ``Count.State``, ``get_state()`` and
     ``Count.State.build()`` are made from the fields. The iterator owns its fields: values are copied into it and into each
-    state, and of an iterator that is given for a field, a new one is built from its state. Names that begin with an
-    underscore and ``ClassVar`` are not fields. The kind is not inherited; fields are.
+    state. If a field is given an iterator, it holds a new one, built from that iterator's state when the field is first
+    used. Names that begin with an underscore and ``ClassVar`` are not fields. The kind is not inherited; fields are.
 
     In the two-class form the class has no kind, and defines ``get_state()``, which returns a state of a class of its own.
     Type checkers expect a constructor made from fields for every subclass that defines none: declare a subclass that
@@ -187,6 +187,9 @@ class StatefulIterator(ABC, Generic[T_co]):
 
     State: ClassVar[type[IteratorState]]
     """The state class of an iterator in the one-class form."""
+
+    _unbuilt: dict[str, Any]
+    """By name of a field that was not used yet: the states of its iterators. Missing if there are none."""
 
     def __init_subclass__(
         cls,
@@ -200,15 +203,19 @@ class StatefulIterator(ABC, Generic[T_co]):
         super().__init_subclass__(**kwargs)
         if kind is not None:
             _make_state(cls, kind, version, aliases)
+        elif version != 1 or aliases:
+            raise TypeError(f"{cls.__qualname__}: version and aliases belong to a kind: give kind='package.name' too")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse a class that neither has a kind of its own nor defines ``get_state()``."""
         self = super().__new__(cls)
-        if "State" not in vars(cls):
-            if hasattr(cls, "State"):
+        for base in cls.__mro__:
+            if _fields_state(base) is not None and base is not cls:
                 raise TypeError(_no_kind(cls))
-            if cls.get_state is StatefulIterator.get_state:
+            if base is StatefulIterator:
                 raise TypeError(f"{_no_kind(cls)}, or define get_state()")
+            if _fields_state(base) is not None or "get_state" in vars(base):
+                break
         return self
 
     def __init__(self, /, *positional: Any, **fields: Any) -> None:
@@ -222,13 +229,27 @@ class StatefulIterator(ABC, Generic[T_co]):
             ValueError: a field is missing, unknown, or its value does not fit (``pydantic.ValidationError``).
         """
         cls = type(self)
-        if "State" not in vars(cls):
+        state = next(filter(None, map(_fields_state, cls.__mro__)), None)
+        if state is None:
             super().__init__(*positional, **fields)  # the two-class form: another base class may take them
             return
         if positional:
-            usage = ", ".join(f"{name}=..." for name in cls.State.model_fields)
+            usage = ", ".join(f"{name}=..." for name in state.model_fields)
             raise TypeError(f"{cls.__qualname__} takes its fields by keyword: {cls.__qualname__}({usage})")
-        _fill(self, cls.State(**fields))
+        _fill(self, state(**fields))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Build a field that holds iterators. Called only for an attribute that is missing, so at its first use."""
+            try:
+                state = object.__getattribute__(self, "_unbuilt")[name]
+            except (AttributeError, KeyError):
+                text = f"{type(self).__qualname__!r} object has no attribute {name!r}"
+                raise AttributeError(text, name=name, obj=self) from None
+            value = copied(state, IteratorState, _build)
+            setattr(self, name, value)
+            return value
 
     def get_state(self) -> IteratorState:
         """Return the state from which all items that were not yielded yet can be made again.
@@ -252,7 +273,7 @@ class StatefulIterator(ABC, Generic[T_co]):
         for name in state.model_fields:
             try:
                 replaced = StatefulIterator if name in state._built else ()
-                values[name] = copied(getattr(self, name), replaced, _state_of)
+                values[name] = copied(_built_or_state(self, name), replaced, _state_of)
             except (TypeError, AttributeError) as error:
                 error.add_note(
                     f"raised while copying the field {name!r} of {type(self).__qualname__} into its state. If the field has "
@@ -291,7 +312,7 @@ class StatefulIterator(ABC, Generic[T_co]):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """For a field that is an iterator, a state holds the state of that iterator."""
-        state = vars(cls).get("State", IteratorState)
+        state = _fields_state(cls) or IteratorState
         return core_schema.no_info_before_validator_function(partial(_state_given, cls), handler.generate_schema(state))
 
 
@@ -306,18 +327,49 @@ def _make_state(cls: Any, kind: str, version: int, aliases: tuple[str, ...] | li
     state.__qualname__ = f"{cls.__qualname__}.State"
     state.__doc__ = f"The state of a ``{cls.__qualname__}``."
     state._iterator = cls
-    state._built = frozenset(name for name, (annotation, _) in fields.items() if mentions(annotation, StatefulIterator))
+    state._built = frozenset(
+        name
+        for name, (annotation, _) in fields.items()
+        if holds(annotation, StatefulIterator, f"{cls.__qualname__}.{name}")
+    )
     registry.register_kind(state, kind, version, aliases)
     cls.State = state
 
 
-def _fill(iterator: StatefulIterator[Any], state: Any) -> None:
-    """Set the fields to copies of what the state holds."""
-    built = state._built
+def _fields_state(cls: type) -> type[_FieldsState] | None:
+    """The state that was made from the fields of exactly this class."""
+    state = vars(cls).get("State")
+    return state if isinstance(state, type) and issubclass(state, _FieldsState) else None
+
+
+def _fill(iterator: Any, state: Any) -> None:
+    """Set the fields to copies of what the state holds. Iterators are built when their field is first used.
+
+    A program that gives a pipeline to a loader needs only its state, and iterators should be built in a worker.
+    """
+    unbuilt: dict[str, Any] = {}
     for name in type(state).model_fields:
         value = getattr(state, name)
-        setattr(iterator, name, copied(value, IteratorState, _build) if name in built else copied(value, (), _build))
+        if name not in state._built:
+            setattr(iterator, name, copied(value, (), _build))
+        elif hasattr(type(iterator), name):  # a default in the class would hide that the attribute is missing
+            setattr(iterator, name, copied(value, IteratorState, _build))
+        else:
+            unbuilt[name] = value
+    if unbuilt:
+        iterator._unbuilt = unbuilt
     iterator.post_init()
+
+
+def _built_or_state(iterator: StatefulIterator[Any], name: str) -> Any:
+    """The value of a field; the state that it was given if it was not used."""
+    try:
+        return object.__getattribute__(iterator, name)
+    except AttributeError:
+        unbuilt = getattr(iterator, "_unbuilt", {})
+        if name not in unbuilt:
+            raise
+        return unbuilt[name]
 
 
 def _state_given(declared: type[StatefulIterator[Any]], value: Any) -> Any:
@@ -339,7 +391,8 @@ def _build(state: IteratorState) -> StatefulIterator[Any]:
 def find_forgotten(iterator: StatefulIterator[Any]) -> list[str]:
     """Return the public attributes of an iterator in the one-class form that are not fields: no state holds them."""
     cls = type(iterator)
-    if "State" not in vars(cls):
+    state = _fields_state(cls)
+    if state is None:
         return []
-    names = [name for name in vars(iterator) if not name.startswith("_") and name not in cls.State.model_fields]
+    names = [name for name in vars(iterator) if not name.startswith("_") and name not in state.model_fields]
     return [name for name in names if not is_cached_property(cls, name)]

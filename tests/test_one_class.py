@@ -5,9 +5,10 @@ import copy
 import functools
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque  # noqa: F401 - annotations name them
+from collections.abc import Callable, Iterator, Sequence  # noqa: F401
 from enum import Enum
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar  # noqa: F401
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,15 @@ from asyncprefetch import (
     register,
 )
 from asyncprefetch.base import compare_configuration
-from asyncprefetch.iterators import LimitIterator, MapIterator
-from asyncprefetch.testing import assert_resumes_exactly
+from asyncprefetch.iterators import LimitIterator, LoopingIterator, MapIterator, SamplingIterator
+from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests import processes
 from tests.inside import encode_state, find_kind
 from tests.iterators.sources import ListIterator
 from tests.support import Plain, assert_same
 
 T = TypeVar("T")
+Bounded = TypeVar("Bounded", bound=StatefulIterator[int])
 
 
 class Count(StatefulIterator[int], kind="tests.one.count"):
@@ -710,3 +712,124 @@ async def test_a_class_of_the_main_module_works_with_each_start_method(tmp_path,
     program = processes.launch(tmp_path, PROGRAM, start_method)
     out, errors = await asyncio.to_thread(program.communicate)
     assert (out, errors) == ("[0, 0, 1, 1, 2, 3]\n", "")
+
+
+# ------------------------------------------------------------------------------------------ what a review has found
+
+
+BUILT: list[int] = []
+
+
+class Heavy(StatefulIterator[int]):
+    """A two-class iterator that is built in a worker only."""
+
+    class State:
+        """No state of the library: a class of the user's own."""
+
+    def __init__(self, position: int = 0) -> None:
+        super().__init__()
+        self.cache = self.State()
+        self.position = position
+
+    def get_state(self) -> IteratorState:
+        return HeavyState(position=self.position)
+
+    def create_iter(self) -> Iterator[int]:
+        while self.position < 3:
+            self.position += 1
+            yield self.position - 1
+
+
+class HeavyState(IteratorState, kind="tests.one.heavy"):
+    position: Position[int]
+
+    def build(self) -> Heavy:
+        BUILT.append(self.position)
+        return Heavy(self.position)
+
+
+def test_iterators_of_a_pipeline_are_not_built_before_they_are_used() -> None:
+    BUILT.clear()
+    pipeline = LimitIterator(LoopingIterator(Heavy()), 5)
+    AsyncPrefetcher(pipeline)
+    state = pipeline.get_state()
+    SamplingIterator({"a": Heavy()}, weights={"a": 1}, on_exhausted="restart").get_state()
+    assert BUILT == []
+    assert list(pipeline) == [0, 1, 2, 0, 1] == list(state.build())
+    assert BUILT == [0, 0] * 2  # each epoch has one of its own
+
+
+def test_a_two_class_iterator_may_have_a_class_called_state() -> None:
+    assert list(Heavy()) == [0, 1, 2]
+    assert_resumes_exactly(Heavy)
+
+    class Derived(Heavy):
+        pass
+
+    assert list(Derived()) == [0, 1, 2]
+
+
+def test_a_field_that_was_set_anew_is_the_one_in_the_state() -> None:
+    iterator = LimitIterator(Heavy(), 5)
+    iterator.inner = Heavy(2)
+    assert list(iterator.get_state().build()) == [2]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ("deque[Count]", "Held.inner: iterators can be held in lists, tuples and dicts, not in collections.deque"),
+        ("OrderedDict[str, Count]", "Held.inner: iterators can be held in lists, tuples and dicts, not in"),
+        ("Sequence[Count]", "Held.inner: iterators can be held in lists, tuples and dicts, not in"),
+        ("list[deque[Count] | None]", "Held.inner: iterators can be held in lists, tuples and dicts, not in"),
+        ("list['Count']", "Held.inner: put the whole annotation in quotes, and not only a part of it"),
+    ],
+)
+def test_iterators_in_other_containers_are_refused(annotation: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        define_held(annotation)
+
+
+def define_held(annotation: str) -> Any:
+    class Held(StatefulIterator[int], kind="tests.one.held"):
+        __annotations__ = {"inner": annotation}
+
+        def create_iter(self) -> Iterator[int]:
+            yield from self.inner
+
+    return Held
+
+
+@pytest.mark.parametrize(
+    "annotation", ["Bounded", "list[Bounded]", "dict[str, tuple[Count, ...]]", "Count | None", "Literal['Count']"]
+)
+def test_iterators_in_these_are_built(annotation: str) -> None:
+    values: dict[str, Any] = {
+        "Bounded": Count(stop=2),
+        "list[Bounded]": [Count(stop=2)],
+        "dict[str, tuple[Count, ...]]": {"a": (Count(stop=2),)},
+        "Count | None": Count(stop=2),
+        "Literal['Count']": "Count",
+    }
+    iterator = define_held(annotation)(inner=values[annotation])
+    assert type(iterator.inner) is type(values[annotation])
+    assert_items_equal(iterator.get_state().build().get_state(), iterator.get_state())
+
+
+def test_a_version_needs_a_kind() -> None:
+    with pytest.raises(TypeError, match="version and aliases belong to a kind"):
+
+        class Versioned(StatefulIterator[int], version=2): ...
+
+
+def test_a_subclass_of_a_library_iterator_needs_a_kind_or_a_state_of_its_own() -> None:
+    class Renamed(LimitIterator[int]): ...
+
+    with pytest.raises(TypeError, match="has no kind"):
+        Renamed(Heavy(), 3)
+
+    class Stated(LimitIterator[int]):
+        def get_state(self) -> IteratorState:
+            return HeavyState(position=self.yielded)
+
+    assert list(Stated(Heavy(), 2)) == [0, 1]

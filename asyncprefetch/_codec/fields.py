@@ -23,6 +23,7 @@ if sys.version_info >= (3, 14):
     import annotationlib
 
 _DESCRIPTORS = (property, classmethod, staticmethod, functools.cached_property)
+_CONTAINERS = (list, tuple, dict, typing.Union, types.UnionType, typing.Annotated)
 _ATOMS = frozenset({types.NoneType, bool, int, float, complex, str, bytes})
 
 
@@ -50,14 +51,35 @@ def read_fields(cls: type, base: type, reserved: type) -> dict[str, tuple[Any, A
     return fields
 
 
-def mentions(annotation: Any, cls: type) -> bool:
-    """Return whether ``cls`` or a subclass of it occurs in an annotation, at any depth."""
-    annotation = getattr(annotation, "__value__", annotation)  # of an alias that a type statement made
-    origin = typing.get_origin(annotation) or annotation
-    if isinstance(origin, type) and issubclass(origin, cls):
+def holds(annotation: Any, cls: type, where: str) -> bool:
+    """Return whether a field with this annotation holds instances of ``cls``, itself or within lists, tuples and dicts.
+
+    Args:
+        annotation: of the field.
+        cls: the class.
+        where: the field, for messages.
+
+    Raises:
+        TypeError: ``cls`` occurs within something else, or an inner part of the annotation is in quotes.
+    """
+    annotation = getattr(annotation, "__value__", annotation)  # the value of an alias that a `type` statement made
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return False
+    if isinstance(annotation, str | typing.ForwardRef):
+        raise TypeError(f"{where}: put the whole annotation in quotes, and not only a part of it ({annotation!r})")
+    if isinstance(annotation, typing.TypeVar):
+        parts: Any = annotation.__constraints__ or (annotation.__bound__,)
+        return any(part is not None and holds(part, cls, where) for part in parts)
+    if isinstance(origin or annotation, type) and issubclass(origin or annotation, cls):
         return True
     parts = annotation if isinstance(annotation, list) else typing.get_args(annotation)
-    return any(mentions(part, cls) for part in parts)
+    if origin is typing.Annotated:
+        parts = parts[:1]
+    found = True in [holds(part, cls, where) for part in parts]  # all of them are examined
+    if found and origin not in _CONTAINERS:
+        raise TypeError(f"{where}: iterators can be held in lists, tuples and dicts, not in {annotation}")
+    return found
 
 
 def copied(value: Any, replaced: type | tuple[()], replace: Callable[[Any], Any]) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import NonNegativeInt
 
 from asyncprefetch._codec import registry
-from asyncprefetch.base import Position, StatefulIterator
+from asyncprefetch.base import IteratorState, Position, StatefulIterator
 
 T = TypeVar("T")
 
@@ -52,7 +52,15 @@ class FromIterable(StatefulIterator[T], Generic[T], kind="asyncprefetch.from_ite
             yield item
 
 
-FromIterableState = FromIterable.State
+if TYPE_CHECKING:
+
+    class FromIterableState(IteratorState):
+        """The state of a ``FromIterable``."""
+
+        factory: Callable[[], Iterable[Any]]
+        position: int
+else:
+    FromIterableState = FromIterable.State
 
 
 def from_iterable(factory: Callable[[], Iterable[T]]) -> FromIterable[T]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, Field, NonNegativeInt, ValidationInfo
 
-from asyncprefetch.base import Position, StatefulIterator
+from asyncprefetch.base import IteratorState, Position, StatefulIterator
 from asyncprefetch.iterators._stage import state_of
 
 T = TypeVar("T")
@@ -51,4 +51,13 @@ class LimitIterator(StatefulIterator[T], Generic[T], kind="asyncprefetch.limit")
             yield item
 
 
-LimitState = LimitIterator.State
+if TYPE_CHECKING:
+
+    class LimitState(IteratorState):
+        """The state of a ``LimitIterator``."""
+
+        inner: IteratorState
+        n: int
+        yielded: int
+else:
+    LimitState = LimitIterator.State

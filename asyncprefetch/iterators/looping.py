@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt, ValidationInfo
 
@@ -72,4 +72,15 @@ class LoopingIterator(StatefulIterator[T], Generic[T], kind="asyncprefetch.loopi
             self.inner, self.epoch, self.items = self.start.build(), self.epoch + 1, 0
 
 
-LoopingState = LoopingIterator.State
+if TYPE_CHECKING:
+
+    class LoopingState(IteratorState):
+        """The state of a ``LoopingIterator``."""
+
+        start: IteratorState
+        inner: IteratorState
+        epochs: int | None
+        epoch: int
+        items: int
+else:
+    LoopingState = LoopingIterator.State
