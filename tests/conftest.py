@@ -120,7 +120,7 @@ async def nothing_is_left() -> AsyncIterator[None]:
     assert asyncio.all_tasks() - before_tasks - {asyncio.current_task()} == set()
     assert multiprocessing.active_children() == []
     for thread in threading.enumerate():
-        if thread.name.startswith("asyncprefetch") and thread.name != "asyncprefetch-end-watch":
+        if thread.name.startswith("asyncprefetch"):
             thread.join(1)  # it may be on its last line
             assert not thread.is_alive(), thread.name
     assert shared_memory() - before_memory == set()

@@ -186,7 +186,6 @@ class ProcessExecutor(Executor):
             limits.check_threads()
             thread = threading.Thread(target=self._run, name="asyncprefetch-worker-watch", daemon=True)
             thread.start()
-            program_end.watch_main_thread()
         except Exception as error:  # no more threads or memory, or the interpreter ends
             self._step(ProcessEvent.END)
             self._why = str(call_errors.broken(error))

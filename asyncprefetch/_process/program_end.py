@@ -1,19 +1,16 @@
 """Kills the workers when the program ends.
 
-multiprocessing waits for its processes when the program ends, and a busy worker would hold the program forever. So would a
-thread that waits for a busy worker: Python waits for its threads before it runs the hooks of ``atexit``.
+multiprocessing waits for its processes when the program ends, and a busy worker would hold the program forever. Python
+waits for the program's threads first: a thread that uses a worker goes on after the main thread has ended.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import multiprocessing.util  # noqa: F401 - its hook for the end of the program is registered before ours, so ours runs first
 import threading
 import weakref
 from typing import Protocol
-
-from asyncprefetch._process import limits
 
 
 class Killable(Protocol):
@@ -25,7 +22,6 @@ class Killable(Protocol):
 
 _live: weakref.WeakSet[Killable] = weakref.WeakSet()
 _has_come = threading.Event()
-_watched = threading.Lock()  # taken once a program
 
 
 def kill_at_end(executor: Killable) -> None:
@@ -36,19 +32,6 @@ def kill_at_end(executor: Killable) -> None:
 def has_come() -> bool:
     """Whether the program is ending: no worker may be started any more."""
     return _has_come.is_set()
-
-
-def watch_main_thread() -> None:
-    """Kill the workers when the main thread ends. The first call starts a thread for that."""
-    if _watched.acquire(blocking=False):
-        with contextlib.suppress(RuntimeError):  # no more threads, or the interpreter ends
-            limits.check_threads()
-            threading.Thread(target=_after_main_thread, name="asyncprefetch-end-watch", daemon=True).start()
-
-
-def _after_main_thread() -> None:
-    threading.main_thread().join()
-    _kill_live()
 
 
 def _kill_live() -> None:
