@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
@@ -238,19 +238,6 @@ class StatefulIterator(ABC, Generic[T_co]):
             raise TypeError(f"{cls.__qualname__} takes its fields by keyword: {cls.__qualname__}({usage})")
         _fill(self, state(**fields))
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Build a field that holds iterators. Called only for an attribute that is missing, so at its first use."""
-            try:
-                state = object.__getattribute__(self, "_unbuilt")[name]
-            except (AttributeError, KeyError):
-                text = f"{type(self).__qualname__!r} object has no attribute {name!r}"
-                raise AttributeError(text, name=name, obj=self) from None
-            value = copied(state, IteratorState, _build)
-            setattr(self, name, value)
-            return value
-
     def get_state(self) -> IteratorState:
         """Return the state from which all items that were not yielded yet can be made again.
 
@@ -334,6 +321,21 @@ def _make_state(cls: Any, kind: str, version: int, aliases: tuple[str, ...] | li
     )
     registry.register_kind(state, kind, version, aliases)
     cls.State = state
+    # Only where it is needed: a class with __getattr__ pays for it at every access to an attribute.
+    if state._built and not hasattr(cls, "__getattr__"):
+        cls.__getattr__ = _build_at_first_use
+
+
+def _build_at_first_use(iterator: Any, name: str) -> Any:
+    """The ``__getattr__`` of classes with iterators in fields. Python calls it for attributes that are missing."""
+    try:
+        state = object.__getattribute__(iterator, "_unbuilt")[name]
+    except (AttributeError, KeyError):
+        text = f"{type(iterator).__qualname__!r} object has no attribute {name!r}"
+        raise AttributeError(text, name=name, obj=iterator) from None
+    value = copied(state, IteratorState, _build)
+    setattr(iterator, name, value)
+    return value
 
 
 def _fields_state(cls: type) -> type[_FieldsState] | None:

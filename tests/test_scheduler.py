@@ -104,7 +104,7 @@ def test_any_order_of_arrival_gives_the_promised_order_within_the_bound(lengths,
                 scheduler.disable(shard, unused)
             (queues[shard] if in_order else arrived).append(entry)
         else:
-            assert queue, "a shard is due, has nothing, and nobody has credit for it"
+            assert queue, "a shard is due and has nothing, and no credit was given for it"
             shard, item = queue.popleft()
             if item is None:
                 scheduler.dropped(shard)

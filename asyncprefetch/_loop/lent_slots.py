@@ -26,11 +26,6 @@ class LentSlots:
         self.max_held = max_held
         self.lent: dict[int, None] = {}
 
-    @property
-    def held(self) -> int:
-        """The number of slots that the consumer holds."""
-        return len(self.lent)
-
     def returned(self) -> list[int]:
         """The slots that no array lies on any more. Each is returned once."""
         returned = [slot for slot in list(self.lent) if not self.segment.in_use(slot)]

@@ -41,11 +41,11 @@ def test_a_slot_comes_back_once_when_nothing_lies_on_it(sides):
     part = batch[5:]
     del batch
     assert sides.lent_slots.returned() == []
-    assert sides.lent_slots.held == 1
+    assert len(sides.lent_slots.lent) == 1
     del part
     assert sides.lent_slots.returned() == [slot]
     assert sides.lent_slots.returned() == []
-    assert sides.lent_slots.held == 0
+    assert len(sides.lent_slots.lent) == 0
 
 
 def test_a_batch_that_was_opened_and_not_delivered_keeps_its_slot(sides):
