@@ -56,13 +56,24 @@ def crowded(keys: Iterable[Any]) -> bool:
     return max(Counter(map(hash, keys)).values(), default=0) > _MAX_OF_ONE_HASH
 
 
-def brief(value: Any) -> str:
-    """Return a short description of a value. A value from a hostile file may have no ``repr()``."""
+def describe(value: Any) -> str:
+    """Return the ``repr()`` of a value, or its class: a value from a hostile file may have no ``repr()``."""
     try:
-        text = repr(value)
+        return repr(value)
     except Exception:
         return f"a {qualified_name(type(value))}"
+
+
+def shorten(text: str, skipped: int = 0) -> str:
+    """Return at most 80 characters of a text, of which so many at the start are left out."""
+    if skipped:
+        text = f"...{text[skipped:]}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def brief(value: Any) -> str:
+    """Return a description of a value in at most 80 characters."""
+    return shorten(describe(value))
 
 
 def validation_text(error: ValidationError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from asyncprefetch._codec import registry
 from asyncprefetch._codec.arrays import raw_bytes
-from asyncprefetch._codec.common import brief
+from asyncprefetch._codec.common import describe, shorten
 from asyncprefetch._codec.encoder import encode
 from asyncprefetch.errors import CheckpointError
 
@@ -57,7 +58,11 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
             return [line for k in saved for line in compare_configuration(saved[k], given[k], f"{path}[{k!r}]")]
         if _same(saved, given):
             return []
-    return [f"{path}: saved {_brief(saved)}, given {_brief(given)}"]
+    texts = [_describe(saved), _describe(given)]
+    # Long paths, for example, often differ at their end only.
+    common = len(os.path.commonprefix(texts))
+    saved_text, given_text = (shorten(text, skipped=common - 20 if common > 60 else 0) for text in texts)
+    return [f"{path}: saved {saved_text}, given {given_text}"]
 
 
 def _same(saved: Any, given: Any) -> bool:
@@ -72,5 +77,5 @@ def _same(saved: Any, given: Any) -> bool:
         return bool(saved == given)
 
 
-def _brief(value: Any) -> str:
-    return type(value).__qualname__ if registry.kind_of(type(value)) is not None else brief(value)
+def _describe(value: Any) -> str:
+    return type(value).__qualname__ if registry.kind_of(type(value)) is not None else describe(value)
