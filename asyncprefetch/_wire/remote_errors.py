@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import pickle
 import traceback
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 _LOG = logging.getLogger("asyncprefetch")
 
@@ -21,8 +21,7 @@ _TRACEBACK, _MRO = BaseException.__dict__["__traceback__"], type.__dict__["__mro
 _MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteError:
+class RemoteError(NamedTuple):
     """An exception as data.
 
     Attributes:
