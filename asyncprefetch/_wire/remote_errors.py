@@ -4,8 +4,6 @@ An exception may have a class that can't be pickled, or whose methods raise. It 
 classes and its formatted traceback. The pickled exception goes along if there is one, for the loader to raise ``from``.
 """
 
-from __future__ import annotations
-
 import logging
 import pickle
 import traceback
