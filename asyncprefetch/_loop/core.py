@@ -70,7 +70,6 @@ class Core:
         if self.state is not LoaderState.NEW:
             return
         self._loop = asyncio.get_running_loop()
-        anyio.CancelScope()  # loads what anyio needs for this loop: to close, there may be no descriptor left for that
         self._step(LoaderEvent.START)
         self._started_at = time.monotonic()
         self._shutdown.watch_loop(self._loop_shuts_down)
@@ -82,6 +81,8 @@ class Core:
             self._worker_of.update(dict.fromkeys(hosted, handle))
         for handle in self._workers:
             handle.launch()
+        # Loads what anyio needs for this loop, while the workers start: to close, there may be no descriptor left for that.
+        anyio.CancelScope()
 
     def check_usable(self) -> None:
         """Refuse a loader that is closed, or belongs to another loop.
@@ -136,7 +137,7 @@ class Core:
                 "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
                 "share the stream in an order that no checkpoint could restore"
             )
-        if self.state is not LoaderState.ACTIVE or not self._is_running_here():
+        if self.state is not LoaderState.ACTIVE or self._loop is not running_loop():
             self.start()
         self._taking = True
         try:
@@ -153,12 +154,6 @@ class Core:
             self._taking = False
             if self._delivery.failure is not None and self.state is LoaderState.ACTIVE:
                 self._step(LoaderEvent.FAIL)
-
-    def _is_running_here(self) -> bool:
-        try:
-            return self._loop is asyncio.get_running_loop()
-        except RuntimeError:
-            return False
 
     def _check(self, shard: int, item: Any) -> None:
         """Warn once a shard, at its first batch, if a checkpoint could not hold its items."""

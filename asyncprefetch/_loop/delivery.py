@@ -79,9 +79,6 @@ class Delivery:
         self._item: Any = None  # that item
         self._turned_at = self._returned_at = time.monotonic()
         self._turn: asyncio.Handle | None = None  # pending as long as the loop has not turned since a delivery
-        self._polled = (
-            False  # the next batch arrived by a poll, so the loop may not have turned since the last delivery
-        )
         self._unreturned = 0  # deliveries whose credit was not returned
         self._max_unreturned = max(1, n_prefetch // 4)
         self._closed = False
@@ -144,20 +141,19 @@ class Delivery:
                 raise StopAsyncIteration
             entries = self._queues[self.scheduler.due].entries
             if not entries:
-                if self._unreturned:
-                    self._return_credit(time.monotonic())
                 self._poll(self.scheduler.due)
                 if not entries:
                     return NOTHING
-                self._polled = True
             entry = entries[0]
             if isinstance(entry, Ready):
                 if self._loaded is not entry:
-                    if self._must_turn() or entry.payload.size > _LARGE:
+                    if (self._turn is not None and self._must_turn()) or entry.payload.size > _LARGE:
                         return NOTHING
-                    self._keep(entry, _load(entry))
-                    if self._loaded is not entry:
-                        continue  # its payload can't be loaded, and that is the failure
+                    item = _load(entry)
+                    if type(item) is _Unreadable:
+                        self._fail(entry, item)
+                        continue
+                    self._loaded, self._item = entry, item
                 return self._item
             if isinstance(entry, Failure):
                 self.failure = entry.error
@@ -174,23 +170,21 @@ class Delivery:
 
     def take(self) -> None:
         """Deliver the item that :meth:`peek` has given: it leaves its queue, and its credit is returned, now or soon."""
+        assert self._loaded is not None
         now = time.monotonic()
-        shard = self.shard
+        shard = self._loaded.shard
         self._loaded = self._item = None
-        entries = self._queues[shard].entries
-        entries.popleft()
+        self._queues[shard].entries.popleft()
         if self.seconds_to_first is None:
             self.seconds_to_first, self.seconds_waiting = self.seconds_waiting, 0.0
         self.buffered[shard] -= 1
         self.scheduler.delivered(shard)
         self._unreturned += 1
-        self._polled = False
-        if not self._queues[self.scheduler.due].entries:
-            # The consumer waits next, and the workers must not wait for it. No callback: it would cost a turn of the loop,
-            # and the next batch comes by a turn of the loop or by a poll.
-            self._return_credit(now)
-            return
-        if self._unreturned >= self._max_unreturned or now - self._returned_at > _MAX_SECONDS_UNRETURNED:
+        if (
+            self._unreturned >= self._max_unreturned
+            or now - self._returned_at > _MAX_SECONDS_UNRETURNED
+            or self.scheduler.is_idle
+        ):
             self._return_credit(now)
         if self._turn is None:
             self._turn = asyncio.get_running_loop().call_soon(self._loop_turned)
@@ -200,35 +194,40 @@ class Delivery:
         queue = self._queues[self.scheduler.due]
         if not queue.entries:
             began = time.monotonic()
+            if self._turn is not None:  # the workers have credit for the next batches, and nothing is due to them now
+                self._turn.cancel()
+                self._turn = None
             try:
                 # Cancelled, it took nothing; otherwise there is no await between the get and the return of the entry.
                 queue.entries.appendleft(await queue.get())
+            except asyncio.CancelledError:  # the consumer may do something else for long
+                if self._unreturned:
+                    self._return_credit(time.monotonic())
+                raise
             finally:
                 self._turned_at = time.monotonic()
                 self.seconds_waiting += self._turned_at - began
-        elif self._must_turn():
+        elif self._turn is not None and self._must_turn():
             await asyncio.sleep(0)
-            self._turned_at, self._polled = time.monotonic(), False
+            self._turned_at = time.monotonic()
         else:
             entry = queue.entries[0]
             assert isinstance(entry, Ready)
             item = await in_thread(_load, entry)
-            if queue.entries[0] is entry:  # otherwise the loader was closed meanwhile
-                self._keep(entry, item)
+            if queue.entries[0] is not entry:  # the loader was closed meanwhile
+                return
+            if type(item) is _Unreadable:
+                self._fail(entry, item)
+            else:
+                self._loaded, self._item = entry, item
 
     def _must_turn(self) -> bool:
-        """Whether the loop has not turned since the last delivery, and other tasks have waited for long enough."""
-        return (
-            self._turn is not None or self._polled
-        ) and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
+        """Whether other tasks have waited long enough for the loop to turn, which it has not since the last delivery."""
+        return time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
 
-    def _keep(self, entry: Ready, item: Any) -> None:
-        """Keep the loaded item of the entry at the head of its queue. If it can't be loaded, that is the failure."""
-        if type(item) is _Unreadable:
-            shard = entry.shard
-            self.failure = error_reports.unreadable_error(item.error, shard, self.delivered(shard))
-        else:
-            self._loaded, self._item = entry, item
+    def _fail(self, entry: Ready, unreadable: _Unreadable) -> None:
+        shard = entry.shard
+        self.failure = error_reports.unreadable_error(unreadable.error, shard, self.delivered(shard))
 
     def _loop_turned(self) -> None:
         self._turn = None

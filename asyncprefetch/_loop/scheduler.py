@@ -33,6 +33,11 @@ class Scheduler(ABC):
         """Batches made or granted and not delivered, over all shards."""
         return self._total
 
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether the consumer would wait for a batch that was neither made nor granted."""
+
     @abstractmethod
     def delivered(self, shard: int) -> None:
         """A batch of ``shard`` went to the consumer."""
@@ -82,8 +87,13 @@ class InOrder(Scheduler):
         self._turn = self.active.index(due) if due in self.active else 0
         self.due = self.active[self._turn]
 
+    @property
+    def is_idle(self) -> bool:
+        return not self._ahead[self.due]
+
     def delivered(self, shard: int) -> None:
-        self._shift(shard, -1)
+        self._ahead[shard] -= 1
+        self._total -= 1
         self._turn = (self._turn + 1) % len(self.active)
         self.due = self.active[self._turn]
 
@@ -119,6 +129,10 @@ class AsReady(Scheduler):
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int) -> None:
         super().__init__(shards, ahead, n_prefetch)
         self._last = len(self.active) - 1
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._total
 
     def delivered(self, shard: int) -> None:
         self._shift(shard, -1)
