@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +23,7 @@ from tests.conftest import pytest_asyncio_loop_factories, pytest_xdist_auto_num_
 
 PACKAGE = Path(asyncprefetch.__file__).parent
 TESTS = Path(__file__).parent
+OWN = {PACKAGE.name, TESTS.name}
 MAX_LINES = 400
 MAX_STACKLEVEL = 3
 
@@ -65,6 +66,7 @@ def name_of(path: Path, package: Path = PACKAGE) -> str:
 
 
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TEST_FILES = sorted(TESTS.rglob("*.py"))
 # The package itself imports nothing at run time: it loads public names when they are first used.
 INNER = {name: path for name, path in MODULES.items() if name}
 
@@ -231,13 +233,13 @@ def test_warnings_point_at_a_caller_that_is_near():
 
 
 def foreign_private_names(tree: ast.Module, our_names: set[str]) -> Iterator[str]:
-    """The private names of other packages that a module uses.
+    """Yield the private names of other packages that a module uses.
 
-    An attribute is another package's if the module imported what it is taken from, or if the package defines no such name.
+    An attribute belongs to another package if its root was imported from there, or if ``our_names`` does not contain it.
     """
     foreign = set()
     for module, name, bound in imported(tree):
-        if module.partition(".")[0] != PACKAGE.name:
+        if module.partition(".")[0] not in OWN:
             foreign.add(bound)
             if any(map(is_private, module.split("."))) or (name is not None and is_private(name)):
                 yield f"{module}.{name or ''}"
@@ -266,11 +268,20 @@ def defined_names(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
+def private_names_used(paths: Iterable[Path], definitions: Iterable[Path]) -> dict[str, list[str]]:
+    """The private names of other packages in each module that uses any. ``definitions`` are the files with our names."""
+    our_names = {name for path in definitions for name in defined_names(parse(path))}
+    used = {str(path): sorted(set(foreign_private_names(parse(path), our_names))) for path in paths}
+    return {path: names for path, names in used.items() if names}
+
+
 def test_no_private_name_of_another_package_is_used():
-    our_names = {name for path in MODULES.values() for name in defined_names(parse(path))}
-    used = {name: sorted(set(foreign_private_names(parse(path), our_names))) for name, path in MODULES.items()}
-    found = {name: names for name, names in used.items() if names}
-    assert found == {}
+    assert private_names_used(MODULES.values(), MODULES.values()) == {}
+
+
+def test_tests_use_no_private_name_of_another_package():
+    ours = [*MODULES.values(), *TEST_FILES, *(TESTS.parent / "examples").rglob("*.py")]
+    assert private_names_used(TEST_FILES, ours) == {}
 
 
 @pytest.mark.parametrize(
@@ -292,7 +303,6 @@ def test_a_private_name_of_another_package_is_found(source):
 # ------------------------------------------------------------------------------------------------------------ the tests
 
 
-TEST_FILES = sorted(TESTS.rglob("*.py"))
 # In the text of a program that a test starts, too.
 PRIVATE_IMPORT = re.compile(
     r"^\s*(?:from|import) asyncprefetch(?:\.\w+)*?\._(?!_)"

@@ -146,9 +146,9 @@ def test_what_a_filesystem_raises_is_raised_as_it_is_and_never_passed_over(
     path = write(tmp_path / f"x{suffix}", [{"text": "x" * 900 + str(i)} for i in range(9)])
     filesystem = fsspec.filesystem("memory")
     filesystem.put(str(path), "/corpus/")
-    open_ = MemoryFileSystem._open
+    open_ = MemoryFileSystem.open
     monkeypatch.setattr(_files, "_BUFFER", 128)
-    monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, **kw: Failing(open_(self, path, **kw).getvalue()))
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda self, *how: Failing(open_(self, *how).getvalue()))
     try:
         raised = 0
         for reads, error in product(range(30), (OSError("token expired"), EOFError("hung up"), ValueError("closed"))):
@@ -175,11 +175,9 @@ def test_a_filesystem_that_ends_a_file_early_without_a_word_loses_nothing(
     filesystem = fsspec.filesystem("memory")
     filesystem.put(str(path), "/corpus/")
     size = path.stat().st_size
-    open_ = MemoryFileSystem._open
+    open_ = MemoryFileSystem.open
     monkeypatch.setattr(_files, "_BUFFER", 128)
-    monkeypatch.setattr(
-        MemoryFileSystem, "_open", lambda self, path, **kw: EndingEarly(open_(self, path, **kw).getvalue())
-    )
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda self, *how: EndingEarly(open_(self, *how).getvalue()))
     try:
         for EndingEarly.given in {0, 1, size // 3, size // 2, size - 1}:
             outcome = attempt(DocumentFileIterator("memory://corpus/", on_error=on_error))
