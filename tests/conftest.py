@@ -25,9 +25,10 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor
+from tests.pipelines import PRELOAD
 
 # As a program with many loaders does: workers start several times faster.
-multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 settings.register_profile(
     "suite",

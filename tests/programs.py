@@ -16,11 +16,13 @@ from tests.processes import gone, launch, session
 # What programs use. On its own it is the beginning of a program as a user writes it.
 IMPORTS = """
 import asyncio, gc, multiprocessing, os, resource, signal, sys, threading, time, warnings
+from pathlib import Path
 import anyio
 import numpy as np
 from asyncprefetch import *
 from asyncprefetch.executors import ProcessExecutor
-from tests.pipelines import *
+from tests.pipelines.arrays import Arrays
+from tests.pipelines.counting import Count
 from tests.limits import leave_little_memory, leave_memory
 """
 
@@ -28,7 +30,9 @@ from tests.limits import leave_little_memory, leave_memory
 HEADER = (
     IMPORTS
     + """
-multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
+from tests.pipelines import PRELOAD
+
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 def descriptors():
     return os.listdir("/proc/self/fd")

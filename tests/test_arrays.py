@@ -14,7 +14,7 @@ from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
 from tests.consumer import take
 from tests.iterators.sources import ListIterator
-from tests.pipelines import NEEDS_PROTECTION, REFUSED_WAYS, RIGHT_WAYS, Arrays
+from tests.pipelines.arrays import NEEDS_PROTECTION, REFUSED_WAYS, RIGHT_WAYS, Arrays
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")

@@ -17,7 +17,7 @@ from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
 from tests.conftest import EXECUTORS, descriptors, inline
 from tests.consumer import cancelled_after, rest, take, through_json
 from tests.inside import LoaderEvent, LoaderSocket, shutdown_of
-from tests.pipelines import Count, in_turns
+from tests.pipelines.counting import Count, in_turns
 
 # More than any of the calls needs on the inline executor: so every point at which they can be cancelled is met.
 ROUNDS = range(14)

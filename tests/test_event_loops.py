@@ -10,7 +10,7 @@ import trio
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetchError, EventLoopError
 from tests.conftest import inline
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 
 async def enter(loader):

@@ -13,7 +13,7 @@ from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.testing import assert_items_equal
 from tests.conftest import EXECUTORS
 from tests.consumer import cancelled_after
-from tests.pipelines import Count, in_turns
+from tests.pipelines.counting import Count, in_turns
 
 ARRAYS = st.builds(
     lambda dtype, shape: f"array:{dtype.str}:{','.join(map(str, shape))}",

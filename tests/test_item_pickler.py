@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from asyncprefetch.testing import assert_items_equal
 from tests.inside import _codec, item_pickler
-from tests.pipelines import make_item
+from tests.pipelines.items import make_item
 
 DTYPES = st.one_of(
     hnp.scalar_dtypes(),

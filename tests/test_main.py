@@ -7,7 +7,8 @@ from asyncprefetch.__main__ import main
 from tests.conftest import inline
 from tests.consumer import take
 from tests.inside import ledger_of, shard
-from tests.pipelines import Count, Fail
+from tests.pipelines.counting import Count
+from tests.pipelines.failing import Fail
 
 
 @pytest.mark.both_loops

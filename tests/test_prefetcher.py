@@ -28,11 +28,13 @@ from asyncprefetch.iterators import (
     from_iterable,
 )
 from asyncprefetch.testing import assert_items_equal
-from tests import pipelines
 from tests.conftest import inline
 from tests.consumer import rest, take, through_bytes, through_json
 from tests.inside import delivery_of, snapshot_is_pending, worker_process
-from tests.pipelines import Count, in_turns
+from tests.pipelines import functions, unpickling
+from tests.pipelines.counting import Count, CountState, in_turns
+from tests.pipelines.gates import Gate, GateKeeper
+from tests.pipelines.items import Unregistered
 
 # ---------------------------------------------------------------------------------------------------------- the stream
 
@@ -122,7 +124,7 @@ async def test_other_tasks_run_though_batches_are_always_ready():
 
 @pytest.mark.both_loops
 async def test_large_batches_are_opened_in_a_thread(executor_factory):
-    got = await rest(AsyncPrefetcher(pipelines.where, workers=executor_factory))
+    got = await rest(AsyncPrefetcher(unpickling.where, workers=executor_factory))
     here = threading.get_ident()
     assert [item["by"] == here for item in got] == [True, False, True]
     assert [len(item["data"]) for item in got] == [10, 1 << 22, 10]
@@ -202,8 +204,8 @@ async def test_get_state_at_any_time(executor_factory):
 
 @pytest.mark.both_loops
 async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 2)
-    async with AsyncPrefetcher(pipelines.Gate(5, str(tmp_path))) as loader:
+    keeper = GateKeeper(tmp_path, 2)
+    async with AsyncPrefetcher(Gate(5, str(tmp_path))) as loader:
         await take(loader, 2)
         waiting = asyncio.create_task(anext(loader))
         await keeper.reached(2)
@@ -240,8 +242,8 @@ async def test_a_state_is_fresh_though_an_older_one_is_still_being_encoded(execu
 
 @pytest.mark.both_loops
 async def test_with_grace_a_long_draw_is_not_waited_for(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 3)
-    async with AsyncPrefetcher(pipelines.Gate(6, str(tmp_path))) as loader:
+    keeper = GateKeeper(tmp_path, 3)
+    async with AsyncPrefetcher(Gate(6, str(tmp_path))) as loader:
         await take(loader, 2)
         await keeper.reached(3)
         state = await loader.get_state(grace=0)
@@ -313,14 +315,14 @@ async def test_what_shapes_the_stream_can_not_be_given_to_build():
 
 
 async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_loses_nothing(executor_factory):
-    loader = AsyncPrefetcher(pipelines.unregistered, workers=executor_factory)
+    loader = AsyncPrefetcher(functions.unregistered, workers=executor_factory)
     async with loader:
         with pytest.warns(
-            CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.Unregistered is not registered"
+            CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.items.Unregistered is not registered"
         ) as told:
             first = await anext(loader)
         assert told[0].filename == __file__
-        assert first == pipelines.Unregistered(0)
+        assert first == Unregistered(0)
         while not loader.statistics().buffered:
             await asyncio.sleep(0.001)
         with pytest.raises(CheckpointError, match=r"a buffered batch of shard 0: .*Unregistered is not registered"):
@@ -330,7 +332,7 @@ async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_los
 
 @pytest.mark.both_loops
 async def test_a_warning_that_is_made_an_error_loses_no_batch():
-    async with AsyncPrefetcher(pipelines.unregistered, workers=inline) as loader:
+    async with AsyncPrefetcher(functions.unregistered, workers=inline) as loader:
         with pytest.raises(CheckpointWarning):
             await anext(loader)
         assert [item.value async for item in loader] == [0, 1, 2, 3]
@@ -361,7 +363,7 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
     with pytest.raises(CheckpointError, match="is of 2 shards, and the expected pipeline has 1"):
         await AsyncPrefetcherState.load(path, expect=Count(5))
     with pytest.raises(CheckpointError, match=r"saved CountState, given FromIterable\.State"):
-        await AsyncPrefetcherState.load(path, expect=[from_iterable(pipelines.lines), Count(6, 100)])
+        await AsyncPrefetcherState.load(path, expect=[from_iterable(functions.lines), Count(6, 100)])
 
 
 def nested(stop, seed, n):
@@ -450,8 +452,8 @@ async def test_states_name_their_shards_by_global_number():
 
 @pytest.mark.both_loops
 async def test_two_consumers_at_once_are_refused(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 0)
-    async with AsyncPrefetcher(pipelines.Gate(2, str(tmp_path))) as loader:
+    keeper = GateKeeper(tmp_path, 0)
+    async with AsyncPrefetcher(Gate(2, str(tmp_path))) as loader:
         waiting = asyncio.create_task(anext(loader))
         await keeper.reached(0)
         with pytest.raises(PrefetcherBusyError, match="another task is waiting"):
@@ -478,8 +480,8 @@ async def test_a_closed_loader_says_so(executor_factory):
 
 @pytest.mark.both_loops
 async def test_closing_wakes_whoever_waits(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 0)
-    loader = AsyncPrefetcher(pipelines.Gate(2, str(tmp_path)))
+    keeper = GateKeeper(tmp_path, 0)
+    loader = AsyncPrefetcher(Gate(2, str(tmp_path)))
     waiting = asyncio.create_task(anext(loader))
     await keeper.reached(0)
     asked = asyncio.create_task(loader.get_state())
@@ -575,7 +577,7 @@ def test_bad_arguments_are_refused_with_what_to_do(arguments, error, text):
 
 
 def test_a_state_that_can_not_be_pickled_is_refused_at_once():
-    class LocalState(pipelines.CountState, kind="tests.local"):
+    class LocalState(CountState, kind="tests.local"):
         pass
 
     class Local(Count):

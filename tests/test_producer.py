@@ -29,7 +29,8 @@ from tests.inside import (
 )
 from tests.inside import producer as producer_module
 from tests.inside import shard as shard_module
-from tests.pipelines import Count, Fail
+from tests.pipelines.counting import Count
+from tests.pipelines.failing import Fail
 
 
 @register("tests.producer.counting")

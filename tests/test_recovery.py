@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch import Batch
 from tests.inside import ItemPickler, Ledger, ShardStart, fingerprint
-from tests.pipelines import make_item
+from tests.pipelines.items import make_item
 
 
 @given(st.lists(st.tuples(st.sampled_from(["item", "state", "late state"]), st.integers(0, 3)), max_size=30))

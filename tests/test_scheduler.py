@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.inside import AsReady, InOrder
-from tests.pipelines import in_turns
+from tests.pipelines.counting import in_turns
 
 
 def new(in_order, count, n, ahead=None, due=0):

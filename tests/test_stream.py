@@ -19,7 +19,8 @@ from asyncprefetch import AsyncPrefetcher, ProcessWorkers, WorkerDiedError
 from tests import stream_items
 from tests.consumer import rest, take, until
 from tests.inside import delivery, loader_socket, records, shared_memory, stream_transport, worker_socket
-from tests.pipelines import Count, Gate, GateKeeper
+from tests.pipelines.counting import Count
+from tests.pipelines.gates import Gate, GateKeeper
 from tests.processes import has_ended
 from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
 from tests.transports.sides import alarm_in

@@ -18,7 +18,7 @@ import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, arrays
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.inside import use_after_yield
-from tests.pipelines import RIGHT_WAYS, Arrays
+from tests.pipelines.arrays import RIGHT_WAYS, Arrays
 
 
 class CountState(IteratorState, kind="tests.testing.count"):
@@ -328,7 +328,7 @@ def test_the_pass_leaves_alone_what_its_parent_has_planned_for_its_end() -> None
     script = """
 import atexit, os
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.pipelines import Arrays
+from tests.pipelines.arrays import Arrays
 atexit.register(print, "at exit")
 print("printed before", end=" ")
 parent = os.getpid()

@@ -33,7 +33,7 @@ from asyncprefetch.iterators import (
     from_iterable,
 )
 from tests.consumer import until
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 _SUM = re.compile(rb'"sha256":"[0-9a-f]{64}"')
 _BLANK = b'"sha256":"' + b"0" * 64 + b'"'

@@ -34,7 +34,7 @@ from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.testing import assert_items_equal
 from tests.faults.soaked import Soaked, reference
-from tests.pipelines import in_turns
+from tests.pipelines.counting import in_turns
 
 CARRIERS = ("stream", "pull")
 

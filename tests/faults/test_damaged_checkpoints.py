@@ -36,7 +36,7 @@ from tests.faults.containers import (
     write_corpus,
 )
 from tests.inside import _codec
-from tests.pipelines import Count, in_turns
+from tests.pipelines.counting import Count, in_turns
 from tests.processes import ROOT
 from tests.support import assert_same
 

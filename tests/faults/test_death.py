@@ -17,7 +17,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
-from tests import pipelines, stream_items
+from tests import stream_items
 from tests.conftest import EXECUTORS
 from tests.consumer import rest, take, through_bytes, until, until_error
 from tests.faults import mortals
@@ -32,7 +32,9 @@ from tests.inside import (
     out_of_memory,
     snapshot_is_pending,
 )
-from tests.pipelines import Count, Die, Gate, GateKeeper
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.dying import Die, NotDeterministic
+from tests.pipelines.gates import Gate, GateKeeper
 from tests.processes import launch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
@@ -76,7 +78,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         got += [item async for item in loader]
         after = [worker.pid for worker in workers(loader)]
         assert [worker.restarts for worker in workers(loader)] == [1, 0]
-    assert got == pipelines.in_turns([list(range(8)), list(range(100, 108))])
+    assert got == in_turns([list(range(8)), list(range(100, 108))])
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
     code, name = WAYS[how]
     cause = f"killed by {name}" if name else f"exited with code {code}"
@@ -303,7 +305,7 @@ SIGCHLD_IGNORED = """
 import asyncio, multiprocessing, os, signal, sys
 from asyncprefetch import *
 from tests.faults.mortals import workers_with
-from tests.pipelines import Die
+from tests.pipelines.dying import Die
 from tests.consumer import rest, take
 
 async def main(start_method, pull, folder):
@@ -383,7 +385,7 @@ async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(tran
 async def test_a_replay_that_differs_is_an_error(transport, caplog):
     # One item an answer, and no state in between: the items before the death have arrived, and all of them are replayed.
     loader = AsyncPrefetcher(
-        pipelines.NotDeterministic(3),
+        NotDeterministic(3),
         n_batches_to_prefetch=1,
         **workers_with(transport is not None, initializer=mortals.sends_no_states),
     )
@@ -433,7 +435,7 @@ async def test_get_state_during_a_death_is_exact(tmp_path, transport, max_restar
                 asked = asyncio.create_task(loader.get_state(grace=grace))
             async with asyncio.timeout(SOON):
                 state = await asked
-    assert got + await rest(through_bytes(state).build()) == pipelines.in_turns([list(range(7)), list(range(100, 107))])
+    assert got + await rest(through_bytes(state).build()) == in_turns([list(range(7)), list(range(100, 107))])
 
 
 # ------------------------------------------------------------------------------------------------------ out of memory

@@ -12,7 +12,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher
 from tests.conftest import EXECUTORS
-from tests.pipelines import Arrays
+from tests.pipelines.arrays import Arrays
 
 CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
 MADE = pytest.mark.parametrize("way", ["made in place", "one plain buffer"])

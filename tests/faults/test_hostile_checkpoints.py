@@ -30,7 +30,7 @@ from tests.faults.containers import (
 )
 from tests.inside import _codec
 from tests.iterators.sources import ListIterator
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 made: list[str] = []
 

@@ -15,11 +15,12 @@ from asyncprefetch import (
     PrefetcherClosedError,
     ProducerError,
 )
-from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.faults.raising import ERRORS, PHASES, Raising
 from tests.inside import class_name
-from tests.pipelines import Count, Gate, GateKeeper
+from tests.pipelines import unpickling
+from tests.pipelines.counting import Count
+from tests.pipelines.gates import Gate, GateKeeper
 
 CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
 
@@ -109,10 +110,10 @@ async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport)
 @pytest.mark.both_loops
 async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(transport, monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
+    monkeypatch.setattr(unpickling, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
     async with (
         asyncio.timeout(BOUND),
-        AsyncPrefetcher(pipelines.telling, workers=EXECUTORS[transport]) as loader,
+        AsyncPrefetcher(unpickling.telling, workers=EXECUTORS[transport]) as loader,
     ):
         waiting = asyncio.create_task(anext(loader))
         await asyncio.to_thread(opening.wait, BOUND)

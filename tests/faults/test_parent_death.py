@@ -23,7 +23,7 @@ from asyncprefetch import *
 from tests.consumer import until
 from tests.faults import mortals
 from tests.faults.mortals import World
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 transport, what, folder, start_method = sys.argv[1:]
 

@@ -24,7 +24,7 @@ from asyncprefetch.executors import ProcessExecutor
 from tests import programs
 from tests.conftest import descriptors, inline
 from tests.inside import frames, limits
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
 

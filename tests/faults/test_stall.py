@@ -13,13 +13,14 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, ProducerStalledError
 from asyncprefetch.executors import ProcessExecutor
-from tests import pipelines, programs
+from tests import programs
 from tests.conftest import EXECUTORS, inline
 from tests.consumer import rest, take, through_bytes, until, until_error
 from tests.faults import mortals
 from tests.faults.mortals import Slow, SlowState, World
 from tests.inside import handle_of, transport_of
-from tests.pipelines import Count, Gate, GateKeeper
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.gates import Gate, GateKeeper
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 
@@ -263,6 +264,6 @@ async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path
         if what == "stopped":
             os.kill(loader.statistics().workers[0].pid, signal.SIGCONT)
         await keeper.open(5)
-        model = pipelines.in_turns([list(range(8)), list(range(100, 108))])
+        model = in_turns([list(range(8)), list(range(100, 108))])
         assert got + [item async for item in loader] == model  # the loader itself goes on as if nothing had been
     assert got + await rest(through_bytes(state).build()) == model

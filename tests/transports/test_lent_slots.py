@@ -14,11 +14,11 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, full
 from asyncprefetch.testing import assert_items_equal
-from tests import pipelines
 from tests.consumer import rest, take
 from tests.inside import OnSlot, checkpoint_state, shared_memory
 from tests.limits import memory_left
-from tests.pipelines import Arrays
+from tests.pipelines import unpickling
+from tests.pipelines.arrays import Arrays
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -232,7 +232,7 @@ def test_a_batch_of_one_gigabyte_crosses():
 
 
 async def test_a_batch_of_large_arrays_and_a_large_frame_crosses():
-    got = await rest(AsyncPrefetcher(pipelines.telling, n_batches_to_prefetch=2))
+    got = await rest(AsyncPrefetcher(unpickling.telling, n_batches_to_prefetch=2))
     expected = [{"x": np.full(4096, n), "text": bytes(2 << 20), "opening": "opened"} for n in range(4)]
     assert_items_equal(got, expected)
     assert all(lies_in_shared_memory(item["x"]) for item in got)
@@ -287,8 +287,8 @@ async def test_what_the_consumer_does_to_batches_while_a_snapshot_reads_them_is_
 @pytest.mark.both_loops
 async def test_a_batch_that_is_just_being_opened_is_in_the_snapshot_as_it_was(monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(30)])
-    async with AsyncPrefetcher(pipelines.telling, n_batches_to_prefetch=2) as loader:
+    monkeypatch.setattr(unpickling, "on_opening", [opening.set, lambda: go_on.wait(30)])
+    async with AsyncPrefetcher(unpickling.telling, n_batches_to_prefetch=2) as loader:
         taking = asyncio.create_task(anext(loader))
         await asyncio.to_thread(opening.wait, 30)  # its array is made by now, in the thread that opens it
         slow = SlowSnapshot(monkeypatch)

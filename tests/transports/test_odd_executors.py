@@ -19,7 +19,8 @@ from tests.inside import (
     PullRunner,
     Refusal,
 )
-from tests.pipelines import Count, Die, in_turns
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.dying import Die
 
 # ----------------------------------------------------------------------------------- executors that complete out of order
 

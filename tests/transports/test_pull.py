@@ -37,7 +37,7 @@ from tests.inside import (
     executor_life,
     worker_end,
 )
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 SETUP = Setup(0, None)
 

@@ -9,7 +9,6 @@ import pytest
 
 from asyncprefetch import register
 from asyncprefetch.iterators import from_iterable
-from tests import pipelines
 from tests.inside import (
     Answer,
     Call,
@@ -32,7 +31,8 @@ from tests.inside import (
 )
 from tests.inside import producer as producer_module
 from tests.inside import shard as shard_module
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
+from tests.pipelines.reporting import fail_to_initialize
 
 SECONDS, BYTES = 0.005, 64 << 10
 
@@ -106,7 +106,7 @@ def test_a_call_is_refused_while_another_is_running():
 
 def test_an_initializer_that_fails_ends_the_first_call_with_its_error():
     runner = PullRunner("tests")
-    setup = Setup(0, pickle.dumps(pipelines.fail_to_initialize))
+    setup = Setup(0, pickle.dumps(fail_to_initialize))
     answer = runner.handle(Call(0, (setup, Start(1, {0: ShardStart(b"", 0, ())}))))
     assert [type(message) for message in answer.messages] == [SetupFailed]
 
