@@ -1,4 +1,4 @@
-"""Errors, deaths and silence: all that comes before them is delivered, and what was saved restores the whole stream."""
+"""Before an error, a death or a stall, the loader delivers all earlier batches. A saved state restores the whole stream."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executo
         state = await loader.get_state()
     assert state.delivered.total == 4
     again = state.build(workers=executor_factory)
-    async with again:  # at the item that failed, and it fails again
+    async with again:  # the restored loader fails again at the same item
         got, raised = await until_error(again)
         assert got == []
         assert raised.position == 4
@@ -238,12 +238,12 @@ async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executo
     ]
 
 
-# -------------------------------------------------------------- deaths on executors of others: see tests/faults too
+# ---------------------------------------------------------- deaths on the user's executors: see tests/faults, too
 
 
 @pytest.mark.both_loops
 async def test_the_dead_are_noticed_on_any_executor():
-    """An engine says with BrokenExecutor that its worker is gone; what replaces it gets state and skip."""
+    """A user's executor raises BrokenExecutor when its worker has ended. The next worker gets state and skip."""
 
     class Mortal(InlineExecutor):
         def __init__(self, calls):
@@ -265,7 +265,7 @@ async def test_the_dead_are_noticed_on_any_executor():
 
 
 class Odd(InlineExecutor):
-    """Does something odd at one call: what, is the subclass's."""
+    """Calls ``odd``, which a subclass defines, at one call."""
 
     def __init__(self, at):
         self.left = at
@@ -276,7 +276,7 @@ class Odd(InlineExecutor):
 
 
 class FailsOneCall(Odd):
-    """A call fails that was never made; those after it succeed."""
+    """One call fails without being made. Later calls succeed."""
 
     def odd(self, fn, *args):
         failed: Future = Future()
@@ -290,7 +290,7 @@ class RefusesOneCall(Odd):
 
 
 class LosesAnAnswer(Odd):
-    """The call is made, and its answer is lost."""
+    """The executor makes the call and loses its answer."""
 
     def odd(self, fn, *args):
         fn(*args)
@@ -300,7 +300,7 @@ class LosesAnAnswer(Odd):
 
 
 class ReplacesItsWorker(Odd):
-    """An engine with retries of its own: from one call on, another producer answers."""
+    """An executor with its own retries: from one call on, another producer answers."""
 
     def odd(self, fn, *args):
         self.other = PullRunner("another worker")
@@ -385,7 +385,7 @@ async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, 
     handler = logging.FileHandler(tmp_path / "log")
     logger.addHandler(handler)
     logger.propagate, logger.level = propagate, logging.DEBUG
-    logging.getLogger("tests.logging.of.a.child")  # and place holders between them
+    logging.getLogger("tests.logging.of.a.child")  # this also creates placeholders between the two loggers
     try:
         workers = ProcessWorkers(start_method=start_method)
         assert await rest(AsyncPrefetcher(Logging(), workers=workers)) == [0, 1, 2]
@@ -402,7 +402,7 @@ async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_forked_worker_does_not_end_the_file_of_a_handler_of_the_parent(tmp_path, caplog):
     logger = logging.getLogger("tests.logging")
-    # Only the logger holds it.
+    # Only the logger has a reference to the handler.
     logger.addHandler(logging.StreamHandler(gzip.open(tmp_path / "log.gz", "wt")))  # noqa: SIM115 - closed below
     try:
         logger.warning("before")
@@ -423,7 +423,7 @@ async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
 
 
 async def test_what_iterators_log_when_they_are_closed_is_heard(caplog, monkeypatch):
-    monkeypatch.setattr(worker_end, "CLOSE_GRACE", 30.0)  # for a slow machine
+    monkeypatch.setattr(worker_end, "CLOSE_GRACE", 30.0)  # allow for a slow machine
     async with AsyncPrefetcher(reporting.goodbye) as loader:
         await anext(loader)
     assert "[worker 0, tests.goodbye] closed after an item" in caplog.text
@@ -444,7 +444,7 @@ async def test_a_filter_that_raises_does_not_end_the_stream(capsys):
 
 async def test_a_variable_that_the_parent_removed_is_not_in_the_worker(monkeypatch):
     monkeypatch.setenv("ASYNCPREFETCH_TEST_REMOVED", "once")
-    await rest(AsyncPrefetcher(Count(1)))  # the fork server has seen it now
+    await rest(AsyncPrefetcher(Count(1)))  # now the fork server has the variable
     monkeypatch.delenv("ASYNCPREFETCH_TEST_REMOVED")
     (got,) = await rest(AsyncPrefetcher(Environment(["ASYNCPREFETCH_TEST_REMOVED"])))
     assert got["env"] == {"ASYNCPREFETCH_TEST_REMOVED": None}

@@ -1,4 +1,4 @@
-"""What a user sees of the loader, on both executors."""
+"""The loader as a user sees it, on all executors."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_other_tasks_run_though_batches_are_always_ready():
             await anext(loader)
         seconds, ticks_meanwhile = loop.time() - began, ticks
         ticker.cancel()
-    assert ticks_meanwhile >= min(100 * seconds, 5)  # one in ten milliseconds: for a slow machine too
+    assert ticks_meanwhile >= min(100 * seconds, 5)  # one tick in ten milliseconds, even on a slow machine
 
 
 @pytest.mark.both_loops
@@ -165,7 +165,7 @@ async def test_state_and_rest_are_the_whole_stream(executor_factory, taken, thro
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
         assert await take(loader, taken) == model[:taken]
         state = await loader.get_state()
-        assert [n async for n in loader] == model[taken:]  # the same loader goes on
+        assert [n async for n in loader] == model[taken:]  # the same loader continues
     assert state.delivered.total == taken
     assert state.delivered.by_shard == {i: sum(100 * i <= n < 100 * i + 100 for n in model[:taken]) for i in range(2)}
     assert state.shard_ids == (0, 1)
@@ -189,7 +189,7 @@ async def test_get_state_returns_though_the_buffer_is_full(executor_factory):
 @pytest.mark.both_loops
 async def test_get_state_at_any_time(executor_factory):
     loader = AsyncPrefetcher(Count(5), workers=executor_factory)
-    states = [(0, await loader.get_state())]  # just built
+    states = [(0, await loader.get_state())]  # before the start
     assert loader.statistics().state == "new"
     async with loader:
         states.append((0, await loader.get_state()))  # while the worker starts
@@ -215,7 +215,7 @@ async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
         state = await asked
         assert await waiting == 2
         assert [n async for n in loader] == [3, 4]
-    assert await rest(state.build()) in ([2, 3, 4], [3, 4])  # the consumer may have been faster
+    assert await rest(state.build()) in ([2, 3, 4], [3, 4])  # the consumer may have taken the batch before the snapshot
 
 
 @pytest.mark.both_loops
@@ -249,7 +249,7 @@ async def test_with_grace_a_long_draw_is_not_waited_for(tmp_path):
         state = await loader.get_state(grace=0)
         assert state.shards[0].skip != () or state.shards[0].state_position > 0
         await keeper.open(3)
-        assert [n async for n in loader] == [2, 3, 4, 5]  # the stop comes through late, and the next run goes on
+        assert [n async for n in loader] == [2, 3, 4, 5]  # the worker reads the stop late, and the next run continues
     assert await rest(through_bytes(state).build()) == [2, 3, 4, 5]
 
 
@@ -268,7 +268,7 @@ async def test_restored_batches_come_at_once_while_the_worker_starts():
         state = await loader.get_state()
     loader = state.build()
     async with loader:
-        with worker_process.starting:  # so that no worker can be faster
+        with worker_process.starting:  # the lock delays the worker's start
             assert await take(loader, 4) == [1, 2, 3, 4]
             assert loader.statistics().workers[0].state == "starting"
         assert await anext(loader) == 5
@@ -374,7 +374,7 @@ def nested(stop, seed, n):
 
 @pytest.mark.parametrize("taken", [0, 5, 40])
 async def test_load_sees_into_nested_states_and_past_their_positions(tmp_path, taken):
-    """Where each epoch begins is configuration; where the present one stands is not."""
+    """The start of each epoch is configuration. The position in the present epoch is not."""
     path, pipeline = tmp_path / "state", nested(20, 1, 15)
     async with AsyncPrefetcher(pipeline, workers=inline) as loader:
         await take(loader, taken)
@@ -433,7 +433,7 @@ def _json(document):
 
 
 async def test_states_name_their_shards_by_global_number():
-    """A state of some shards of a larger stream, as the ranks of a job have them, can be built and saved again."""
+    """A state with some shards of a larger stream, as each rank of a job has, can be built and saved again."""
     state = await AsyncPrefetcher([Count(3), Count(3, 100), Count(3, 200)], in_order=True).get_state()
     document = state.model_dump(mode="json")
     document.update(shards=document["shards"][1:], due=2)

@@ -17,7 +17,7 @@ def new(in_order, count, n, ahead=None, due=0):
 
 
 def grant(scheduler):
-    """The shards that get credit, each as often as it gets a batch."""
+    """Return the shards that get credit, once for each batch."""
     return [shard for shard, batches in scheduler.grant() for _ in range(batches)]
 
 
@@ -70,7 +70,7 @@ def test_a_closed_shard_gives_its_credit_back_and_gets_none():
     assert scheduler.ahead == 2
     assert grant(scheduler) == [1, 1]
     scheduler.enable(0)
-    assert grant(scheduler) == [0]  # due, with nothing ahead
+    assert grant(scheduler) == [0]  # the shard is due and has no batch ahead
 
 
 @given(
@@ -80,11 +80,11 @@ def test_a_closed_shard_gives_its_credit_back_and_gets_none():
     data=st.data(),
 )
 def test_any_order_of_arrival_gives_the_promised_order_within_the_bound(lengths, n, in_order, data):
-    """A model of the whole loader without I/O: shards produce when they like, within their credit."""
+    """A model of the whole loader without I/O: shards produce at any time within their credit."""
     scheduler = new(in_order, len(lengths), n)
     granted = deque(grant(scheduler))
     queues = {shard: deque() for shard in range(len(lengths))}
-    arrived = deque()  # out of order, one queue for all
+    arrived = deque()  # without ``in_order``, all shards share one queue
     made = dict.fromkeys(queues, 0)
     got = []
     while scheduler.active:

@@ -41,7 +41,7 @@ class CountState(IteratorState, kind="tests.testing.count"):
 
 
 class Count(StatefulIterator[Any]):
-    """Right if it has no flaw."""
+    """Counts. It is exact unless it has a flaw."""
 
     def __init__(self, stop: int, flaw: str = "", first: int = 0) -> None:
         self.state = CountState(stop=stop, flaw=flaw)
@@ -79,7 +79,7 @@ class Count(StatefulIterator[Any]):
 
 
 class ClosingCount(Count):
-    """Moves when its generator is closed."""
+    """Counts, and moves its position when its generator is closed."""
 
     def create_iter(self) -> Iterator[Any]:
         try:
@@ -202,7 +202,7 @@ lock = threading.Lock()
 
 
 class Guarded(StatefulIterator[Any]):
-    """Four items, and after the second one something goes wrong where the arrays are in shared memory."""
+    """Yields four items. After the second item it has a flaw that shows only with arrays in shared memory."""
 
     def __init__(self, flaw: str, position: int = 0, seen: int = 0) -> None:
         self.state = GuardedState(flaw=flaw, position=position, seen=seen)
@@ -263,7 +263,7 @@ def test_whatever_goes_wrong_only_with_shared_memory_is_told(flaw: str, what: st
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The child processes. In each of them a lock is held that is never released."""
+    """The pids of the child processes. Each child inherits a locked lock that is never released."""
     pids = []
     fork = os.fork
 
@@ -467,7 +467,7 @@ class TensorState(IteratorState, kind="tests.testing.tensors"):
 
 
 class Tensors(StatefulIterator[Any]):
-    """Tensors on arrays made in place, written again after their yield or not."""
+    """Yields tensors on arrays made in place. If ``late`` is true, it writes to them after the yield."""
 
     def __init__(self, late: bool, position: int = 0) -> None:
         self.state = TensorState(late=late, position=position)

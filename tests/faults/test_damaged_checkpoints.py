@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign, or made to exhaust: each a ``CheckpointError``, soon, and in little memory."""
+"""A file that is damaged, foreign or made to exhaust memory raises ``CheckpointError``, soon and in little memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 async def refusal(path: Path) -> str:
-    """What ``load`` says of a file, which must be refused in time, and without a step beside the way."""
+    """Return the error of ``load`` for a file. ``load`` must refuse it in time, and must import and open nothing else."""
     begun = time.monotonic()
     with pytest.raises(CheckpointError) as caught, audited(path):
         await AsyncPrefetcherState.load(path)
@@ -201,7 +201,7 @@ def array(dtype: Any, shape: list[int], v: Any = "") -> dict[str, Any]:
 
 M = (1 << 61) - 1  # hashes of integers are modulo this
 ONE_HASH = {"$": "dict", "k": [{"$": "int", "v": hex(M * n)} for n in range(5_000)], "v": [0] * 5_000}
-# -1 and -2 have one hash, and so have all tuples of them.
+# -1 and -2 have the same hash, and so do all tuples of them.
 ONE_HASH_OF_TUPLES = {
     "$": "dict",
     "k": [{"$": "tuple", "v": [-1 - (n >> bit & 1) for bit in range(12)]} for n in range(1 << 12)],
@@ -290,7 +290,7 @@ async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(
     document, reason = HOSTILE[name]
     path = tmp_path / "state"
     path.write_bytes(make_container(document))
-    assert await refusal(path)  # once without watching, so that what is imported late is there
+    assert await refusal(path)  # once without measuring, so that late imports are done
     tracemalloc.start()
     begun = time.monotonic()
     with pytest.raises(CheckpointError, match=reason), audited(path):
@@ -306,7 +306,7 @@ async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(
 
 
 def test_the_documents_are_good_but_for_what_is_wrong_with_them() -> None:
-    """Without this, they could be refused for another reason."""
+    """If these documents were invalid, the tests above could pass for another reason."""
     for text in (text_with("1"), nested(20), text_with('"\\ud83d\\ude00 \\\\ud800"')):
         read = AsyncPrefetcherState.from_bytes(make_container(text))
         assert AsyncPrefetcherState.from_json(read.to_json()) == read
@@ -367,7 +367,7 @@ for read, given in [(lambda path: AsyncPrefetcherState._load(path, None), path) 
 
 
 def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) -> None:
-    """A limit on the address space, which also sees what no Python allocator counts."""
+    """A limit on the address space also counts memory that no Python allocator counts."""
     files = {
         "vast": make_container(document_of(state("sampling", **SAMPLING | {"names": array("|V0", [2**40])}))),
         "announced": seal(
@@ -439,7 +439,7 @@ async def test_hundreds_of_damaged_states_are_refused_or_read_as_what_they_say(c
     """The short form of ``python -m tests.faults.fuzz_checkpoints``."""
     saved = await states(corpus)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numpy, about odd dtypes
+        warnings.simplefilter("ignore")  # numpy warns about odd dtypes
         fuzz_checkpoints.warm_up(saved)
         outcomes, found = fuzz_checkpoints.fuzz(saved, seed=0, cases=400)
     assert not found, "\n".join(found.values())

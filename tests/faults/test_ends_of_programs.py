@@ -1,4 +1,4 @@
-"""However a program ends, it ends within two seconds, and nothing of it is left: see also ``tests/test_ends.py``."""
+"""A program ends within two seconds and leaves nothing, in whatever way it ends. See also ``tests/test_ends.py``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests import programs
 
 pytestmark = pytest.mark.xdist_group("machine")
 
-# Seconds from the cause to the end of the program. A worker that is busy has one of them to close its iterators.
+# Seconds from the cause to the end of the program. A busy worker may use one of them to close its iterators.
 WITHIN = 2.0
 
 CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
@@ -27,10 +27,10 @@ def ready():
     print("ready", flush=True)
 
 async def left(loader, before):
-    # The loop's own threads and descriptors apart.
+    # This ignores the loop's own threads and descriptors.
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     threads = [t for t in threading.enumerate() if t.name.startswith("asyncprefetch")]
-    [t.join(1) for t in threads]  # it may be on its last line
+    [t.join(1) for t in threads]  # a thread may still execute its last line
     threads = [t.name for t in threads if t.is_alive()]
     gc.collect()
     maps = Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
@@ -43,14 +43,14 @@ NOTHING_IS_LEFT = "closed 0 [] [] 0 True"
 
 MAIN = """
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores SIGINT in background jobs
     asyncio.run(main())
     print("after", flush=True)
 """
 
 
 def end_of(tmp_path, transport, worker, body, *, cause=None, main=MAIN):
-    """Run it; when it is ready, the cause comes."""
+    """Run a program, send the signal ``cause`` when it is ready, and return how it ended."""
     body = FOREVER.replace("WORKER", worker) + body + main
     with programs.start(tmp_path, body, transport) as process:
         assert programs.read_line(process) == "ready\n", process.stderr.read()
@@ -83,7 +83,7 @@ CANCELLED = """
         pass
 """
 
-# Each leaves the block in its own way. The first batch of a worker that is busy from then on is there at once.
+# Each program leaves the block in its own way. A worker that computes without end yields its first batch at once.
 WAYS = {
     "break": """
     async with loader:
@@ -121,7 +121,7 @@ WAYS = {
 }
 
 
-# With a worker that is busy each takes a second.
+# A program with a busy worker takes a second.
 BUSY = ("break", "cancellation", "a scope that is cancelled around __aexit__")
 
 
@@ -166,7 +166,9 @@ INTERRUPTED = {
     [*((where, "Count(10**6)") for where in INTERRUPTED), ("waiting for a batch", "Forever()")],
 )
 def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, transport, worker, where):
-    if where == "computing":  # nothing is awaited: without the handler of asyncio.run the first one does it
+    if (
+        where == "computing"
+    ):  # the loop awaits nothing, and without the handler of asyncio.run the first signal interrupts
         main = MAIN.replace(
             "asyncio.run(main())", "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())"
         )
@@ -176,7 +178,7 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, transport, wo
     ended = end_of(tmp_path, transport, worker, body, cause=signal.SIGINT, main=main)
     assert ended.code == -signal.SIGINT, ended
     assert ended.err.rstrip().endswith("KeyboardInterrupt")
-    assert ended.err.count("Traceback") <= 2  # the cancellation that it was; and none of a worker
+    assert ended.err.count("Traceback") <= 2  # the cancellation may have one of its own; a worker has none
     assert "after" not in ended.out
 
 
@@ -203,19 +205,19 @@ async def main():
 
 @pytest.mark.parametrize("arguments", [["stream"], ["pull"], ["pull", "inline"]], ids="-".join)
 def test_a_loader_whose_loop_was_closed_amid_anything_is_closed_on_another(tmp_path, arguments):
-    """The loop of a program that closes it without ending its tasks: whoever waited there waits for ever."""
+    """A program closed its loop without ending its tasks, so these tasks wait for ever."""
     body = """
 import logging, uvloop
 from pathlib import Path
 from asyncprefetch.executors import InlineExecutor
 
-logging.disable()  # asyncio tells of tasks that were destroyed
+logging.disable()  # asyncio logs tasks that were destroyed
 
-def told(unraisable):  # of what was destroyed amid an await: that asyncio can't do any more what its closed loop had to
+def report(unraisable):  # asyncio raises these errors for awaits that were destroyed, because their loop is closed
     if unraisable.exc_type not in (RuntimeError, RuntimeWarning):
         print(unraisable)
 
-sys.unraisablehook = told
+sys.unraisablehook = report
 
 async def read(loader):
     async for batch in loader: pass

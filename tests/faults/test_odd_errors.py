@@ -1,4 +1,4 @@
-"""Whatever user code raises, wherever: it comes after all batches before it, again and again, and is never the end."""
+"""An error in user code comes after all batches before it, is raised again by each call, and never ends the stream."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.pipelines.gates import Gate, GateKeeper
 
 CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
 
-# What an iterator raises by StopIteration out of __next__ is the end by the rules of the language.
+# By the rules of Python, StopIteration from __next__ is the end.
 IS_THE_END = {("StopIteration", "__next__")}
 
-# Ctrl-C is no failure of an item: while one is opened, or its error is asked for its text, the program itself runs.
+# Ctrl-C is no failure of an item: the program itself runs while it unpickles an item or formats its error.
 INTERRUPTS = {"KeyboardInterrupt", "interrupts when printed"}
 
-# Seconds for one error to come, in a machine that is busy.
+# Seconds that one error may take on a busy machine.
 BOUND = 10
 
 
@@ -49,7 +49,7 @@ async def meets(factory, error, phase):
             assert (raised.value.shard, raised.value.position) == (0, at)
             assert raised.value.remote_traceback
             original = raised.value.original
-            # What a generator makes of StopIteration is a RuntimeError.
+            # A generator turns StopIteration into a RuntimeError.
             assert original is None or type(original) in {type(ERRORS[error]()), RuntimeError}
         assert len(set(texts)) == 1
         state = await loader.get_state()

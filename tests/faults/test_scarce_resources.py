@@ -1,4 +1,4 @@
-"""Where the system has too little of something, the stream is right or an error says what to do; nothing hangs."""
+"""If a resource of the system is scarce, the stream is right or an error says what to do. Nothing hangs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.pipelines.counting import Count
 
 CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
 
-# Prints what came of it; and what is left of it, which must be nothing.
+# The program prints the outcome, and then what is left, which must be nothing.
 BODY = """
 def executor(worker):
     initializer = {"initializer": INITIALIZER, "initargs": (worker,)} if INITIALIZER is not None else {}
@@ -70,7 +70,7 @@ def run(tmp_path, transport, *, limit="pass", size=100_000, workers=3, initializ
     assert ended.code == 0, ended.err
     outcome, *left = ended.out.splitlines()
     assert left == ["processes 0", "descriptors True", "memory 0"], ended.out
-    assert ended.seconds < 20  # it comes to an end: no step of it waits for what can't come
+    assert ended.seconds < 20  # the program ends: no step waits for an event that can't happen
     return outcome
 
 
@@ -82,7 +82,7 @@ MOUNT = "mount -t tmpfs -o size=1m tmpfs /dev/shm && "
 
 @functools.cache
 def own_dev_shm() -> tuple[str, ...]:
-    """The command that runs another one with a /dev/shm of 1 MB; empty where that is not allowed."""
+    """Return a command that runs another command with a /dev/shm of 1 MB. It is empty if the system does not allow that."""
     options = "-m" if os.geteuid() == 0 else "-rm"
     command = ("unshare", options, "sh", "-c")
     try:
@@ -123,7 +123,7 @@ def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, transpo
     outcome = run(tmp_path, transport, limit=NOFILE, workers=24, size=2_000)
     assert outcome.startswith("WorkerDiedError: worker")
     assert "Too many open files (raise the limit of open files (ulimit -n), or use fewer workers)" in outcome
-    assert "hello" not in outcome  # as if something were wrong with the script
+    assert "hello" not in outcome  # the error does not blame the script
 
 
 @pytest.mark.parametrize("how", [{}, {"env": {}}, {"start_method": "fork"}], ids=["forkserver", "env", "fork"])
@@ -131,18 +131,18 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch, how)
     def refuse(*args, **kwargs):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with ProcessExecutor() as other:  # what is started once for all of them
+    with ProcessExecutor() as other:  # this starts what all executors share
         other.submit(os.getpid).result(10)
     monkeypatch.setattr(BaseProcess, "start", refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
     before = descriptors().keys()
     ours, theirs = socket.socketpair()
-    executor = ProcessExecutor(descriptors=[theirs], **how)  # which is kept: a loader keeps its own
+    executor = ProcessExecutor(descriptors=[theirs], **how)  # the test keeps a reference, as a loader does
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
         executor.submit(os.getpid).result(10)
     assert executor.exited.result(10) is None
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
-        executor.submit(os.getpid)  # the reason is not forgotten
+        executor.submit(os.getpid)  # a later call raises the same reason
     ours.close()
     assert descriptors().keys() - before == set()
 
@@ -175,7 +175,7 @@ async def test_a_thread_of_the_executor_that_can_not_be_started_is_an_error_and_
 
 @contextlib.contextmanager
 def descriptors_left(free):
-    """Just so many can be had."""
+    """Leave just ``free`` descriptors to the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as taken:
         taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
@@ -193,7 +193,7 @@ def descriptors_left(free):
 
 @pytest.mark.both_loops
 async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_open_and_harms_no_other_worker():
-    """The fork server ends when there is none in the midst of a start, and takes with it what tells of its workers' ends."""
+    """The fork server would end if it lacked a descriptor during a start, and could no longer report its workers' ends."""
     other = ProcessExecutor(start_method="forkserver")
     try:
         pid = other.submit(os.getpid).result(10)
@@ -216,7 +216,7 @@ async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_ope
 
 NO_THREAD = (
     r"WorkerDiedError: worker \d died: .*can't start new thread(: less than \d+ MiB of memory are left)? "
-    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)"  # once
+    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)"  # the advice comes once
     r"(\. It was started again \d times without progress \(max_restarts\))?$"
 )
 NO_MEMORY = (
@@ -239,7 +239,7 @@ NO_MEMORY = (
 )
 @pytest.mark.xdist_group("machine")
 def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabytes, size, reasons):
-    """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
+    """The consumer holds 640 MB of batches. A thread, a batch here or an item in a worker may lack memory first."""
     outcome = run(tmp_path, transport, limit=f"leave_memory({megabytes})", workers=2, size=size)
     assert re.match(reasons, outcome), outcome
 
@@ -308,7 +308,7 @@ def test_an_answer_for_which_there_is_no_memory_ends_the_worker_and_says_so(monk
     call = executor.submit(bytes, 5_000_000)
     with pytest.raises(BrokenExecutor, match=r"MemoryError: +\(raise the limit of memory"):
         call.result(10)
-    assert executor.exited.result(10) is None  # we have ended it: its exit code says nothing
+    assert executor.exited.result(10) is None  # the executor ended the process, so its exit code says nothing
 
 
 class TooLarge:
@@ -348,7 +348,7 @@ def test_with_60_mb_of_address_space_a_thread_is_made_or_used_and_the_size_of_st
 
 @CARRIERS
 def test_with_100_mb_of_data_the_stream_is_right(tmp_path, transport):
-    """Address space that is only reserved is no data."""
+    """The limit counts only data, not address space that is only reserved."""
     assert run(tmp_path, transport, limit="leave_memory(100, resource.RLIMIT_DATA)") == "right"
 
 

@@ -1,4 +1,4 @@
-"""Files at URLs, on fsspec's filesystem in memory."""
+"""Files at URLs, on fsspec's in-memory filesystem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.iterators.sources import drain
 
 @pytest.fixture
 def remote(tmp_path: Path) -> Iterator[Path]:
-    """A folder of all formats, of which ``memory://corpus`` is a copy."""
+    """A folder with files of all formats. ``memory://corpus`` is a copy of it."""
     folder = tmp_path / "here"
     (folder / "b").mkdir(parents=True)
     for i, suffix in enumerate(FORMATS):
@@ -155,7 +155,7 @@ def test_what_a_filesystem_raises_is_raised_as_it_is_and_never_passed_over(
             Failing.error, Failing.reads = error, reads
             iterator = DocumentFileIterator("memory://corpus/", on_error=on_error)
             outcome = attempt(iterator)
-            if Failing.reads < 0:  # so many reads there were
+            if Failing.reads < 0:  # the iterator made the read that fails
                 assert outcome is error
                 raised += 1
             else:
@@ -190,7 +190,7 @@ def test_a_filesystem_that_ends_a_file_early_without_a_word_loses_nothing(
 
 
 class EndingEarly(io.BytesIO):
-    """A remote file that says its size and gives fewer bytes."""
+    """A remote file that returns fewer bytes than its size."""
 
     given: int
 
@@ -204,7 +204,7 @@ class EndingEarly(io.BytesIO):
 
 
 def attempt(iterator: DocumentFileIterator) -> int | Exception:
-    """How many documents there are, or what was raised."""
+    """Return the number of documents, or the error that was raised."""
     try:
         return len(drain(iterator))
     except Exception as error:
@@ -212,7 +212,7 @@ def attempt(iterator: DocumentFileIterator) -> int | Exception:
 
 
 class Failing(io.BytesIO):
-    """A remote file of which one read fails."""
+    """A remote file with one read that fails."""
 
     error: Exception
     reads: int

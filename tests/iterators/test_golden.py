@@ -1,7 +1,7 @@
-"""States and checkpoints that an earlier commit wrote are read, and continue exactly.
+"""States and checkpoints that an earlier commit wrote can be read and continue exactly.
 
-The files in ``golden/`` are never written anew: they stand for files of users. Add one for a new iterator, or for a new
-version of a state, by ``python -m tests.iterators.test_golden NAME``, which refuses to replace a file.
+The files in ``golden/`` stand for the users' files, so they never change. For a new iterator, or a new version of a state,
+add a file with ``python -m tests.iterators.test_golden NAME``. This refuses to replace a file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.inside import encode
 
 GOLDEN = Path(__file__).parent / "golden"
 AT = (0, 1, 5, 6, 9, 40)
-"""The positions at which states were written; at positions beyond its end, an iterator has ended."""
+"""The positions of the written states. At a position beyond its end, an iterator has ended."""
 
 
 @register("tests.golden.numbers")
@@ -96,7 +96,7 @@ def digest(items: Iterator[Any]) -> str:
 
 
 def states_of(name: str) -> list[dict[str, Any]]:
-    """The states along the way, and a digest of what follows each of them."""
+    """Return the state at each position, and a digest of the items that follow."""
     whole = list(PIPELINES[name]().create_iter())
     written = []
     for position in AT:
@@ -135,7 +135,7 @@ def shards() -> list[StatefulIterator[Any]]:
 async def test_a_checkpoint_of_an_earlier_commit_is_read_and_continues_exactly() -> None:
     async with AsyncPrefetcher(shards(), n_batches_to_prefetch=4) as uninterrupted:
         expected = [item async for item in uninterrupted]
-    # Saved after 7 items.
+    # The checkpoint was saved after 7 items.
     state = await AsyncPrefetcherState.load(GOLDEN / "loader.safetensors", expect=shards())
     async with state.build() as restored:
         assert [item async for item in restored] == expected[7:]

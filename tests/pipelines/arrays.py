@@ -1,4 +1,4 @@
-"""An iterator that uses the memory of its arrays in a given way: right ways, and ways that the library refuses."""
+"""An iterator that uses the memory of its arrays in one of many ways. The library refuses some of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ArraysState(IteratorState, kind="tests.arrays"):
 
 
 class Arrays(StatefulIterator[Any]):
-    """Item ``n`` holds arrays of ``size`` times the number ``n``, made in one of many ways."""
+    """Yields arrays in one of many ways. The arrays of item ``n`` contain the number ``n``, ``size`` times."""
 
     def __init__(self, stop: int, how: str, size: int = 4096, position: int = 0) -> None:
         self.stop, self.how, self.size, self.position = stop, how, size, position
@@ -77,7 +77,7 @@ def _again(its: Arrays) -> Iterator[Any]:
 
 
 def _views(x: np.ndarray) -> Any:
-    """Views of one array: overlapping parts, strided parts, the whole array, and the same view twice."""
+    """Return views of one array: overlapping parts, strided parts, the whole array, and the same view twice."""
     square = x.reshape(64, -1)
     return {
         "whole": [x, x],
@@ -174,7 +174,7 @@ def _of_many_sizes(its: Arrays) -> Iterator[Any]:
 
 
 def _made_by_threads(its: Arrays) -> Iterator[Any]:
-    """Several items at a time, made by threads of the iterator."""
+    """Threads of the iterator make several items at a time."""
     with ThreadPoolExecutor(2) as threads:
         for begin in its.left()[::4]:
             yield from threads.map(its.full, its.left()[begin - its.left()[0] :][:4])
@@ -199,7 +199,7 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "of many sizes": _of_many_sizes,
     "made by threads": _made_by_threads,
 }
-# Ways that end in an error, ways that only a protected worker detects, and all others.
+# These ways end in an error, those only in a protected worker, and all others are right.
 REFUSED_WAYS = ["one buffer of empty", "write late", "again"]
 NEEDS_PROTECTION = ["write late through a view", "read late"]
 RIGHT_WAYS = sorted(WAYS.keys() - {*REFUSED_WAYS, *NEEDS_PROTECTION})

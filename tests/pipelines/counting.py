@@ -20,7 +20,7 @@ class CountState(IteratorState, kind="tests.count"):
 
 
 class Count(StatefulIterator[Any]):
-    """The items ``base .. base + stop - 1`` of one kind."""
+    """Yields the items ``base .. base + stop - 1`` of one kind."""
 
     def __init__(self, stop: int, base: int = 0, items: str = "int", position: int = 0) -> None:
         self.stop, self.base, self.items, self.position = stop, base, items, position
@@ -34,12 +34,12 @@ class Count(StatefulIterator[Any]):
             yield make_item(self.items, self.base + self.position - 1)
 
     def model(self) -> list[Any]:
-        """The items that are still to come, as a plain list."""
+        """Return the remaining items as a plain list."""
         return [make_item(self.items, self.base + n) for n in range(self.position, self.stop)]
 
 
 def in_turns(shards: list[list[Any]], due: int = 0) -> list[Any]:
-    """The items of all shards in order: shards take strict turns, and an exhausted one drops out at its turn."""
+    """Return the items of all shards in order: shards take strict turns, and an exhausted shard drops out at its turn."""
     left = [list(shard) for shard in shards]
     order = list(range(len(left)))
     turn = due

@@ -23,7 +23,7 @@ class DieState(IteratorState, kind="tests.die"):
 
 
 class Die(StatefulIterator[int]):
-    """Counts, and ends its process at one position."""
+    """Counts, and ends its worker process at one position."""
 
     def __init__(self, state: DieState) -> None:
         self.state = state
@@ -50,7 +50,7 @@ class Die(StatefulIterator[int]):
             Path(self.state.only_once).touch()
         if self.state.how.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[self.state.how])
-            threading.Event().wait()  # the signal is on its way
+            threading.Event().wait()  # until the signal arrives
         os._exit(int(self.state.how))
 
 
@@ -63,7 +63,7 @@ class RandomState(IteratorState, kind="tests.random"):
 
 
 class NotDeterministic(StatefulIterator[bytes]):
-    """Random items, which differ in each replay. The process dies at its end, or earlier when it is asked for a state."""
+    """Yields random items, which differ in each replay. ``get_state`` and the end of the iteration kill the process."""
 
     def __init__(self, stop: int, position: int = 0) -> None:
         self.stop, self.position = stop, position

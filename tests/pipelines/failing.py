@@ -12,14 +12,14 @@ from asyncprefetch import IteratorState, Position, StatefulIterator
 
 
 class TwoArgumentsError(Exception):
-    """An object that can be pickled, but not unpickled."""
+    """An error that can be pickled, but not unpickled."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__(f"{a} and {b}")
 
 
 class ChangingError(Exception):
-    """An error that has another text after it was pickled and unpickled."""
+    """An error whose text changes when it is pickled and unpickled."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"so to speak: {text}")
@@ -64,7 +64,7 @@ class FailState(IteratorState, kind="tests.fail"):
     at: int
     error: str
     phase: str = "next"
-    only_once: str | None = None  # a file that is made when the error is raised, and prevents the next
+    only_once: str | None = None  # a file that the first error creates; it prevents further errors
     position: Position[int] = 0
 
     def build(self) -> Fail:
@@ -74,7 +74,7 @@ class FailState(IteratorState, kind="tests.fail"):
 
 
 class Fail(StatefulIterator[int]):
-    """Counts, and raises at one position, or in one of the calls around the iteration."""
+    """Counts, and raises at one position or in one of the calls around the iteration."""
 
     def __init__(self, state: FailState) -> None:
         self.state = state

@@ -21,7 +21,7 @@ class GateState(IteratorState, kind="tests.gate"):
 
 
 class Gate(StatefulIterator[int]):
-    """Counts, and waits before each item that has a gate until the gate is opened: see ``GateKeeper``."""
+    """Counts, and waits before each item that has a gate until a ``GateKeeper`` opens the gate."""
 
     def __init__(self, stop: int, folder: str, position: int = 0) -> None:
         self.stop, self.folder, self.position = stop, folder, position
@@ -40,7 +40,7 @@ class Gate(StatefulIterator[int]):
 
 
 class GateKeeper:
-    """The test's end of the gates. Each has two named pipes, so that neither side sleeps or polls."""
+    """The test's side of the gates. Each gate has two named pipes, so that neither side sleeps or polls."""
 
     def __init__(self, folder: Path, *positions: int) -> None:
         self.folder = folder
@@ -50,14 +50,14 @@ class GateKeeper:
 
     async def reached(self, position: int) -> None:
         """Wait until the iterator has reached the gate."""
-        # In a daemon thread: if the iterator dies before the gate, the test fails and does not hang.
+        # A daemon thread waits: if the iterator dies before the gate, the test fails and does not hang.
         await in_daemon_thread((self.folder / f"reached-{position}").read_bytes, "gate")
 
     @asynccontextmanager
     async def held_once(self, position: int) -> AsyncIterator[None]:
-        """Hold the iterator at the gate until the block is left or the iterator dies. A later iterator finds no gate."""
+        """Hold the iterator at the gate until the block ends or the iterator dies. A later iterator finds no gate."""
         await self.reached(position)
-        # Both ends are open now. The gate is removed after that, and before the iterator continues.
+        # Both ends are open now, so the gate can be removed before the iterator continues.
         writer = await self._writer(position)
         try:
             (self.folder / f"gate-{position}").unlink()

@@ -1,4 +1,4 @@
-"""Items of many kinds, by number."""
+"""Numbered items of many kinds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Unregistered:
 
 
 def make_item(kind: str, n: int) -> Any:
-    """Item number ``n`` of a kind of items. Any two differ, except those of the kind ``none``."""
+    """Make item number ``n`` of a kind. Items with different numbers differ, except those of the kind ``none``."""
     match kind:
         case "int":
             return n
@@ -63,7 +63,7 @@ def make_item(kind: str, n: int) -> Any:
         case _ if kind.startswith("array"):
             _, dtype, shape = kind.split(":")
             sizes = [int(size) for size in shape.split(",") if size]
-            # The bytes of the number, over and over, as whatever the dtype is.
+            # Repeat the bytes of the number, and view them as the dtype.
             data = np.resize(np.frombuffer(b"%d." % n, np.uint8), math.prod(sizes) * np.dtype(dtype).itemsize)
             return {"n": n, "array": data.view(dtype).reshape(sizes)}
         case "huge":

@@ -1,4 +1,4 @@
-"""Iterators and initializers that show what a worker got and what it logs."""
+"""Iterators and initializers that show a worker's environment and its log records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LogState(IteratorState, kind="tests.log"):
 
 
 class Logging(StatefulIterator[int]):
-    """Logs each item, and an error at its end."""
+    """Logs each item, and an error at the end."""
 
     def __init__(self, position: int = 0) -> None:
         self.position = position
@@ -58,7 +58,7 @@ class EnvironmentState(IteratorState, kind="tests.environment"):
 
 
 class Environment(StatefulIterator[Any]):
-    """Yields what its worker was given: its number and its environment."""
+    """Yields the variables of its worker's environment, and the worker numbers that the initializer got."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names

@@ -1,4 +1,4 @@
-"""Items that act when the loader unpickles them."""
+"""Items that run code when the loader unpickles them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncprefetch.iterators import from_iterable
 
 
 class WhereOpened:
-    """An object that unpickles to the name of the thread that unpickled it."""
+    """An object that unpickles to the identifier of the thread that unpickled it."""
 
     def __reduce__(self) -> Any:
         return threading.get_ident, ()
@@ -74,7 +74,7 @@ class TellsOpening:
 @register("tests.tells_opening")
 def tells_opening() -> Iterator[Any]:
     for n in range(4):
-        # The text is so long that it is opened in a thread.
+        # The text is so long that the loader unpickles the item in a thread.
         yield {"x": np.full(4096, n), "text": bytes(2 << 20), "opening": TellsOpening()}
 
 
