@@ -190,7 +190,7 @@ async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_i
         assert no_worker_is_left(before)
 
 
-def test_a_close_that_is_cancelled_amid_a_start_closes_no_descriptor_that_is_being_sent(monkeypatch):
+def test_a_close_that_is_cancelled_during_a_start_closes_no_descriptor_that_is_being_sent(monkeypatch):
     """The start sends the worker's socket and the shared memory by their descriptors' numbers."""
     real_send, real_close, sent = socket.send_fds, LoaderSocket.close, []
 

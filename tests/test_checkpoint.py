@@ -130,7 +130,7 @@ def test_every_flipped_bit_is_noticed():
                 unpack(bytes(data), version=1)
 
 
-def test_every_truncation_is_noticed_and_told():
+def test_every_truncation_is_an_error_that_says_so():
     with pytest.raises(CheckpointError, match="empty"):
         unpack(b"", version=1)
     for size in range(1, len(PACKED)):
@@ -300,7 +300,7 @@ def test_an_older_version_is_read():
     assert unpack(pack({"a": 1}, [], version=2), version=3) == ({"a": 1}, [])
 
 
-def test_a_version_is_told_only_of_what_is_whole():
+def test_a_newer_version_is_reported_only_if_the_file_is_whole():
     """A flipped bit in the version is damage, and does not mean that a newer library wrote the file."""
     newer = pack({}, [], version=2)
     with pytest.raises(CheckpointError, match="version 2"):
@@ -495,7 +495,7 @@ def test_a_directory_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch, 
     assert only(tmp_path) == {"file": b"data"}
 
 
-def test_a_disk_that_fails_at_the_last_sync_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_fails_at_the_last_sync_is_reported(tmp_path, monkeypatch):
     fail_for_directories(monkeypatch, OSError(5, "Input/output error"))
     with pytest.raises(CheckpointError, match=r"wrote .*file.*, but can't sync its directory: Input/output error"):
         write_file(tmp_path / "file", b"data")

@@ -454,13 +454,13 @@ def test_malformed_structures_are_refused(structure):
 
 
 @pytest.mark.parametrize("shape", [(-1, -1), (True,), (1.0,), ("1",), (None,), (1,) * 65])
-def test_a_malformed_shape_is_told(shape):
+def test_a_malformed_shape_is_reported(shape):
     with pytest.raises(CheckpointError, match="malformed structure: shape"):
         decode(array(shape=shape), None)
 
 
 @pytest.mark.parametrize("node", ["dataclass", "namedtuple", "model"])
-def test_a_tag_of_something_else_than_the_node_says_is_told(node):
+def test_a_tag_that_does_not_fit_its_node_is_reported(node):
     structure = {"$": node, "tag": "tests.support.function", "v": {}}
     if node == "model":
         structure |= {"extra": None, "private": None, "set": []}

@@ -106,7 +106,7 @@ def test_a_program_with_a_busy_worker_ends_soon(tmp_path, how, code):
     assert gone(pid, 1)
 
 
-def test_a_script_without_a_main_guard_is_told_what_to_write(tmp_path):
+def test_the_error_of_a_script_without_a_main_guard_says_what_to_write(tmp_path):
     code, _, err = run(
         tmp_path,
         """
@@ -122,7 +122,7 @@ asyncio.run(main())
     assert "`if __name__ == '__main__':`" in err
 
 
-def test_a_state_class_that_workers_can_not_import_is_told_so(tmp_path):
+def test_the_error_names_a_state_class_that_workers_can_not_import(tmp_path):
     code, _, err = run(
         tmp_path,
         """
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     assert "HiddenState" in err
 
 
-def test_a_program_on_standard_input_is_told_to_be_a_file(tmp_path):
+def test_the_error_of_a_program_on_standard_input_asks_for_a_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-"],
         input=IMPORTS

@@ -175,7 +175,7 @@ def test_the_gradients_of_the_model_are_those_of_its_loss(monkeypatch: pytest.Mo
             assert gradients[name].flat[index] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-5), name
 
 
-def test_the_pipeline_tells_its_speed_and_what_each_source_contributed(corpus: Path) -> None:
+def test_the_pipeline_prints_its_speed_and_what_each_source_contributed(corpus: Path) -> None:
     done = pipeline("--code", corpus / "a.txt", corpus / "a.txt", "--prose", corpus / "b.jsonl", "--batches", "20")
     assert done.returncode == 2, "one folder a source"
     shutil.copy(corpus / "a.txt", corpus / "c.txt")  # one document for each shard

@@ -88,7 +88,7 @@ async def test_errors_around_the_iteration_are_errors_too(executor_factory, phas
 
 
 @pytest.mark.both_loops
-async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is_exact_all_the_same(executor_factory):
+async def test_get_state_that_raises_in_the_worker_is_reported_and_the_checkpoint_stays_exact(executor_factory):
     async with AsyncPrefetcher(
         Fail.make(9, 2, "KeyError", "get_state"), n_batches_to_prefetch=2, workers=executor_factory
     ) as loader:
@@ -422,7 +422,7 @@ async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
     assert [record.getMessage() for record in caplog.records] == ["[worker 0, tests.logging] that is all"]
 
 
-async def test_what_iterators_log_when_they_are_closed_is_heard(caplog, monkeypatch):
+async def test_what_iterators_log_when_they_are_closed_reaches_the_parent(caplog, monkeypatch):
     monkeypatch.setattr(worker_end, "CLOSE_GRACE", 30.0)  # allow for a slow machine
     async with AsyncPrefetcher(reporting.goodbye) as loader:
         await anext(loader)

@@ -314,7 +314,7 @@ async def test_what_shapes_the_stream_can_not_be_given_to_build():
         state.build(num_workers=2)
 
 
-async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_loses_nothing(executor_factory):
+async def test_an_item_that_no_checkpoint_can_hold_is_reported_at_the_first_batch_and_loses_nothing(executor_factory):
     loader = AsyncPrefetcher(functions.unregistered, workers=executor_factory)
     async with loader:
         with pytest.warns(
@@ -479,7 +479,7 @@ async def test_a_closed_loader_says_so(executor_factory):
 
 
 @pytest.mark.both_loops
-async def test_closing_wakes_whoever_waits(tmp_path):
+async def test_closing_wakes_each_call_that_waits(tmp_path):
     keeper = GateKeeper(tmp_path, 0)
     loader = AsyncPrefetcher(Gate(2, str(tmp_path)))
     waiting = asyncio.create_task(anext(loader))

@@ -146,7 +146,7 @@ def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(produce
     assert producer.handle(Credit(1, 0, 4)) == []
 
 
-def test_what_is_counted_outside_of_a_draw_is_not_told():
+def test_counts_from_outside_of_a_draw_are_not_sent():
     """These counts belong to the program, which may run in the same thread."""
     outlet = Collecting()
     producer = producer_module.Producer(outlet)
@@ -158,7 +158,7 @@ def test_what_is_counted_outside_of_a_draw_is_not_told():
     assert outlet.take()[0] == Tally({"seen": 1})
 
 
-def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatch):
+def test_counts_from_every_piece_of_a_replay_are_sent(producer, monkeypatch):
     monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(from_iterable(counting), 0, tuple(map(fingerprint, range(3))))}))
     assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
@@ -204,7 +204,7 @@ def test_states_come_now_and_then(monkeypatch):
 
 @pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize("dear", ["get_state", "sending"])
-def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are(monkeypatch, shards, dear):
+def test_states_take_at_most_one_percent_of_a_workers_time_however_expensive_they_are(monkeypatch, shards, dear):
     """An item takes 2 ms of the test's clock, and a state takes 30 ms. Waiting for the loader costs nothing."""
     now, spent, waited = [0.0], [0.0], [0.0]
 

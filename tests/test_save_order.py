@@ -321,7 +321,7 @@ thread.join()
 """
 
 
-def test_a_process_that_is_forked_in_the_midst_of_a_rename_can_write_that_file(tmp_path):
+def test_a_process_that_is_forked_during_a_rename_can_write_that_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "file")],
         capture_output=True,

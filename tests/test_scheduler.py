@@ -129,7 +129,7 @@ def test_a_shard_that_drops_out_before_the_turn_does_not_shift_it():
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-def test_without_shards_nobody_gets_credit(in_order):
+def test_without_shards_no_credit_is_granted(in_order):
     scheduler = new(in_order, 1, 3)
     scheduler.dropped(0)
     assert scheduler.active == []

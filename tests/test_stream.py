@@ -107,7 +107,7 @@ async def _take_all(loader, got):
 
 
 @pytest.mark.both_loops
-async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
+async def test_credit_is_returned_though_the_consumer_takes_nothing_more(monkeypatch):
     monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
         await anext(loader)
@@ -136,7 +136,7 @@ async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(mo
         ({"env": {"MALLOC_TRIM_THRESHOLD_": "65536"}}, "malloc: thresholds left as they are (MALLOC_TRIM_THRESHOLD_)"),
     ],
 )
-async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplog, options, said):
+async def test_a_worker_raises_the_thresholds_of_malloc_unless_the_option_forbids_it(caplog, options, said):
     caplog.set_level("DEBUG", "asyncprefetch.worker")
     assert await rest(AsyncPrefetcher(Count(1), workers=ProcessWorkers(**options))) == [0]
     assert [r.message.split("] ")[1] for r in caplog.records if "malloc" in r.message] == [said]
@@ -275,7 +275,7 @@ WorkerSocket(Interrupted()).send(b"record")
     assert run(code).returncode == -signal.SIGKILL
 
 
-def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes():
+def test_a_worker_whose_loader_has_ended_may_send_and_receives_the_end():
     ours, workers = socket.socketpair()
     end = worker_socket.WorkerSocket(workers)
     ours.close()

@@ -139,7 +139,7 @@ def test_an_error_out_of_the_iterator_comes_out_with_a_note_of_the_place() -> No
     assert caught.value.__notes__ == ["raised in assert_resumes_exactly: resumed at position 2"]
 
 
-def test_a_make_that_gives_another_iterator_each_time_is_told_from_an_inexact_one() -> None:
+def test_a_make_that_gives_another_iterator_each_time_is_distinguished_from_an_inexact_one() -> None:
     numbers = count()
     with pytest.raises(AssertionError, match=r"^make\(\) must give the same items at each call: item 0"):
         assert_resumes_exactly(lambda: Count(4, first=next(numbers)))
@@ -256,7 +256,7 @@ class Guarded(StatefulIterator[Any]):
         ("yields a part of an earlier one, as another type", r"after item 1 .*\(SIGSEGV\) by\n  the item itself"),
     ],
 )
-def test_whatever_goes_wrong_only_with_shared_memory_is_told(flaw: str, what: str) -> None:
+def test_a_flaw_that_shows_only_with_shared_memory_is_reported(flaw: str, what: str) -> None:
     with pytest.raises(AssertionError, match=rf"(?s)^with its arrays in shared memory, {what}"):
         assert_resumes_exactly(lambda: Guarded(flaw))
 
@@ -421,7 +421,7 @@ DIFFERENT: list[tuple[Any, Any, str]] = [
 
 
 @pytest.mark.parametrize(("a", "b", "message"), DIFFERENT)
-def test_different_items_are_told_apart_and_the_path_named(a: Any, b: Any, message: str) -> None:
+def test_different_items_are_distinguished_and_the_path_is_named(a: Any, b: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=f"^{message}"):
         assert_items_equal(a, b)
 

@@ -166,7 +166,7 @@ async def test_a_worker_whose_shards_have_ended_is_let_go(core):
     assert transport.closed
 
 
-async def test_a_fault_of_the_library_is_raised_and_hangs_nobody(core):
+async def test_a_fault_of_the_library_is_raised_and_nothing_hangs(core):
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 5))
     with pytest.raises(AsyncPrefetchError, match=r"a fault in asyncprefetch.* item 5 came where 0 was due"):
@@ -208,7 +208,7 @@ async def _as_error(task):
     raise task.exception()
 
 
-async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
+async def test_a_worker_that_is_no_longer_needed_delivers_nothing(core):
     (transport,) = core.transports
     transport.say(Hello(1))
     sink = transport.sink

@@ -77,7 +77,7 @@ async def test_every_byte_of_a_saved_file_flipped_is_refused(tmp_path: Path) -> 
     await AsyncPrefetcherState.load(path)
 
 
-async def test_every_truncation_is_refused_and_told(tmp_path: Path, corpus: Path) -> None:
+async def test_every_truncation_is_refused_with_the_reason(tmp_path: Path, corpus: Path) -> None:
     path = tmp_path / "state"
     await (await state_of(text_pipeline(corpus))).save(path)
     whole = path.read_bytes()
@@ -305,7 +305,7 @@ async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(
             AsyncPrefetcherState.from_json(text[:-1] + ',"leaves":[]}')
 
 
-def test_the_documents_are_good_but_for_what_is_wrong_with_them() -> None:
+def test_the_documents_are_valid_without_their_faults() -> None:
     """If these documents were invalid, the tests above could pass for another reason."""
     for text in (text_with("1"), nested(20), text_with('"\\ud83d\\ude00 \\\\ud800"')):
         read = AsyncPrefetcherState.from_bytes(make_container(text))

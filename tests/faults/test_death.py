@@ -90,7 +90,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.both_loops
-async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_more(tmp_path, transport, how, caplog):
+async def test_an_idle_worker_that_dies_is_started_again_without_a_request(tmp_path, transport, how, caplog):
     hangman = Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
         Count(9),
@@ -258,7 +258,7 @@ async def test_an_answer_that_was_cut_short_is_not_waited_for_though_a_child_hol
 @START_METHODS
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_holds_the_other_end(
+async def test_a_long_call_to_a_dead_worker_is_an_error_soon_though_a_child_holds_the_other_end(
     tmp_path, monkeypatch, start_method, pull
 ):
     monkeypatch.setenv("MORTALS", str(tmp_path))
@@ -450,7 +450,7 @@ async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(tra
     assert (raised.type_name, raised.shard, raised.position) == ("MemoryError", 0, 2)
 
 
-async def test_the_kernel_is_told_to_take_workers_first(transport):
+async def test_the_kernel_kills_workers_first(transport):
     assert await rest(AsyncPrefetcher(mortals.score, workers=transport)) == [1000]
 
 

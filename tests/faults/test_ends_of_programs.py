@@ -204,7 +204,7 @@ async def main():
 
 
 @pytest.mark.parametrize("arguments", [["stream"], ["pull"], ["pull", "inline"]], ids="-".join)
-def test_a_loader_whose_loop_was_closed_amid_anything_is_closed_on_another(tmp_path, arguments):
+def test_a_loader_whose_loop_was_closed_during_a_call_is_closed_on_another(tmp_path, arguments):
     """A program closed its loop without ending its tasks, so these tasks wait for ever."""
     body = """
 import logging, uvloop

@@ -46,7 +46,7 @@ async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
 
 @CARRIERS
 @MADE
-async def test_who_keeps_all_batches_has_all_of_them_as_they_were(transport, way):
+async def test_batches_that_are_all_kept_stay_unchanged(transport, way):
     loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, workers=EXECUTORS[transport])
     async with loader:
         kept = [batch async for batch in loader]

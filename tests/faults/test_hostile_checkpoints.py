@@ -383,7 +383,7 @@ def is_odd_again(item: int) -> bool:
     return item % 2 == 1
 
 
-async def test_a_long_list_of_differences_and_values_without_a_repr_are_told_in_short(tmp_path: Path) -> None:
+async def test_a_long_list_of_differences_and_values_without_a_repr_are_abbreviated(tmp_path: Path) -> None:
     path = tmp_path / "state"
     node = {"$": "state", "kind": "tests.iterators.list", "version": 1, "fields": {"items": [0] * 5000, "position": 0}}
     node["fields"]["items"][0] = {"$": "int", "v": "0x" + "f" * 9000}

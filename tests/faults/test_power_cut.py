@@ -234,7 +234,7 @@ async def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path: Path)
     assert only(tmp_path) == {"state": OLD.to_bytes()}
 
 
-async def test_what_can_not_be_saved_is_told_by_the_check_with_the_same_reason(tmp_path: Path) -> None:
+async def test_the_check_refuses_a_path_with_the_same_reason_as_a_save(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -258,7 +258,7 @@ async def test_what_can_not_be_saved_is_told_by_the_check_with_the_same_reason(t
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is permitted to root")
-def test_a_directory_without_permission_is_told(tmp_path: Path) -> None:
+def test_a_directory_without_permission_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match="Permission denied"):
         files.check_writable(tmp_path / "state")
@@ -266,7 +266,7 @@ def test_a_directory_without_permission_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
-def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+def test_each_system_call_of_the_check_that_fails_is_reported_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     OLD._save(tmp_path / "state")
     done: list[str] = []
     with steps(done.append):
@@ -292,7 +292,7 @@ def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp
         assert only(tmp_path) == {"state": OLD.to_bytes()}
 
 
-def test_the_training_example_tells_a_full_disk_before_its_first_step(tmp_path: Path) -> None:
+def test_the_training_example_reports_a_full_disk_before_its_first_step(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "a.txt").write_text("to be or not to be\n" * 30)

@@ -280,7 +280,7 @@ print("all came back")
 
 
 @pytest.mark.parametrize("call", ["submit", "await_thread", "await_daemon_thread"])
-def test_where_a_thread_can_be_made_but_not_begin_nobody_waits_for_it(tmp_path, call):
+def test_nothing_waits_for_a_thread_that_was_created_but_can_not_begin(tmp_path, call):
     ended = programs.run(tmp_path, STARVED, "stream", call)
     assert ended.out == "all came back\n", ended.err
 

@@ -234,7 +234,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("transport", ["stream", "pull"])
-def test_a_start_in_progress_is_not_left_behind(tmp_path, transport):
+def test_closing_ends_a_start_in_progress(tmp_path, transport):
     """The fork server is busy with a slow import, so the start takes long."""
     for pipe in ("reached", "gate"):
         os.mkfifo(tmp_path / pipe)

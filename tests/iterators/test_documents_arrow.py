@@ -56,7 +56,7 @@ def test_a_zero_where_a_batch_should_begin_is_an_error_of_that_batch(tmp_path: P
 
 
 @pytest.mark.parametrize("zeros", [4, 8])
-def test_a_zero_in_a_stream_is_no_end_if_more_comes_behind_it(tmp_path: Path, beside: list[str], zeros: int) -> None:
+def test_a_zero_in_a_stream_is_no_end_if_more_follows(tmp_path: Path, beside: list[str], zeros: int) -> None:
     path = write(tmp_path / "x.stream.arrow", [{"text": text} for text in ROWS], group=3)
     content, start = path.read_bytes(), start_of_batch(path, 1)
     path.write_bytes(content[:start] + bytes(zeros) + content[start + zeros :])

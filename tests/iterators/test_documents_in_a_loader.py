@@ -53,7 +53,7 @@ async def test_a_stream_with_gaps_is_exact_on_resume(corpus, executor_factory):
 
 
 @pytest.mark.both_loops
-async def test_a_damaged_row_is_an_error_that_names_it_behind_all_before_it(corpus, executor_factory):
+async def test_the_error_of_a_damaged_row_names_it_and_comes_after_all_rows_before(corpus, executor_factory):
     async with AsyncPrefetcher(DocumentFileIterator(corpus), workers=executor_factory) as loader:
         texts = [(await anext(loader)).text for _ in range(3)]
         with pytest.raises(ProducerError, match=r"rows\.jsonl, row 3 .*broken JSON"):

@@ -39,7 +39,7 @@ def remote(tmp_path: Path) -> Iterator[Path]:
     filesystem.rm("/corpus", recursive=True)
 
 
-def test_a_folder_behind_a_url_is_as_one_here(remote: Path) -> None:
+def test_a_folder_at_a_url_gives_the_same_as_a_local_one(remote: Path) -> None:
     here = drain(DocumentFileIterator(remote))
     assert len(here) == 20
     assert drain(DocumentFileIterator("memory://corpus")) == here
@@ -55,7 +55,7 @@ def test_a_folder_behind_a_url_is_as_one_here(remote: Path) -> None:
 @pytest.mark.parametrize(
     "tail", ["c.txt", "b", "*.txt", "b/*", "**/*.jsonl*", "*/*.parquet", "[0-9].*", ".hidden.txt", ".h*.txt"]
 )
-def test_files_folders_and_globs_behind_a_url_mean_what_they_mean_here(remote: Path, tail: str) -> None:
+def test_files_folders_and_globs_at_a_url_mean_the_same_as_local_ones(remote: Path, tail: str) -> None:
     here = ids(DocumentFileIterator(f"{remote}/{tail}"))
     assert here
     assert ids(DocumentFileIterator(f"memory://corpus/{tail}")) == here
@@ -124,7 +124,7 @@ def test_a_filesystem_must_not_answer_from_a_list_that_it_remembers(
     assert len(forgot) == 2
 
 
-def test_a_bad_row_behind_a_url_is_named_by_it(remote: Path) -> None:
+def test_the_error_of_a_bad_row_names_the_url(remote: Path) -> None:
     fsspec.filesystem("memory").pipe("/corpus/0.jsonl", b'{"text": 1}\n')
     with pytest.raises(DocumentError, match=r"^memory:///corpus/0.jsonl, row 0 \(line 1\): the field 'text' must"):
         drain(DocumentFileIterator("memory://corpus"))

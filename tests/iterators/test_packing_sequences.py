@@ -209,7 +209,7 @@ def test_sequences_that_are_too_long_can_be_passed_over_counted_and_the_rest_res
     assert_resumes_exactly(skipping)
 
 
-def test_a_row_that_is_too_long_leaves_no_state_behind_and_draws_nothing_more() -> None:
+def test_after_a_row_that_is_too_long_an_iterator_gives_no_state_and_draws_nothing_more() -> None:
     iterator = pack([[3], [50], *[[3]] * 20], False)
     with pytest.raises(RowTooLongError):
         drain(iterator)
@@ -266,7 +266,7 @@ def test_refuses_sequences_with_patches_among_others() -> None:
 
 @pytest.mark.parametrize("patched", [True, False])
 @pytest.mark.parametrize("first", [[1, 1], [1]])  # in the second case the first sequence is too short for a row
-def test_refuses_sequences_with_patches_behind_batches_of_others(patched: bool, first: list[int]) -> None:
+def test_refuses_sequences_of_another_kind_after_a_batch(patched: bool, first: list[int]) -> None:
     rows = [*sequences([first, [1, 1]], patched), *sequences([[1, 1]], not patched)]
     iterator = PackingIterator(ListIterator(rows), batch_size=1, sequence_length=4)
     batches = iterator.create_iter()
@@ -300,7 +300,7 @@ def test_refuses_options_out_of_their_range(option: dict[str, Any]) -> None:
         pack([], True, **option)
 
 
-def test_the_state_behind_a_batch_is_that_of_the_sequences_and_nothing_else() -> None:
+def test_the_state_after_a_batch_is_only_that_of_the_sequences() -> None:
     iterator = pack([[1, 1]] * 9, True)
     batches = iterator.create_iter()
     for number in range(1, 5):

@@ -168,13 +168,15 @@ def test_a_state_without_a_position_digest_is_continued(
 
 
 @pytest.mark.parametrize("make", CHAINS)
-def test_states_are_the_same_whoever_gets_there(folder: Path, make: Callable[[Path], StatefulIterator[Any]]) -> None:
+def test_states_are_the_same_with_and_without_a_resume(
+    folder: Path, make: Callable[[Path], StatefulIterator[Any]]
+) -> None:
     assert_resumes_exactly(lambda: make(folder), max_items=25)
 
 
 @pytest.mark.parametrize("make", [packed, sequenced, in_patches, shuffled, twice_shuffled, of_sequences])
 @pytest.mark.parametrize("anchor_every", [0, 100, ANCHOR_EVERY])
-def test_states_of_text_files_are_the_same_whoever_gets_there(
+def test_states_of_text_files_are_the_same_with_and_without_a_resume(
     texts: Path, make: Callable[[Path], StatefulIterator[Any]], anchor_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (packing, _blocks):
@@ -182,7 +184,7 @@ def test_states_of_text_files_are_the_same_whoever_gets_there(
     assert_resumes_exactly(lambda: make(texts))
 
 
-def test_the_state_behind_a_failure_is_one_to_go_on_from(folder: Path) -> None:
+def test_the_state_after_a_failure_can_be_resumed(folder: Path) -> None:
     path = folder / "b.jsonl"
     path.write_text(path.read_text("utf-8").replace('{"text"', '["text"', 1), "utf-8")
     for make in CHAINS[:5]:

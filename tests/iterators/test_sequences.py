@@ -282,7 +282,7 @@ def test_options_are_configuration_and_the_place_is_not() -> None:
     assert [line.partition(":")[0] for line in lines] == names
 
 
-def test_a_failure_in_the_midst_of_a_block_loses_nothing() -> None:
+def test_a_failure_within_a_block_loses_nothing() -> None:
     iterator = SequenceIterator(ListIterator([*items([[9]], False), None]), sequence_length=2, buffer_size=3)
     sequences = iterator.create_iter()
     got = [next(sequences).tokens[0] for _ in range(3)]

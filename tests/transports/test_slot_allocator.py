@@ -396,7 +396,7 @@ def test_an_iterator_with_large_items_gets_as_much_as_it_needs(sides):
     assert [array.base is None for array in held] == [False] * 4 + [True]
 
 
-def test_memory_of_free_slots_is_given_back_but_for_some(sides):
+def test_memory_of_free_slots_is_returned_except_for_some(sides):
     batches = [sides.cross(np.full(MB, n, np.uint8)) for n in range(6)]
     assert sides.memory.mapped == 6 * MB
     del batches[3:]
