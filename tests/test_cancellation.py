@@ -243,7 +243,7 @@ async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypa
 
 
 def no_worker_is_left(before):
-    """Also check descriptors, except those that the fork server, the resource tracker and a loop keep."""
+    """Return whether no worker is left, and no descriptor except those that the fork server, its tracker and a loop keep."""
     gc.collect()
     watches = [thread for thread in threading.enumerate() if thread.name.startswith("asyncprefetch-worker")]
     for thread in watches:

@@ -101,7 +101,7 @@ done = len({json.loads(line)["step"] for line in log.read_text().splitlines()}) 
 lost = options.flaw == "a batch is lost" and options.resume
 killed = options.out.name != "uninterrupted" and done < 8
 with log.open("a", buffering=1) as file:
-    for step in range(max(1, done), 13):  # the last one again
+    for step in range(max(1, done), 13):  # repeats the last step
         if options.flaw == "a step is missing" and options.resume and step == 9:
             continue
         digest = str(step + lost)

@@ -319,9 +319,9 @@ async def test_an_item_that_no_checkpoint_can_hold_is_reported_at_the_first_batc
     async with loader:
         with pytest.warns(
             CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.items.Unregistered is not registered"
-        ) as told:
+        ) as warned:
             first = await anext(loader)
-        assert told[0].filename == __file__
+        assert warned[0].filename == __file__
         assert first == Unregistered(0)
         while not loader.statistics().buffered:
             await asyncio.sleep(0.001)

@@ -36,7 +36,7 @@ from asyncprefetch.testing import assert_items_equal
 from tests.faults.soaked import Soaked, reference
 from tests.pipelines.counting import in_turns
 
-CARRIERS = ("stream", "pull")
+TRANSPORTS = ("stream", "pull")
 
 # Seconds. A round that takes longer is taken to hang.
 _TIMEOUT = 30.0
@@ -55,7 +55,7 @@ class Round:
     Args:
         seed: the seed of all random choices.
         folder: the folder for checkpoints.
-        transport: one of ``CARRIERS``, or ``None`` for another one at each restore.
+        transport: one of ``TRANSPORTS``, or ``None`` for another one at each restore.
         in_order: the loader's option, or ``None`` to let the seed choose.
     """
 
@@ -122,7 +122,7 @@ class Round:
         assert not any(left), f"the end came with {left} items to come"
 
     def _resources(self) -> dict[str, Any]:
-        transport = self._transport or self._random.choice(CARRIERS)
+        transport = self._transport or self._random.choice(TRANSPORTS)
         resources: dict[str, Any] = {
             "num_workers": self._random.randint(1, len(self._pipeline)),
             "n_batches_to_prefetch": self._random.choice([1, 2, 3, 8, 20]),
@@ -349,7 +349,7 @@ def _process(worker: int) -> Executor:
 def _send(descriptor: int, number: signal.Signals, *, close: bool) -> None:
     try:
         signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:  # it is gone already
+    except ProcessLookupError:  # the process has ended already
         pass
     finally:
         if close:
@@ -442,7 +442,7 @@ def main() -> None:
             if first is None:
                 first = figures()
             elif (now := settled(first)) != first:
-                raise SoakError(f"seed {seed}: left behind: {now}, at first {first}")
+                raise SoakError(f"seed {seed}: left over: {now}, at first: {first}")
             if rounds % 10 == 0:
                 print(f"round {rounds}: {memory[-1] >> 20} MiB", flush=True)
     faulthandler.cancel_dump_traceback_later()

@@ -128,7 +128,7 @@ FOREIGN = {
     "a text": lambda: b"step: 1000\nloss: 0.1\n" * 10,
     "a pickle": lambda: pickle.dumps(Exploit()),
     "a pickle of protocol 0": lambda: pickle.dumps(Exploit(), 0),
-    "a pickle behind a header": lambda: seal(b'{"__metadata__":' + pickle.dumps(Exploit(), 0) + b"}"),
+    "a pickle after a header": lambda: seal(b'{"__metadata__":' + pickle.dumps(Exploit(), 0) + b"}"),
     "a pickle as the document": lambda: make_container(pickle.dumps(Exploit(), 0).decode()),
     "a zip bomb, as torch.save makes": zip_of_zeros,
     "a gzip bomb": lambda: gzip.compress(bytes(50_000_000)),
@@ -143,7 +143,7 @@ FOREIGN = {
 }
 REASONS = {
     "nothing": "is empty",
-    "a pickle behind a header": "unreadable",
+    "a pickle after a header": "unreadable",
     "a pickle as the document": "malformed JSON",
     "a version of next year": "has version 2 of the format, and this asyncprefetch reads up to 1: use a newer one",
     "a version of no number": "malformed: no version",
@@ -274,7 +274,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "not finite, below 0, or all 0",
     ),
-    "an epoch behind the last": (
+    "an epoch after the last": (
         document_of(state("looping", start=COUNT, inner=COUNT, epochs=3, epoch=3, items=0)),
         "epoch 3 of 3",
     ),
@@ -384,14 +384,14 @@ def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) ->
     command = [sys.executable, "-c", LIMITED, *paths]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
     assert done.stderr == ""
-    told = dict(zip([*files, "vast 2", "announced 2", "lists 2"], done.stdout.splitlines(), strict=True))
-    assert "an array of no bytes" in told["vast"]
-    assert "0 bytes of data" in told["announced"]
-    assert "no bytes" in told["vast 2"]
-    assert "memory" in told["lists"].lower()
-    assert "memory" in told["lists 2"].lower()
-    assert "memory" in told["bytes"].lower()
-    assert "not a safetensors file" in told["zeros"]
+    reasons = dict(zip([*files, "vast 2", "announced 2", "lists 2"], done.stdout.splitlines(), strict=True))
+    assert "an array of no bytes" in reasons["vast"]
+    assert "0 bytes of data" in reasons["announced"]
+    assert "no bytes" in reasons["vast 2"]
+    assert "memory" in reasons["lists"].lower()
+    assert "memory" in reasons["lists 2"].lower()
+    assert "memory" in reasons["bytes"].lower()
+    assert "not a safetensors file" in reasons["zeros"]
 
 
 def test_memory_that_runs_out_while_a_state_is_validated_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("machine")
 # Seconds from the cause to the end of the program. A busy worker may use one of them to close its iterators.
 WITHIN = 2.0
 
-CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["stream", "pull"])
 WORKERS = pytest.mark.parametrize("worker", ["Count(10**6)", "Forever()"])
 
 FOREVER = (
@@ -125,7 +125,7 @@ WAYS = {
 BUSY = ("break", "cancellation", "a scope that is cancelled around __aexit__")
 
 
-@CARRIERS
+@TRANSPORTS
 @WORKERS
 def test_a_block_that_is_left_leaves_nothing(tmp_path, transport, worker):
     ways = WAYS if worker != "Forever()" else {way: WAYS[way] for way in BUSY}
@@ -160,7 +160,7 @@ INTERRUPTED = {
 }
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize(
     ("where", "worker"),
     [*((where, "Count(10**6)") for where in INTERRUPTED), ("waiting for a batch", "Forever()")],
@@ -182,7 +182,7 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, transport, wo
     assert "after" not in ended.out
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize("worker", ["Forever()"])
 def test_asyncio_run_that_ends_under_a_task_that_reads_leaves_nothing(tmp_path, transport, worker):
     body = """
@@ -226,7 +226,7 @@ async def retire(loader):
     while loader.statistics().workers[0].state != "retired":
         await asyncio.sleep(0)
 
-AMID = {
+CALLS = {
     "nothing": lambda loader: asyncio.sleep(0),
     "a wait for a batch": read,
     "a wait for a state": lambda loader: loader.get_state(),
@@ -234,11 +234,11 @@ AMID = {
     "the end of a worker": retire,
 }
 
-async def begin(loader, amid, turns):
+async def begin(loader, call, turns):
     await anext(loader), await anext(loader)
-    if AMID[amid] is retire:
+    if CALLS[call] is retire:
         await retire(loader)
-    asyncio.create_task(AMID[amid](loader))
+    asyncio.create_task(CALLS[call](loader))
     for _ in range(turns): await asyncio.sleep(0)
     kept.append(asyncio.all_tasks())
 
@@ -252,25 +252,25 @@ async def close(loader, *what):
 
 def main():
     global kept
-    kept = []  # what is destroyed might take its worker along
+    kept = []  # a task that is destroyed could end its worker
     factory = (lambda worker: InlineExecutor()) if sys.argv[2:] else FACTORY
     before = None
     for new in (asyncio.new_event_loop, uvloop.new_event_loop):
-        for amid in AMID:
+        for call in CALLS:
             for turns in (*range(7), 10):
                 loader = AsyncPrefetcher(
-                    Count(3 if AMID[amid] is retire else 10**6), n_batches_to_prefetch=2, workers=factory
+                    Count(3 if CALLS[call] is retire else 10**6), n_batches_to_prefetch=2, workers=factory
                 )
                 loop = new()
-                loop.run_until_complete(begin(loader, amid, turns))
+                loop.run_until_complete(begin(loader, call, turns))
                 loop.close()
-                asyncio.run(close(loader, amid, turns))
+                asyncio.run(close(loader, call, turns))
                 before = len(descriptors()) if before is None else before
     asyncio.run(left(loader, before))
     loop = loader = kept = None
     gc.collect()
     sys.stdout.flush()
-    os._exit(0)  # a thread of anyio's that belonged to a task of a closed loop waits for ever
+    os._exit(0)  # an anyio thread of a closed loop waits for ever
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ from asyncprefetch import AsyncPrefetcher
 from tests.conftest import EXECUTORS
 from tests.pipelines.arrays import Arrays
 
-CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["process", "pull"])
 MADE = pytest.mark.parametrize("way", ["made in place", "one plain buffer"])
 
 # Just large enough for a slot, because the tests read a thousand batches.
@@ -26,7 +26,7 @@ def in_shared_memory():
     return Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
@@ -44,7 +44,7 @@ async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
     assert [part[0] for part in kept] == [5, 1, 2]
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 async def test_batches_that_are_all_kept_stay_unchanged(transport, way):
     loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, workers=EXECUTORS[transport])
@@ -58,7 +58,7 @@ async def test_batches_that_are_all_kept_stay_unchanged(transport, way):
     assert in_shared_memory() == 0
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 @pytest.mark.both_loops
 async def test_batches_that_another_thread_drops_are_right_to_the_end(transport, way):
@@ -88,7 +88,7 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(transport,
     assert in_shared_memory() == 0
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 @pytest.mark.both_loops
 async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(transport, way):

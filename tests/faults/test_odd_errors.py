@@ -22,7 +22,7 @@ from tests.pipelines import unpickling
 from tests.pipelines.counting import Count
 from tests.pipelines.gates import Gate, GateKeeper
 
-CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["process", "pull"])
 
 # By the rules of Python, StopIteration from __next__ is the end.
 IS_THE_END = {("StopIteration", "__next__")}
@@ -69,7 +69,7 @@ async def test_whatever_is_raised_wherever_comes_in_its_place_and_again(error, p
         await meets(EXECUTORS["inline"], error, phase)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("phase", ["next", "get_state"])
 async def test_the_same_from_another_process(transport, phase):
@@ -78,7 +78,7 @@ async def test_the_same_from_another_process(transport, phase):
             await meets(EXECUTORS[transport], error, phase)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
 @pytest.mark.parametrize("error", sorted(ERRORS.keys() - INTERRUPTS))
 async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_again(transport, phase, error):
@@ -95,7 +95,7 @@ async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_
             await loader.get_state()
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport):
     for error in sorted(ERRORS.keys() - INTERRUPTS):
@@ -106,7 +106,7 @@ async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport)
                 await loader.get_state()
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(transport, monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
@@ -124,7 +124,7 @@ async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothin
         assert [item["x"][0] async for item in loader] == [0, 1, 2, 3]
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
 @pytest.mark.both_loops
 async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
@@ -136,7 +136,7 @@ async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
                 await anext(loader)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(transport):
     pipeline = [Count(4, 100), Raising("exits when made again", "next", 2), Count(4, 200)]
@@ -150,7 +150,7 @@ async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(tra
 # --------------------------------------------------------------------------------------------------- wrong uses
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 1)
@@ -169,7 +169,7 @@ async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp
                 await anext(loader)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transport):
     refused = []
@@ -191,7 +191,7 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transpor
         assert [item async for item in loader] == [1, 2, 3, 4]
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_after_aclose_every_call_is_refused_at_once(transport):
     loader = AsyncPrefetcher(Count(5), workers=EXECUTORS[transport])

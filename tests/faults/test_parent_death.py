@@ -38,7 +38,7 @@ async def main():
     if what == "idle":
         await until(lambda: loader.statistics().buffered == 4, 10)
     elif what == "writes" and transport == "process":
-        while mortals.unread(loader) < 50_000:  # without an await: the loop reads nothing
+        while mortals.unread(loader) < 50_000:  # the loop reads nothing without an await
             pass
     elif what != "writes":
         await until(lambda: Path(folder, f"{what}-done").exists(), 10)

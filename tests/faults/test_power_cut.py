@@ -282,9 +282,9 @@ def test_each_system_call_of_the_check_that_fails_is_reported_and_leaves_nothing
                 raise OSError(number, os.strerror(number))
 
         # Some file systems can't sync a directory. save() ignores this error, too.
-        told = not (number == errno.EACCES and "directory" in done[failing])
+        fails = not (number == errno.EACCES and "directory" in done[failing])
         with steps(step):
-            if told:
+            if fails:
                 with pytest.raises(CheckpointError, match=f"can't write .*state.*{os.strerror(number)}"):
                     files.check_writable(tmp_path / "state")
             else:

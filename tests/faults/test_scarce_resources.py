@@ -26,7 +26,7 @@ from tests.conftest import descriptors, inline
 from tests.inside import frames, limits
 from tests.pipelines.counting import Count
 
-CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["stream", "pull"])
 
 # The program prints the outcome, and then what is left, which must be nothing.
 BODY = """
@@ -55,7 +55,7 @@ async def main():
     held = batch = None
     gc.collect()
     print("processes", len(multiprocessing.active_children()))
-    # The fork server and the tracker take four, and the loop two more.
+    # The fork server and the resource tracker use four, and the loop two more.
     print("descriptors", len(descriptors()) - before <= 6)
     print("memory", open("/proc/self/maps").read().count("memfd:asyncprefetch"))
 
@@ -92,14 +92,14 @@ def own_dev_shm() -> tuple[str, ...]:
     return command if tried.returncode == 0 else ()
 
 
-@CARRIERS
+@TRANSPORTS
 def test_a_dev_shm_of_one_megabyte_is_enough_for_batches_of_any_size(tmp_path, transport):
     if not own_dev_shm():
         pytest.skip("no mount namespace can be had here")
     assert run(tmp_path, transport, size=1_000_000, within=(*own_dev_shm(), MOUNT + 'exec "$@"', "sh")) == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_a_dev_shm_that_is_full_does_not_matter(tmp_path, transport):
     if not own_dev_shm():
         pytest.skip("no mount namespace can be had here")
@@ -113,12 +113,12 @@ def test_a_dev_shm_that_is_full_does_not_matter(tmp_path, transport):
 NOFILE = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_64_descriptors_are_enough_for_three_workers(tmp_path, transport):
     assert run(tmp_path, transport, limit=NOFILE) == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, transport):
     outcome = run(tmp_path, transport, limit=NOFILE, workers=24, size=2_000)
     assert outcome.startswith("WorkerDiedError: worker")
@@ -227,7 +227,7 @@ NO_MEMORY = (
 )
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize(
     ("megabytes", "size", "reasons"),
     [
@@ -265,8 +265,8 @@ def await_daemon_thread():
             assert "can't start new thread" in str(error)
     asyncio.run(main())
 
-# From too little for a thread's stack to more than enough for its first steps, which lie between; and again where the
-# stacks of threads that were forked along can be had.
+# The limits range from too little memory for a thread's stack to more than enough for its first steps. The second range
+# begins higher by one stack, because the child can use the stacks of its parent's threads.
 stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
 for more in [base + step for base in (0, stack) for step in range(0, 400_000, 1 << 13)]:
     if not (child := os.fork()):
@@ -332,7 +332,7 @@ from tests.inside import in_thread
 
 async def main():
     threading.stack_size(1 << 18)
-    await anyio.to_thread.run_sync(int)  # so that there is an idle thread
+    await anyio.to_thread.run_sync(int)  # this leaves an idle thread
     leave_memory(60)
     print("name", await in_thread(lambda: threading.current_thread().name))
     print("stack", threading.stack_size())
@@ -346,18 +346,18 @@ def test_with_60_mb_of_address_space_a_thread_is_made_or_used_and_the_size_of_st
     assert ended.out == "name AnyIO worker thread\nstack 262144\n", ended.err
 
 
-@CARRIERS
+@TRANSPORTS
 def test_with_100_mb_of_data_the_stream_is_right(tmp_path, transport):
     """The limit counts only data, not address space that is only reserved."""
     assert run(tmp_path, transport, limit="leave_memory(100, resource.RLIMIT_DATA)") == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_with_two_gigabytes_of_address_space_the_stream_is_right(tmp_path, transport):
     assert run(tmp_path, transport, limit="leave_memory(2000)", size=100_000) == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp_path, transport):
     outcome = run(tmp_path, transport, initializer="leave_little_memory", size=30_000_000, workers=1)
     assert outcome.startswith("ProducerError: shard 0, position 0 (next)"), outcome

@@ -19,7 +19,7 @@ def fork_server(tmp_path_factory):
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-@pytest.mark.parametrize("transport", soak.CARRIERS)
+@pytest.mark.parametrize("transport", soak.TRANSPORTS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_stream_is_the_reference_stream_whatever_happens(tmp_path, caplog, seed, transport, in_order):
     caplog.set_level(logging.ERROR, "asyncprefetch")

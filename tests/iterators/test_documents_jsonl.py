@@ -41,7 +41,7 @@ def test_resuming_seeks_and_reads_nothing_before_the_place(tmp_path: Path) -> No
     assert ids(state.build()) == [f"x.jsonl:{i}" for i in range(60, 100)]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the system must tell how much was read")
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the system must count the bytes that were read")
 def test_resuming_at_the_end_of_ten_gigabytes_reads_a_few_hundred_kilobytes(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     first = lines_of([{"text": "first"}])

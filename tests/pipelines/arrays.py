@@ -199,7 +199,7 @@ WAYS: dict[str, Callable[[Arrays], Iterator[Any]]] = {
     "of many sizes": _of_many_sizes,
     "made by threads": _made_by_threads,
 }
-# These ways end in an error, those only in a protected worker, and all others are right.
+# Ways that end in an error, ways that end in an error only in a protected worker, and right ways.
 REFUSED_WAYS = ["one buffer of empty", "write late", "again"]
 NEEDS_PROTECTION = ["write late through a view", "read late"]
 RIGHT_WAYS = sorted(WAYS.keys() - {*REFUSED_WAYS, *NEEDS_PROTECTION})
