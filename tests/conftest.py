@@ -1,12 +1,11 @@
-"""Hostile defaults for every test: asyncio's debug mode, and a check that nothing is left.
+"""Strict defaults for every test: asyncio's debug mode, and a check that the test leaves nothing.
 
-Asynchronous tests run on asyncio's loop. Those with the mark ``both_loops`` run on uvloop too: they are a sample, which
-``test_structure.py`` holds complete. ``--every-loop`` runs all of them on both.
+Asynchronous tests run on asyncio's loop. A test with the mark ``both_loops`` runs on uvloop too. These tests are a sample;
+``test_structure.py`` checks that the sample is complete. ``--every-loop`` runs all asynchronous tests on both loops.
 
-A run of a whole folder is shared by as many processes as there are processors, four at most. What a test checks may
-therefore be that of its own process and of its children only, never that of the machine. Tests that
-measure seconds, keep several processors busy or use much of the machine's memory have the mark ``xdist_group("machine")``:
-one process runs all of them, one after another.
+A run of a whole folder uses one process for each processor, at most four. A test may therefore check only its own
+process and its children, never the whole machine. A test that measures seconds, keeps several processors busy or uses
+much of the machine's memory has the mark ``xdist_group("machine")``: one process runs these tests one after another.
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor
+from tests.pipelines import PRELOAD
 
-# As a program with many loaders does: workers start several times faster.
-multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
+# Programs with many loaders do the same: workers start several times faster.
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 settings.register_profile(
     "suite",
@@ -44,7 +44,8 @@ EXECUTORS: dict[str, Callable[[int], Executor] | None] = {
     "thread": lambda worker: ThreadPoolExecutor(1),
     "process": None,
     "pull": lambda worker: ProcessExecutor(),
-    "pool": lambda worker: ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")),  # a user's own
+    # A pool of the user.
+    "pool": lambda worker: ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")),
 }
 
 
@@ -61,20 +62,20 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     if config.getoption("every_loop") or item.get_closest_marker("both_loops"):
         return both
     if marker is not None and "loop_factories" in marker.kwargs:
-        return both  # the test itself names its loops: one that is not offered would be skipped
+        return both  # the test itself names its loops; pytest would skip a loop that is missing here
     return {"asyncio": both["asyncio"]}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """The number of processes that share a run.
+    """Return the number of processes that share a run.
 
-    Zero, which means no other process, for files and chosen tests, for ``-k``, and for ``-s``: starting processes would take
-    longer than it saves, and they print nothing. The plugin itself starts none for ``--pdb``. ``-n`` and the variable
-    ``PYTEST_XDIST_AUTO_NUM_WORKERS`` give another number.
+    It is zero (no other process) for files, for chosen tests, for ``-k`` and for ``-s``: starting processes would take
+    longer than it saves, and they print nothing. The plugin itself starts no process for ``--pdb``. ``-n`` and the
+    variable ``PYTEST_XDIST_AUTO_NUM_WORKERS`` override the number.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return None  # for the plugin's own rule
+        return None  # the plugin applies its own rule
     option = config.option
     whole = any((config.invocation_params.dir / argument).is_dir() for argument in config.args)
     if not whole or option.keyword or option.collectonly or option.capture == "no":
@@ -85,7 +86,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.fixture(params=["inline", "process", "pull"])
 def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor] | None:
-    """Each way to run a producer: in this process, and in a worker process by the stream and by the pull transport."""
+    """Each way to run a producer: in this process, or in a worker process on the stream or the pull transport."""
     return EXECUTORS[request.param]
 
 
@@ -94,7 +95,7 @@ def inline(worker: int) -> Executor:
 
 
 def descriptors() -> dict[int, str]:
-    """The open descriptors of this process, and what each one is."""
+    """Return the open descriptors of this process, and what each one refers to."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -103,7 +104,7 @@ def descriptors() -> dict[int, str]:
 
 
 def shared_memory() -> set[str]:
-    """The files in /dev/shm that this process has mapped. Other programs use /dev/shm, too."""
+    """Return the files in /dev/shm that this process has mapped. Other programs use /dev/shm, too."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return {line.split(maxsplit=5)[-1] for line in lines if "/dev/shm/" in line}
 
@@ -121,7 +122,7 @@ async def nothing_is_left() -> AsyncIterator[None]:
     assert multiprocessing.active_children() == []
     for thread in threading.enumerate():
         if thread.name.startswith("asyncprefetch"):
-            thread.join(1)  # it may be on its last line
+            thread.join(1)  # it may still execute its last line
             assert not thread.is_alive(), thread.name
     assert shared_memory() - before_memory == set()
     # The fork server and its tracker live as long as the program, and so do the loop's own sockets.

@@ -13,12 +13,12 @@ from asyncprefetch import AsyncPrefetcher, AsyncPrefetchError, AsyncPrefetcherSt
 
 
 async def take(loader: AsyncPrefetcher[Any], count: int) -> list[Any]:
-    """The next ``count`` items."""
+    """Return the next ``count`` items."""
     return [await anext(loader) for _ in range(count)]
 
 
 async def rest(loader: AsyncPrefetcher[Any]) -> list[Any]:
-    """All items up to the end. The loader is closed then."""
+    """Return all items up to the end, and close the loader."""
     async with loader:
         return [item async for item in loader]
 
@@ -31,7 +31,7 @@ async def until(condition: Callable[[], object], seconds: float = 1.0) -> None:
 
 
 async def until_error(loader: AsyncPrefetcher[Any]) -> tuple[list[Any], AsyncPrefetchError]:
-    """The items that are delivered before the error, and the error."""
+    """Return the items that the loader delivers before the error, and the error."""
     got = []
     try:
         async for item in loader:
@@ -42,7 +42,7 @@ async def until_error(loader: AsyncPrefetcher[Any]) -> tuple[list[Any], AsyncPre
 
 
 async def cancelled_after(rounds: int, call: Awaitable[Any]) -> Any:
-    """The result of a call that is cancelled after some rounds of the loop, or ``None`` if it was still waiting."""
+    """Cancel a call after some rounds of the loop. Return its result, or ``None`` if it was still waiting."""
     task = asyncio.ensure_future(call)
     for _ in range(rounds):
         await asyncio.sleep(0)
@@ -54,10 +54,10 @@ async def cancelled_after(rounds: int, call: Awaitable[Any]) -> Any:
 
 
 def through_json(state: AsyncPrefetcherState) -> AsyncPrefetcherState:
-    """The state, written as JSON and read back."""
+    """Return the state after a round trip through JSON."""
     return AsyncPrefetcherState.from_json(state.to_json())
 
 
 def through_bytes(state: AsyncPrefetcherState) -> AsyncPrefetcherState:
-    """The state, written as a checkpoint file's bytes and read back."""
+    """Return the state after a round trip through the bytes of a checkpoint file."""
     return AsyncPrefetcherState.from_bytes(state.to_bytes())

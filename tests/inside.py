@@ -1,4 +1,4 @@
-"""What tests see of the library's inside. No other module of the tests imports a private name of it."""
+"""The private names of the library that tests use. No other module of the tests imports a private name."""
 
 from asyncprefetch import _codec
 from asyncprefetch._checkpoint import container, files, save_order
@@ -92,30 +92,30 @@ from asyncprefetch.iterators.text._tokens import ANCHOR_EVERY
 
 
 def delivery_of(loader):
-    """The consumer's end of a loader."""
+    """Return the delivery of a loader."""
     return loader._core._delivery
 
 
 def ledger_of(loader, number):
-    """What a loader knows of a shard."""
+    """Return a loader's ledger of a shard."""
     return loader._core._ledgers[number]
 
 
 def handle_of(loader, worker=0):
-    """A worker of a loader."""
+    """Return a loader's handle of a worker."""
     return loader._core._workers[worker]
 
 
 def transport_of(loader, worker=0):
-    """The transport of a worker."""
+    """Return the transport to a worker."""
     return handle_of(loader, worker)._transport
 
 
 def shutdown_of(loader):
-    """The end of a loader, which closes its workers."""
+    """Return the shutdown of a loader."""
     return loader._core._shutdown
 
 
 def snapshot_is_pending(loader):
-    """Whether a snapshot was asked for and is not taken yet."""
+    """Return whether a snapshot was requested and is not complete yet."""
     return loader._core._snapshots.pending

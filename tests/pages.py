@@ -1,4 +1,4 @@
-"""The pages of the documentation: where they are, and how their code is run."""
+"""The pages of the documentation, and a way to run their code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 README = ROOT / "README.md"
 PAGES = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")), *DOCS]
 
-# What the code of a page leaves to its reader.
+# The code of a page assumes that its reader defines these names.
 TRAINING = """
 steps = 0
 def train_step(batch):
@@ -25,16 +25,16 @@ def time_to_checkpoint():
 """
 
 BLOCK = re.compile(r"(?:^<!-- no-run: (?P<reason>.+) -->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
-"""A block of Python. A comment before it says why it does not run, if it does not."""
+"""A block of Python. If a block does not run, a comment before it gives the reason."""
 
 
 def code_of(page: Path) -> list[str]:
-    """The blocks that run. Those of one page are one program."""
+    """Return the blocks that run. The blocks of one page form one program."""
     return [block["code"] for block in BLOCK.finditer(page.read_text("utf-8")) if block["reason"] is None]
 
 
 def run(script: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Run the text as a script, in a folder with a small corpus."""
+    """Run the text as a script in a folder with a small corpus."""
     (script.parent / "corpus").mkdir()
     for name in ("readme.md", "again.md"):
         (script.parent / "corpus" / name).write_text(README.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Processes that tests start: programs in a session of their own, forked children, and how to see that one has ended."""
+"""Processes that tests start: programs in a session of their own and forked children; and checks that they have ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def launch(
         tmp_path: the folder for the program's file.
         text: the program.
         arguments: the program's arguments.
-        warnings: as for Python's ``-W``.
+        warnings: the argument of Python's ``-W``.
         within: a command that runs the program's command line.
         how: further arguments of ``Popen``. By default the output goes to pipes.
     """
@@ -49,7 +49,7 @@ def launch(
 
 
 def session(leader: int) -> list[int]:
-    """The processes of a program's session, without zombies."""
+    """Return the processes of a program's session, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -61,7 +61,7 @@ def session(leader: int) -> list[int]:
 
 
 def gone(pid: int, seconds: float = 1.0) -> bool:
-    """Wait for the end of a process that need not be a child of this one. Return whether it ended in time."""
+    """Wait for the end of any process. Return whether it ended in time."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -73,7 +73,7 @@ def gone(pid: int, seconds: float = 1.0) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is a zombie or reaped. This does not wait, and reaps nothing."""
+    """Return whether a process is a zombie or reaped. This does not wait and reaps nothing."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -81,7 +81,7 @@ def has_ended(pid: int) -> bool:
 
 
 def end_of_child(call: Callable[[], object]) -> int:
-    """Make a call in a forked child. Return the exit code, or the negative number of the signal that ended the child."""
+    """Make a call in a forked child. Return its exit code, or the negative number of the signal that ended it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()

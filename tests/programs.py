@@ -1,4 +1,4 @@
-"""Whole programs, run as users run them: each in a session of its own, which must be empty after the program has ended."""
+"""Whole programs, run as users run them. Each has a session of its own, which must be empty after the program's end."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from typing import Any
 
 from tests.processes import gone, launch, session
 
-# What programs use. On its own it is the beginning of a program as a user writes it.
+# The imports of all programs. A program that has only these looks as a user writes it.
 IMPORTS = """
 import asyncio, gc, multiprocessing, os, resource, signal, sys, threading, time, warnings
+from pathlib import Path
 import anyio
 import numpy as np
 from asyncprefetch import *
 from asyncprefetch.executors import ProcessExecutor
-from tests.pipelines import *
+from tests.pipelines.arrays import Arrays
+from tests.pipelines.counting import Count
 from tests.limits import leave_little_memory, leave_memory
 """
 
-# Put before a program's text. Its first argument is the transport. Workers start faster with the preload.
+# The beginning of most programs. The first argument is the transport. The preload makes workers start faster.
 HEADER = (
     IMPORTS
     + """
-multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.pipelines"])
+from tests.pipelines import PRELOAD
+
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 def descriptors():
     return os.listdir("/proc/self/fd")
@@ -53,7 +57,7 @@ class Forever(StatefulIterator):
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
-    """One line of a program's output. The rest stays in the pipe, where ``end`` finds it."""
+    """Read one line of a program's output. The rest stays in the pipe for ``end``."""
     assert process.stdout is not None
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(process.stdout.fileno(), 1)):
@@ -80,12 +84,12 @@ def start(
     header: str = HEADER,
     within: tuple[str, ...] = (),
 ) -> subprocess.Popen[str]:
-    """Start a program. ``within`` is a command that runs it."""
+    """Start a program. ``within`` is a command that runs the program's command line."""
     return launch(tmp_path, header + body, transport, *arguments, within=within)
 
 
 def end(process: subprocess.Popen[str], timeout: float = 40.0) -> Ended:
-    """Wait for the end of a program, and of all processes that it started."""
+    """Wait for the end of a program and of all processes that it started."""
     began = time.monotonic()
     try:
         out, err = process.communicate(timeout=timeout)

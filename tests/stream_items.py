@@ -1,4 +1,4 @@
-"""Iterators for the tests of the stream transport. Workers import this module: it imports little."""
+"""Iterators for the tests of the stream transport. Workers import this module, so it imports little."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ BLOCK = 1 << 17
 
 
 class BlockState(IteratorState, kind="tests.block"):
-    """Of ``Blocks``."""
-
     stop: int
     in_slot: bool
     position: Position[int] = 0
@@ -29,7 +27,7 @@ class BlockState(IteratorState, kind="tests.block"):
 
 
 class Blocks(StatefulIterator[dict[str, Any]]):
-    """Arrays of 128 kB, made in the slot or not."""
+    """Yields arrays of 128 kB, made in a slot or not."""
 
     def __init__(self, stop: int, in_slot: bool = False, position: int = 0) -> None:
         self.stop, self.in_slot, self.position = stop, in_slot, position
@@ -87,8 +85,6 @@ has_torch = from_iterable(whether_torch)
 
 
 class StubbornState(IteratorState, kind="tests.stubborn"):
-    """Of ``Stubborn``."""
-
     stop: int
     folder: str
     position: Position[int] = 0
@@ -98,7 +94,7 @@ class StubbornState(IteratorState, kind="tests.stubborn"):
 
 
 class Stubborn(StatefulIterator[Any]):
-    """Item 3 can't be pickled at the first try; and when it is closed, it takes shared memory once more."""
+    """Counts. Item 3 can't be pickled at the first try. Afterwards the iterator allocates shared memory when it closes."""
 
     def __init__(self, stop: int, folder: str, position: int = 0) -> None:
         self.stop, self.folder, self.position = stop, folder, position
@@ -120,16 +116,14 @@ class Stubborn(StatefulIterator[Any]):
             if tried.exists():
                 closing = Path(self.folder, "closing")
                 if closing.exists():
-                    # Blocks until the test knows that credit for the next run was sent.
+                    # Wait until the test knows that the loader has sent credit for the next run.
                     closing.write_bytes(b"!")
                     Path(self.folder, "go-on").read_bytes()
-                    closing.unlink()  # here, so that the next one that is closed finds it or does not, in order
+                    closing.unlink()  # here, so that a later close does not find the pipe
                 asyncprefetch.zeros(100_000)
 
 
 class AlarmedState(IteratorState, kind="tests.alarmed"):
-    """Of ``Alarmed``."""
-
     stop: int
     folder: str
     position: Position[int] = 0
@@ -139,7 +133,7 @@ class AlarmedState(IteratorState, kind="tests.alarmed"):
 
 
 class Alarmed(StatefulIterator[dict[str, Any]]):
-    """At item 3, an alarm's handler raises just after orders were read within ``empty``, and that is caught here."""
+    """At item 3, an alarm's handler raises within ``empty``, after it has read orders. The iterator catches the error."""
 
     def __init__(self, stop: int, folder: str, position: int = 0) -> None:
         self.stop, self.folder, self.position = stop, folder, position
@@ -151,7 +145,7 @@ class Alarmed(StatefulIterator[dict[str, Any]]):
         made = Path(self.folder, "made")
         while self.position < self.stop:
             if self.position == 3 and made.exists():
-                # Blocks until the test has asked for the state: the order is there then.
+                # Wait until the test has requested the state: the order has arrived then.
                 made.write_bytes(b"!")
                 Path(self.folder, "asked").read_bytes()
                 made.unlink()
@@ -171,7 +165,7 @@ def _alarm(data: bytes) -> NoReturn:
 
 
 def refuse_to_punch(worker: int) -> None:
-    """An initializer of workers: as where a sandbox refuses it."""
+    """As an initializer: the system refuses to free parts of shared memory, as some sandboxes do."""
     shared_memory._remove = _refused  # type: ignore[assignment]
 
 

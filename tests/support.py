@@ -1,4 +1,4 @@
-"""Exact equality, items of every kind that a checkpoint can hold, and ways to damage what was written."""
+"""Exact equality, strategies for all items that a checkpoint can contain, and ways to damage documents."""
 
 import copy
 import ctypes
@@ -19,7 +19,7 @@ from asyncprefetch import IteratorState, Position, register
 
 
 def assert_same(a, b, path="item"):
-    """Assert equality to the bit: types, dtypes, the order of keys, NaN payloads, all attributes."""
+    """Assert bitwise equality: types, dtypes, the order of keys, NaN payloads, all attributes."""
     assert type(a) is type(b), f"{path}: {type(a)} and {type(b)}"
     if isinstance(a, float | complex) and not isinstance(a, np.generic):
         pack = struct.Struct("<dd").pack
@@ -37,7 +37,7 @@ def assert_same(a, b, path="item"):
         assert bytes(a) == bytes(b), path
     elif isinstance(a, np.generic):
         assert a.dtype == b.dtype, path
-        if a.dtype.char in "gG":  # the bytes of its padding are not defined
+        if a.dtype.char in "gG":  # the bytes of the padding are undefined
             assert repr(a) == repr(b), path
         else:
             assert a.tobytes() == b.tobytes(), path
@@ -50,7 +50,7 @@ def assert_same(a, b, path="item"):
         assert len(a) == len(b), path
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same(x, y, f"{path}[{i}]")
-    elif isinstance(a, IteratorState):  # a state is validated again, so the set of given fields is not kept
+    elif isinstance(a, IteratorState):  # reading validates a state again, so the set of given fields is lost
         assert_same(a.__dict__, b.__dict__, path)
     elif isinstance(a, BaseModel):
         x, y = (v.__getstate__() | {"__pydantic_fields_set__": sorted(v.model_fields_set)} for v in (a, b))
@@ -65,7 +65,7 @@ def assert_same(a, b, path="item"):
 def _raw(array):
     if not array.dtype.fields:
         return array.tobytes()
-    # Item by item, by its address: for a view, tobytes() leaves undefined bytes in the padding of structures.
+    # Read item by item from memory: for a view, tobytes() leaves undefined bytes in the padding of structures.
     starts = [sum(i * step for i, step in zip(index, array.strides, strict=True)) for index in np.ndindex(array.shape)]
     return b"".join(ctypes.string_at(array.ctypes.data + start, array.itemsize) for start in starts)
 
@@ -135,7 +135,7 @@ class Count(IteratorState, kind="tests.support.count", version=2, aliases=("test
 
 
 def texts():
-    """Any text, including lone surrogates and long texts."""
+    """Generate any text, including lone surrogates and long texts."""
     any_text = st.text(st.characters(exclude_categories=()), max_size=8)
     return any_text | st.builds(lambda t, n: t * n, any_text, st.integers(1, 100))
 
@@ -153,7 +153,7 @@ def complexes():
 
 
 def dtypes():
-    """Numbers in either byte order, times, strings, bytes, raw bytes, and structures of these, with and without holes."""
+    """Generate numbers in both byte orders, times, strings, bytes, raw bytes, and structures with and without holes."""
     simple = st.one_of(
         hnp.scalar_dtypes(),
         hnp.unicode_string_dtypes(max_len=3),
@@ -179,7 +179,7 @@ def dtypes():
 
 @st.composite
 def arrays(draw):
-    """Arrays of any bits: 0-d, empty, in C or Fortran order, and views that are in neither."""
+    """Generate arrays of any bits: 0-d, empty, in C order, in Fortran order, and views in neither order."""
     dtype = draw(dtypes())
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
     array = np.ndarray(shape, dtype, order=draw(st.sampled_from("CF")))
@@ -230,7 +230,7 @@ def leaves():
 
 
 def items():
-    """Nests of all values that a checkpoint can hold."""
+    """Generate nested items of all values that a checkpoint can contain."""
     return st.recursive(leaves(), _containers, max_leaves=8)
 
 
@@ -251,7 +251,7 @@ def _containers(inner):
 
 
 def _unset(value):
-    """An item without a value for one field, and with a cached property."""
+    """Return an item with a cached property and without a value for one field."""
     item = Plain(value)
     assert len(item.twice) == 2
     del item.b
@@ -283,7 +283,7 @@ def json_values():
 
 @st.composite
 def damaged(draw, structure):
-    """The structure with changes at one to three places."""
+    """Generate copies of the structure with changes in one to three places."""
     structure = json.loads(json.dumps(structure))
     for _ in range(draw(st.integers(1, 3))):
         holder = [structure]

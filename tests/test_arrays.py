@@ -1,4 +1,4 @@
-"""Arrays made by empty, full and zeros: what numpy would give, on a slot where there is one; and what their iterators do."""
+"""``empty``, ``full`` and ``zeros`` give the same arrays as numpy, on a slot if possible; and iterators that use them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from asyncprefetch.iterators import PackingIterator
 from asyncprefetch.testing import assert_items_equal
 from tests.consumer import take
 from tests.iterators.sources import ListIterator
-from tests.pipelines import NEEDS_PROTECTION, REFUSED_WAYS, RIGHT_WAYS, Arrays
+from tests.pipelines.arrays import NEEDS_PROTECTION, REFUSED_WAYS, RIGHT_WAYS, Arrays
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 
 PROTECTED = {"workers": ProcessWorkers(protect=True)}
 
-# Arguments of numpy.empty, each of an array that is large enough for a slot.
+# Arguments of numpy.empty that give an array large enough for a slot.
 LARGE = [
     ((2000,), {}),
     ((2000,), {"dtype": None}),
@@ -40,7 +40,7 @@ LARGE = [
     (((3000,), np.dtype([("a", "i1"), ("b", "S3"), ("c", "f8")], align=True)), {}),
 ]
 
-# And of such as is not made on a slot: too small, of objects, or of a shape that is no tuple of ints.
+# Arguments that give an array outside of slots: it is too small, has objects, or its shape is no tuple of ints.
 PLAIN = [
     ((), {"shape": 1000}),
     (((),), {}),
@@ -72,13 +72,13 @@ def layout(array):
 
 
 def with_value(arguments, value):
-    """The arguments of ``empty`` as those of ``full``."""
+    """Return the arguments of ``full`` that correspond to these arguments of ``empty``."""
     args, keywords = arguments
     return ((*args[:1], value, *args[1:]), keywords) if args else (args, {**keywords, "fill_value": value})
 
 
 def error_of(call, args, keywords):
-    """What it raises."""
+    """Return the type of the error that the call raises."""
     try:
         call(*args, **keywords)
     except Exception as error:
@@ -87,7 +87,7 @@ def error_of(call, args, keywords):
 
 
 def overwrite(item):
-    """Each byte of all the arrays in it."""
+    """Overwrite every byte of all arrays in an item."""
     match item:
         case np.ndarray() if item.flags.forc:
             item.reshape(-1, order="A").view(np.uint8).fill(0xA5)
@@ -120,12 +120,12 @@ def test_on_a_slot_they_are_what_numpy_gives(arguments):
     args_full, keywords_full = with_value(arguments, 1)
     like_full = np.full(*args_full, **keywords_full)
     with Sides() as sides:
-        for _ in range(2):  # on new memory, and on what was used before
+        for _ in range(2):  # first on new memory, then on used memory
             made = [empty(*args, **keywords), zeros(*args, **keywords), full(*args_full, **keywords_full)]
             assert all(lies_in_shared_memory(array) for array in made)
             assert [layout(array) for array in made] == [layout(a) for a in (like_empty, like_zeros, like_full)]
             assert_items_equal(made[1:], [like_zeros, like_full])
-            assert made[1].tobytes() == like_zeros.tobytes()  # what lies between the fields of a structure as well
+            assert made[1].tobytes() == like_zeros.tobytes()  # also the bytes between the fields of a structure
             overwrite(made[0])
             item, slot = sides.cross(made)
             assert slot == 0
@@ -167,7 +167,7 @@ def test_the_type_of_a_value_is_the_type_of_the_array():
 
 
 def test_another_thread_gets_plain_arrays():
-    """An allocator belongs to one thread: two would get the same bytes."""
+    """An allocator belongs to one thread. A second thread would get the same bytes."""
     made = []
     with Sides():
         thread = threading.Thread(target=lambda: made.append(full(9000, 1)))
@@ -178,7 +178,7 @@ def test_another_thread_gets_plain_arrays():
 
 
 def test_a_forked_child_gets_plain_arrays():
-    """It would make its own where its parent makes the next batch."""
+    """Otherwise the child would write to the memory of the parent's next batch."""
     with Sides():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -209,7 +209,7 @@ ENDS_IN_AN_ERROR = {
 @pytest.mark.parametrize("options", [{}, PROTECTED], ids=["", "protected"])
 @pytest.mark.parametrize("way", RIGHT_WAYS)
 async def test_the_stream_is_right_though_the_consumer_changes_each_batch(way, options):
-    pipeline = Arrays(30, way)  # more than there are slots, for an iterator that keeps all
+    pipeline = Arrays(30, way)  # more items than slots, for an iterator that keeps all arrays
     model = pipeline.model()
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=3, max_restarts=0, **options) as loader:
         async for item in loader:
@@ -245,5 +245,5 @@ async def test_what_is_made_and_not_yielded_does_not_add_up():
     pipeline = Arrays(60, "drop many")
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=2) as loader:
         async for _ in loader:
-            # Two ahead, two that the consumer has, one that is made, one that the iterator still has in hand.
+            # Two are ahead, the consumer has two, the iterator makes one and still has another one.
             assert loader.statistics().mapped <= 6 * (pipeline.size * 8 + 4096)

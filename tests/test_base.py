@@ -111,7 +111,7 @@ def test_states_at_every_depth_come_back_by_their_runtime_type(through):
         anything=(Special(), {"x": [Leaf(value=b"\xff")]}, Plain(Special())),
     )
     read = through(tree)
-    # At the top and in a field declared IteratorState, a parametrised generic is read as the class it comes from.
+    # At the top and in a field of type IteratorState, the library reads a parametrised generic as its origin.
     expected = tree.model_copy(deep=True)
     expected.many[2].one = Box(value=3, inner=Special())
     assert_same(read, expected)

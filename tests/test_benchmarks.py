@@ -1,4 +1,4 @@
-"""The benchmark runs, and says which peers are missing. Its figures are no business of the suite."""
+"""The benchmark runs and names the missing peers. The suite does not check its figures."""
 
 import subprocess
 import sys

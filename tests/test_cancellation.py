@@ -1,4 +1,4 @@
-"""Cancelled means it did not happen: of ``__anext__``, ``get_state`` and ``aclose``, at every point where they wait."""
+"""A cancelled ``__anext__`` or ``get_state`` has no effect, at any point. A cancelled ``aclose`` still closes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from asyncprefetch import AsyncPrefetcher, PrefetcherClosedError
 from tests.conftest import EXECUTORS, descriptors, inline
 from tests.consumer import cancelled_after, rest, take, through_json
 from tests.inside import LoaderEvent, LoaderSocket, shutdown_of
-from tests.pipelines import Count, in_turns
+from tests.pipelines.counting import Count, in_turns
 
-# More than any of the calls needs on the inline executor: so every point at which they can be cancelled is met.
+# More rounds than any call needs on the inline executor, so the tests cancel it at every point.
 ROUNDS = range(14)
 
 
 async def until_done(coroutine):
-    """How many rounds of the loop a call needs."""
+    """Return how many rounds of the loop a call needs."""
     task = asyncio.create_task(coroutine)
     rounds = 0
     while not task.done():
@@ -41,7 +41,7 @@ async def test_next_cancelled_at_any_point_loses_no_batch(executor_factory, pref
     got = []
 
     async def wrapped(loader):
-        return (await anext(loader),)  # a tuple, to tell an item from a cancellation
+        return (await anext(loader),)  # a tuple distinguishes an item from a cancellation
 
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=prefetch, workers=executor_factory) as loader:
         for rounds in [*ROUNDS, *ROUNDS]:
@@ -139,7 +139,7 @@ async def test_a_training_task_that_is_cancelled_leaves_nothing(executor_factory
 
 @pytest.mark.parametrize("rounds", range(6))
 def test_all_tasks_cancelled_around_a_loader_that_is_being_closed_still_close_it(executor_factory, rounds):
-    """As asyncio.run does it at its end: the task that closes the loader may not have begun then."""
+    """asyncio.run cancels all tasks at its end. The task that closes the loader may not have begun then."""
 
     async def consume():
         nonlocal loader
@@ -190,8 +190,8 @@ async def test_a_worker_that_is_of_no_more_use_is_closed_though_what_closes_it_i
         assert no_worker_is_left(before)
 
 
-def test_a_close_that_is_cancelled_amid_a_start_closes_no_descriptor_that_is_being_sent(monkeypatch):
-    """The start sends the worker's socket and the shared memory by their numbers."""
+def test_a_close_that_is_cancelled_during_a_start_closes_no_descriptor_that_is_being_sent(monkeypatch):
+    """The start sends the worker's socket and the shared memory by their descriptors' numbers."""
     real_send, real_close, sent = socket.send_fds, LoaderSocket.close, []
 
     def send(sock, buffers, numbers):
@@ -218,14 +218,14 @@ def test_a_close_that_is_cancelled_amid_a_start_closes_no_descriptor_that_is_bei
     asyncio.run(run())
     assert loader.statistics().state == "closed"
     assert [stat.S_ISSOCK(sent[0][1].st_mode), stat.S_ISREG(sent[1][1].st_mode)] == [True, True]
-    for number, was in sent:  # and they are closed when they were sent
+    for number, was in sent:  # the loader has closed them after it sent them
         with contextlib.suppress(OSError):
             assert os.fstat(number).st_ino != was.st_ino
 
 
 @pytest.mark.both_loops
 async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypatch):
-    """By a signal handler, say: then the task counts as cancelled, though it did everything."""
+    """A signal handler may do this. The task counts as cancelled, although it has done all its work."""
     loader = AsyncPrefetcher(Count(9), workers=inline)
     await anext(loader)
     step = loader._core._step
@@ -243,11 +243,11 @@ async def test_a_close_whose_task_is_cancelled_in_its_last_step_is_over(monkeypa
 
 
 def no_worker_is_left(before):
-    """Nor a descriptor, but for those that the fork server, the tracker and a loop take for good."""
+    """Return whether no worker is left, and no descriptor except those that the fork server, its tracker and a loop keep."""
     gc.collect()
     watches = [thread for thread in threading.enumerate() if thread.name.startswith("asyncprefetch-worker")]
     for thread in watches:
-        thread.join(10)  # one that has told the end may be on its last line
+        thread.join(10)  # a thread that has reported the end may still run
     left = [thread.name for thread in watches if thread.is_alive()]
     new = {number: name for number, name in descriptors().items() if number not in before}
     return not left and not [name for name in new.values() if "memfd:asyncprefetch" in name] and len(new) <= 6

@@ -29,7 +29,7 @@ leaf_lists = st.lists(st.binary(max_size=40), max_size=5)
 
 
 def make_container(metadata, tensors=None, data=b"", *, checksum=True):
-    """A container made by hand, with a checksum that is right."""
+    """Return a container made by hand, with the right checksum."""
     if checksum:
         metadata = {"format": "asyncprefetch", "version": "1", "document": "{}", "sha256": "0" * 64} | metadata
         metadata = {key: value for key, value in metadata.items() if value is not None}
@@ -64,7 +64,7 @@ def test_the_container_is_a_safetensors_file_that_others_can_read(tmp_path):
 
 
 def test_leaves_keep_their_order_beyond_a_million_names(monkeypatch):
-    monkeypatch.setattr(container, "_leaf_name", lambda index: f"leaf.{index}")  # as unsorted as leaf.1000000
+    monkeypatch.setattr(container, "_leaf_name", lambda index: f"leaf.{index}")  # sorts as badly as leaf.1000000
     leaves = [bytes([i]) * i for i in range(12)]
     assert unpack(pack({}, leaves, version=1), version=1) == ({}, leaves)
 
@@ -103,7 +103,7 @@ def test_a_document_that_nests_too_deeply_is_refused():
         deep = [deep]
     with pytest.raises(CheckpointError, match="is no JSON"):
         pack({"a": deep}, [], version=1)
-    while deep:  # taken apart by hand, so that nothing recurses
+    while deep:  # free it level by level, so that nothing recurses
         deep = deep.pop()
 
 
@@ -114,7 +114,7 @@ def test_a_document_too_large_for_the_header_is_refused_when_it_is_packed(monkey
         pack({"a": "x" * 100_000_000}, [], version=1)
     monkeypatch.setattr(container, "_MAX_HEADER", 10_000)
     with pytest.raises(CheckpointError, match="has room for 10,000"):
-        pack({"a": '"' * 4_000}, [], version=1)  # only with its quotes quoted twice is it too large
+        pack({"a": '"' * 4_000}, [], version=1)  # it is too large only because each quote is escaped twice
     assert unpack(pack({"a": "x" * 4_000}, [], version=1), version=1)[0] == {"a": "x" * 4_000}
 
 
@@ -130,7 +130,7 @@ def test_every_flipped_bit_is_noticed():
                 unpack(bytes(data), version=1)
 
 
-def test_every_truncation_is_noticed_and_told():
+def test_every_truncation_is_an_error_that_says_so():
     with pytest.raises(CheckpointError, match="empty"):
         unpack(b"", version=1)
     for size in range(1, len(PACKED)):
@@ -291,7 +291,7 @@ def test_what_is_not_a_checkpoint_is_refused_with_the_reason(data, reason):
 
 
 def test_the_container_made_by_hand_is_a_good_one():
-    """Without this, the cases above could be refused for another reason."""
+    """If the container itself were invalid, the cases above could pass for another reason."""
     tensors = {"leaf.000001": tensor(0, 2), "leaf.000000": tensor(2, 3)}
     assert unpack(make_container({"document": '{"a":1}'}, tensors, b"abc"), version=1) == ({"a": 1}, [b"c", b"ab"])
 
@@ -300,8 +300,8 @@ def test_an_older_version_is_read():
     assert unpack(pack({"a": 1}, [], version=2), version=3) == ({"a": 1}, [])
 
 
-def test_a_version_is_told_only_of_what_is_whole():
-    """A flipped bit in the version is damage, not news from the future."""
+def test_a_newer_version_is_reported_only_if_the_file_is_whole():
+    """A flipped bit in the version is damage, and does not mean that a newer library wrote the file."""
     newer = pack({}, [], version=2)
     with pytest.raises(CheckpointError, match="version 2"):
         unpack(newer, version=1)
@@ -453,7 +453,7 @@ def test_a_failure_leaves_no_descriptor_open(tmp_path, monkeypatch):
 
 
 def test_the_order_is_write_sync_rename_sync(tmp_path, monkeypatch):
-    """What makes it last: the data is on the disk before the name is, and the name before the call returns."""
+    """The data is on the disk before the name is, and the name is on the disk before the call returns."""
     calls = []
 
     def watch(name, describe):
@@ -495,7 +495,7 @@ def test_a_directory_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch, 
     assert only(tmp_path) == {"file": b"data"}
 
 
-def test_a_disk_that_fails_at_the_last_sync_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_fails_at_the_last_sync_is_reported(tmp_path, monkeypatch):
     fail_for_directories(monkeypatch, OSError(5, "Input/output error"))
     with pytest.raises(CheckpointError, match=r"wrote .*file.*, but can't sync its directory: Input/output error"):
         write_file(tmp_path / "file", b"data")

@@ -196,7 +196,7 @@ def unregistered_function(): ...
 
 @register("tests.items.Tagged")
 class Tagged:
-    """Registered, and yet of no kind that can be taken apart."""
+    """A registered class that the codec can't take apart."""
 
 
 @register("tests.items.DictAndMore")
@@ -206,7 +206,7 @@ class DictAndMore(dict):
 
 
 class Child(Pair):
-    """Not registered itself: tags are not inherited."""
+    """A subclass of a registered class that is not registered itself: subclasses do not inherit tags."""
 
 
 class Colour(enum.Enum):
@@ -218,7 +218,7 @@ class Text(str):
 
 
 class Number(np.float64):
-    """Would come back as its base."""
+    """A subclass that would be read back as its base class."""
 
 
 with_metadata = np.zeros(2, np.dtype("i4", metadata={"meaning": "lost"}))
@@ -237,7 +237,7 @@ with_attribute.more = 1  # type: ignore[attr-defined]
         (unregistered_function, "unregistered_function is not registered"),
         (Unregistered, "Unregistered is not registered"),
         (len, "builtins.len is not registered"),
-        (np.add, "is not registered|can't hold a numpy.ufunc"),  # numpy 1 gives it no qualified name
+        (np.add, "is not registered|can't hold a numpy.ufunc"),  # it has no qualified name in numpy 1
         (Tagged(), "is registered, but is not a plain dataclass"),
         (DictAndMore(), "is registered, but is not a plain dataclass"),
         (with_attribute, "has no field 'more'"),
@@ -454,13 +454,13 @@ def test_malformed_structures_are_refused(structure):
 
 
 @pytest.mark.parametrize("shape", [(-1, -1), (True,), (1.0,), ("1",), (None,), (1,) * 65])
-def test_a_malformed_shape_is_told(shape):
+def test_a_malformed_shape_is_reported(shape):
     with pytest.raises(CheckpointError, match="malformed structure: shape"):
         decode(array(shape=shape), None)
 
 
 @pytest.mark.parametrize("node", ["dataclass", "namedtuple", "model"])
-def test_a_tag_of_something_else_than_the_node_says_is_told(node):
+def test_a_tag_that_does_not_fit_its_node_is_reported(node):
     structure = {"$": node, "tag": "tests.support.function", "v": {}}
     if node == "model":
         structure |= {"extra": None, "private": None, "set": []}
@@ -572,7 +572,7 @@ class SubOptions(UnregisteredModel):
         {"queue": deque([b"a"], maxlen=3)},
         {"lists": defaultdict(int)},
     ],
-    # Not by the repr: that of a generator holds its address, and ids must be the same in every process.
+    # An id must be the same in every process, but the repr of a generator contains its address.
     ids=lambda changed: "-".join([*changed, *(type(value).__name__ for value in changed.values())]),
 )
 def test_a_field_that_its_declared_type_does_not_restore_is_refused_when_it_is_written(changed):
@@ -601,7 +601,7 @@ def test_a_value_that_its_declared_type_turns_into_another_is_refused_when_it_is
 
 
 def test_sets_are_written_in_one_order():
-    # 0 and 8 fall on the same place in a small set, so that the first to come is the first in it.
+    # 0 and 8 have the same slot in a small set, so the set keeps the order of insertion.
     one, other = Colours(anything=None, numbers={0, 8}), Colours(anything=None, numbers={8, 0})
     assert list(one.numbers) != list(other.numbers)
     assert encode_state(one, None) == encode_state(other, None)

@@ -1,4 +1,4 @@
-"""The pages of ``docs/`` and of the root: their code runs, their links lead somewhere, their drawings are up to date."""
+"""The pages in ``docs/`` and in the root: their code runs, their links work, and their drawings are up to date."""
 
 import importlib
 import re
@@ -11,7 +11,7 @@ from tests.pages import BLOCK, DOCS, PAGES, ROOT, TRAINING, code_of, run
 CODE = re.compile(r"^```.*?^```$|^(?: {4}|\t)[^\n]*$|`[^`\n]+`|<!--.*?-->", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
-# Words and phrases that plain English does without, and sentences that lead with a genitive.
+# Words and phrases that the pages avoid, and sentences that begin with a genitive.
 BANNED = re.compile(r"(?i:\b(?:nobody|whoever|somebody|tells of|is told|there is none|behind)\b)|\bOf (?!course)")
 
 
@@ -36,7 +36,7 @@ def test_code_that_does_not_run_is_rare_and_has_a_reason():
 def test_links_between_pages_lead_somewhere(page):
     for link in LINK.findall(CODE.sub("", page.read_text("utf-8"))):
         if re.match(r"[a-z]+:", link):
-            continue  # external ones are not fetched
+            continue  # the tests do not fetch external links
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
         assert target.is_file(), f"{page.name} links to {link}"

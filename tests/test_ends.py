@@ -1,4 +1,4 @@
-"""However a program ends, no worker outlives it, and it ends soon: whole programs, run as users run them."""
+"""A program ends soon, and no worker outlives it, in whatever way it ends. These are whole programs, as users run them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(tmp_path, body, *arguments, **how):
 
 
 FORGOTTEN = {
-    # The worker is gone before the loop is.
+    # The worker ends before the loop.
     "collected while the loop runs": """
     del loader
     gc.collect()
@@ -32,13 +32,13 @@ FORGOTTEN = {
 if __name__ == "__main__":
     asyncio.run(main())
 """,
-    # It is gone when asyncio.run returns.
+    # The worker has ended when asyncio.run returns.
     "still referenced when asyncio.run ends": """
 if __name__ == "__main__":
     asyncio.run(main())
     print("gone in time" if not multiprocessing.active_children() else "alive")
 """,
-    # It does not keep the interpreter from its exit.
+    # The worker does not delay the interpreter's exit.
     "on a loop that is just dropped": """
 if __name__ == "__main__":
     loop = asyncio.new_event_loop()
@@ -64,7 +64,7 @@ async def main():
     with programs.start(tmp_path, body + FORGOTTEN[how].replace("del loader", "globals().pop('loader')")) as process:
         pid = int(programs.read_line(process))
         ended = programs.end(process)
-    assert ended.seconds < 4  # two seconds are promised, the rest is for a slow machine
+    assert ended.seconds < 4  # the library promises two seconds; the rest allows for a slow machine
     assert ended.code == 0, ended.err
     assert "Traceback" not in ended.err
     assert ended.out.strip() == "gone in time"
@@ -84,7 +84,7 @@ async def main():
     print(*pids(loader), flush=True)
     HOW
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores SIGINT in background jobs
     asyncio.run(main())
 """
 )
@@ -98,15 +98,15 @@ def test_a_program_with_a_busy_worker_ends_soon(tmp_path, how, code):
     with programs.start(tmp_path, BUSY.replace("HOW", how)) as process:
         pid = int(programs.read_line(process))
         if code == -2:
-            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C, to workers too
+            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the workers, too
         ended = programs.end(process)
-    assert ended.seconds < 4  # one second is for the worker's grace, the rest for a slow machine
+    assert ended.seconds < 4  # the worker has one second of grace; the rest allows for a slow machine
     assert ended.code == code, ended.err
     assert ("KeyboardInterrupt" in ended.err) == (code == -2)
     assert gone(pid, 1)
 
 
-def test_a_script_without_a_main_guard_is_told_what_to_write(tmp_path):
+def test_the_error_of_a_script_without_a_main_guard_says_what_to_write(tmp_path):
     code, _, err = run(
         tmp_path,
         """
@@ -122,7 +122,7 @@ asyncio.run(main())
     assert "`if __name__ == '__main__':`" in err
 
 
-def test_a_state_class_that_workers_can_not_import_is_told_so(tmp_path):
+def test_the_error_names_a_state_class_that_workers_can_not_import(tmp_path):
     code, _, err = run(
         tmp_path,
         """
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     assert "HiddenState" in err
 
 
-def test_a_program_on_standard_input_is_told_to_be_a_file(tmp_path):
+def test_the_error_of_a_program_on_standard_input_asks_for_a_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-"],
         input=IMPORTS

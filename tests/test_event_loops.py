@@ -1,4 +1,4 @@
-"""A loader needs an event loop of asyncio. Without one, each entry says so."""
+"""A loader needs an asyncio event loop. Without one, each entry point raises an error that says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetchError, EventLoopError
 from tests.conftest import inline
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 
 async def enter(loader):
@@ -27,7 +27,7 @@ ENTRIES = {
 
 
 def by_hand(function, *args):
-    """Run a coroutine in no event loop."""
+    """Run a coroutine without an event loop."""
 
     async def call():
         return await function(*args)
@@ -43,8 +43,8 @@ def test_without_asyncio_the_error_names_what_is_needed(run, entry):
     with pytest.raises(EventLoopError, match=r"asyncio or uvloop.*anyio\.run\(main, backend='asyncio'\)") as raised:
         run(ENTRIES[entry], loader)
     assert isinstance(raised.value, AsyncPrefetchError)
-    assert isinstance(raised.value, RuntimeError)  # as asyncio itself raises
-    assert asyncio.run(everything(loader)) == [0, 1, 2]  # nothing was changed
+    assert isinstance(raised.value, RuntimeError)  # asyncio itself raises a RuntimeError
+    assert asyncio.run(everything(loader)) == [0, 1, 2]  # the failed calls changed nothing
 
 
 async def everything(loader):

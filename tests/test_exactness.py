@@ -1,4 +1,4 @@
-"""The promise itself, as a property: whatever is done in whatever order, the stream is the model's."""
+"""The library's promise as a property: any calls in any order give the stream of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.testing import assert_items_equal
 from tests.conftest import EXECUTORS
 from tests.consumer import cancelled_after
-from tests.pipelines import Count, in_turns
+from tests.pipelines.counting import Count, in_turns
 
 ARRAYS = st.builds(
     lambda dtype, shape: f"array:{dtype.str}:{','.join(map(str, shape))}",
@@ -29,7 +29,7 @@ ARRAYS = st.builds(
 )
 ITEMS = st.one_of(st.sampled_from(["int", "none", "batch", "nest"]), ARRAYS)
 SHARDS = st.lists(st.tuples(st.integers(0, 9), ITEMS), min_size=1, max_size=4)
-RESOURCES = st.tuples(st.integers(1, 6), st.integers(1, 4))  # prefetch, and workers at most
+RESOURCES = st.tuples(st.integers(1, 6), st.integers(1, 4))  # the prefetch, and the maximal number of workers
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("next"), st.integers(1, 5)),
@@ -44,7 +44,7 @@ STEPS = st.lists(
 
 
 class Run:
-    """One loader after another, each built from a state of the one before."""
+    """One loader after another, each built from a state of the previous one."""
 
     def __init__(self, pipeline, in_order, executor_factory, folder):
         self.pipeline = pipeline
@@ -122,7 +122,7 @@ async def check(shards, in_order, steps, executor_factory, folder):
     if in_order:
         assert_items_equal(run.got, in_turns(models))
         return
-    # Each shard's own order is promised. An item's number names its shard; those that are None have none.
+    # The loader promises the order of each shard. An item's number gives its shard; an item ``None`` has no number.
     assert len(run.got) == sum(map(len, models))
     for shard, (_, items) in enumerate(shards):
         if items != "none":
@@ -161,13 +161,13 @@ async def test_any_interleaving_gives_the_stream_of_the_model_with_processes(tmp
 async def test_any_interleaving_gives_the_stream_of_the_model_with_processes_that_are_called(
     tmp_path, executor, shards, in_order, steps
 ):
-    """By the pull transport: our own executor, and a pool of ``concurrent.futures`` with one worker."""
+    """The pull transport, on the library's executor and on a pool of ``concurrent.futures`` with one worker."""
     await check(shards, in_order, steps, EXECUTORS[executor], tmp_path)
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_every_position_of_a_stream_can_be_resumed_and_resumed_again(tmp_path):
-    """For every n and k: n batches, a state, k more from what it builds, a state, the rest."""
+    """For all n and k: take n batches and a state; build it, take k batches and a state; build it and take the rest."""
     shards = [(5, "nest"), (3, "batch")]
     for n in range(9):
         for k in range(9 - n):

@@ -1,4 +1,4 @@
-"""The examples, run as a user runs them, and the sceptic's eyes tested on runs that are not exact."""
+"""The examples, run as a user runs them; and the sceptic finds the faults of inexact runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_killed_and_resumed_training_is_proved_to_be_exact(corpus: Path, tmp_p
 def test_training_goes_on_from_the_newest_whole_checkpoint(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert train_bytes(corpus / "b.jsonl", *SMALL, "--out", out).returncode == 0
-    (out / "step-00000035.partial").mkdir()  # as a run leaves it that was killed while it saved
+    (out / "step-00000035.partial").mkdir()  # a run that was killed during a save leaves this
     done = train_bytes(corpus / "b.jsonl", *SMALL, "--steps", "33", "--resume", "--out", out)
     assert done.returncode == 0, done.stderr
     log = [json.loads(line) for line in (out / "steps.jsonl").read_text("utf-8").splitlines()]
@@ -101,7 +101,7 @@ done = len({json.loads(line)["step"] for line in log.read_text().splitlines()}) 
 lost = options.flaw == "a batch is lost" and options.resume
 killed = options.out.name != "uninterrupted" and done < 8
 with log.open("a", buffering=1) as file:
-    for step in range(max(1, done), 13):  # the last one again
+    for step in range(max(1, done), 13):  # repeats the last step
         if options.flaw == "a step is missing" and options.resume and step == 9:
             continue
         digest = str(step + lost)
@@ -175,10 +175,10 @@ def test_the_gradients_of_the_model_are_those_of_its_loss(monkeypatch: pytest.Mo
             assert gradients[name].flat[index] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-5), name
 
 
-def test_the_pipeline_tells_its_speed_and_what_each_source_contributed(corpus: Path) -> None:
+def test_the_pipeline_prints_its_speed_and_what_each_source_contributed(corpus: Path) -> None:
     done = pipeline("--code", corpus / "a.txt", corpus / "a.txt", "--prose", corpus / "b.jsonl", "--batches", "20")
     assert done.returncode == 2, "one folder a source"
-    shutil.copy(corpus / "a.txt", corpus / "c.txt")  # a document for each shard
+    shutil.copy(corpus / "a.txt", corpus / "c.txt")  # one document for each shard
     done = pipeline("--code", corpus / "*.txt", "--prose", corpus / "b.jsonl", "--batches", "100")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

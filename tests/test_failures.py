@@ -1,4 +1,4 @@
-"""Errors, deaths and silence: all that comes before them is delivered, and what was saved restores the whole stream."""
+"""Before an error, a death or a stall, the loader delivers all earlier batches. A saved state restores the whole stream."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from asyncprefetch import (
     WorkerDiedError,
 )
 from asyncprefetch.executors import InlineExecutor
-from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.consumer import rest, take, through_bytes, until_error
 from tests.inside import PullRunner, retries, stream_transport, worker_end
-from tests.pipelines import ERRORS, Count, Fail
+from tests.pipelines import functions, reporting, unpickling
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.failing import ERRORS, Fail, Outer
+from tests.pipelines.reporting import Environment, Logging, fail_to_initialize, remember_worker
 
 # ----------------------------------------------------------------------------------------------------- errors of users
 
@@ -44,7 +46,7 @@ async def test_whatever_the_iterator_raises_comes_in_its_place_and_again(executo
         state = await loader.get_state()
     assert state.delivered.total == 4
     again = state.build(workers=executor_factory)
-    async with again:  # at the item that failed, and it fails again
+    async with again:  # the restored loader fails again at the same item
         got, raised = await until_error(again)
         assert got == []
         assert raised.position == 4
@@ -86,7 +88,7 @@ async def test_errors_around_the_iteration_are_errors_too(executor_factory, phas
 
 
 @pytest.mark.both_loops
-async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is_exact_all_the_same(executor_factory):
+async def test_get_state_that_raises_in_the_worker_is_reported_and_the_checkpoint_stays_exact(executor_factory):
     async with AsyncPrefetcher(
         Fail.make(9, 2, "KeyError", "get_state"), n_batches_to_prefetch=2, workers=executor_factory
     ) as loader:
@@ -103,19 +105,19 @@ async def test_get_state_that_raises_in_the_worker_is_told_and_the_checkpoint_is
 
 
 async def test_an_item_that_can_not_be_pickled_is_an_error_at_its_position(executor_factory):
-    async with AsyncPrefetcher(pipelines.unpicklable, workers=executor_factory) as loader:
+    async with AsyncPrefetcher(functions.unpicklable, workers=executor_factory) as loader:
         got, raised = await until_error(loader)
     assert got == [0]
     assert (raised.phase, raised.position) == ("pickle", 1)
 
 
 async def test_what_has_no_repr_crosses_too(executor_factory):
-    assert await rest(AsyncPrefetcher(pipelines.long, workers=executor_factory)) == [1, 10**5000, 3]
+    assert await rest(AsyncPrefetcher(functions.long, workers=executor_factory)) == [1, 10**5000, 3]
 
 
 @pytest.mark.both_loops
 async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_position(executor_factory):
-    async with AsyncPrefetcher(pipelines.unopenable, workers=executor_factory) as loader:
+    async with AsyncPrefetcher(unpickling.unopenable, workers=executor_factory) as loader:
         assert await take(loader, 1) == [0]
         while loader.statistics().buffered < 2:
             await asyncio.sleep(0)
@@ -129,9 +131,9 @@ async def test_an_item_that_can_not_be_unpickled_here_is_an_error_at_its_positio
 
 @pytest.mark.both_loops
 async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_factory):
-    async with AsyncPrefetcher(pipelines.interrupted, workers=executor_factory) as loader:
+    async with AsyncPrefetcher(unpickling.interrupted, workers=executor_factory) as loader:
         assert await anext(loader) == 0
-        pipelines.interrupts.append(KeyboardInterrupt())
+        unpickling.interrupts.append(KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             await anext(loader)
         assert [item async for item in loader] == ["opened", 2]
@@ -140,7 +142,7 @@ async def test_an_interrupt_while_a_batch_is_opened_loses_no_batch(executor_fact
 async def test_an_error_of_a_nested_class_is_the_cause(executor_factory):
     async with AsyncPrefetcher(Fail.make(1, 0, "NestedError"), workers=executor_factory) as loader:
         _, raised = await until_error(loader)
-    assert isinstance(raised.__cause__, pipelines.Outer.NestedError)
+    assert isinstance(raised.__cause__, Outer.NestedError)
 
 
 @pytest.mark.both_loops
@@ -236,12 +238,12 @@ async def test_a_state_taken_while_a_retry_is_pending_is_exact(tmp_path, executo
     ]
 
 
-# -------------------------------------------------------------- deaths on executors of others: see tests/faults too
+# ---------------------------------------------------------- deaths on the user's executors: see tests/faults, too
 
 
 @pytest.mark.both_loops
 async def test_the_dead_are_noticed_on_any_executor():
-    """An engine says with BrokenExecutor that its worker is gone; what replaces it gets state and skip."""
+    """A user's executor raises BrokenExecutor when its worker has ended. The next worker gets state and skip."""
 
     class Mortal(InlineExecutor):
         def __init__(self, calls):
@@ -256,14 +258,14 @@ async def test_the_dead_are_noticed_on_any_executor():
             return super().submit(fn, *args, **kwargs)
 
     loader = AsyncPrefetcher([Count(20), Count(20, 100)], num_workers=1, workers=lambda worker: Mortal(9))
-    assert await rest(loader) == pipelines.in_turns([list(range(20)), list(range(100, 120))])
+    assert await rest(loader) == in_turns([list(range(20)), list(range(100, 120))])
     assert loader.statistics().restarts > 3
     with pytest.raises(WorkerDiedError, match="the node is gone"):
         await rest(AsyncPrefetcher(Count(20), max_restarts=0, workers=lambda worker: Mortal(6)))
 
 
 class Odd(InlineExecutor):
-    """Does something odd at one call: what, is the subclass's."""
+    """Calls ``odd``, which a subclass defines, at one call."""
 
     def __init__(self, at):
         self.left = at
@@ -274,7 +276,7 @@ class Odd(InlineExecutor):
 
 
 class FailsOneCall(Odd):
-    """A call fails that was never made; those after it succeed."""
+    """One call fails without being made. Later calls succeed."""
 
     def odd(self, fn, *args):
         failed: Future = Future()
@@ -288,7 +290,7 @@ class RefusesOneCall(Odd):
 
 
 class LosesAnAnswer(Odd):
-    """The call is made, and its answer is lost."""
+    """The executor makes the call and loses its answer."""
 
     def odd(self, fn, *args):
         fn(*args)
@@ -298,7 +300,7 @@ class LosesAnAnswer(Odd):
 
 
 class ReplacesItsWorker(Odd):
-    """An engine with retries of its own: from one call on, another producer answers."""
+    """An executor with its own retries: from one call on, another producer answers."""
 
     def odd(self, fn, *args):
         self.other = PullRunner("another worker")
@@ -321,7 +323,7 @@ async def test_whatever_an_executor_does_to_one_call_no_batch_is_lost(odd, at, c
 
     pipeline = [Count(8), Count(8, 100)]
     loader = AsyncPrefetcher(pipeline, num_workers=1, n_batches_to_prefetch=3, workers=once_odd)
-    assert await rest(loader) == pipelines.in_turns([list(range(8)), list(range(100, 108))])
+    assert await rest(loader) == in_turns([list(range(8)), list(range(100, 108))])
     assert len(executors) == 2 or at > 18
 
 
@@ -344,7 +346,7 @@ async def test_an_initializer_that_raises_is_an_error(monkeypatch, pull):
     if pull:
         monkeypatch.setattr(stream_transport, "is_supported", lambda: False)
     with pytest.raises(ProducerError, match="LookupError: no device for worker 0") as raised:
-        await rest(AsyncPrefetcher(Count(3), workers=ProcessWorkers(initializer=pipelines.fail_to_initialize)))
+        await rest(AsyncPrefetcher(Count(3), workers=ProcessWorkers(initializer=fail_to_initialize)))
     assert raised.value.phase == "initializer"
 
 
@@ -353,11 +355,11 @@ async def test_workers_get_their_environment_and_their_number(monkeypatch, pull)
     if pull:
         monkeypatch.setattr(stream_transport, "is_supported", lambda: False)
     monkeypatch.setenv("ASYNCPREFETCH_TEST_PARENT", "from the parent")
-    pipeline = [pipelines.Environment(["ASYNCPREFETCH_TEST_PARENT", "ASYNCPREFETCH_TEST_GIVEN"]) for _ in range(2)]
+    pipeline = [Environment(["ASYNCPREFETCH_TEST_PARENT", "ASYNCPREFETCH_TEST_GIVEN"]) for _ in range(2)]
     loader = AsyncPrefetcher(
         pipeline,
         num_workers=2,
-        workers=ProcessWorkers(initializer=pipelines.remember_worker, env={"ASYNCPREFETCH_TEST_GIVEN": "given"}),
+        workers=ProcessWorkers(initializer=remember_worker, env={"ASYNCPREFETCH_TEST_GIVEN": "given"}),
     )
     env = {"ASYNCPREFETCH_TEST_PARENT": "from the parent", "ASYNCPREFETCH_TEST_GIVEN": "given"}
     assert await rest(loader) == [{"env": env, "initialized": [0]}, {"env": env, "initialized": [1]}]
@@ -365,7 +367,7 @@ async def test_workers_get_their_environment_and_their_number(monkeypatch, pull)
 
 @pytest.mark.both_loops
 async def test_log_records_of_workers_reach_the_parent(caplog):
-    assert await rest(AsyncPrefetcher([Count(1), pipelines.Logging()], num_workers=2)) == [0, 0, 1, 2]
+    assert await rest(AsyncPrefetcher([Count(1), Logging()], num_workers=2)) == [0, 0, 1, 2]
     records = [record for record in caplog.records if record.name == "asyncprefetch.worker"]
     assert [record.getMessage() for record in records] == [
         f"[worker 1, tests.logging] {text}" for text in ("item 0", "item 1", "item 2", "that is all")
@@ -383,10 +385,10 @@ async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, 
     handler = logging.FileHandler(tmp_path / "log")
     logger.addHandler(handler)
     logger.propagate, logger.level = propagate, logging.DEBUG
-    logging.getLogger("tests.logging.of.a.child")  # and place holders between them
+    logging.getLogger("tests.logging.of.a.child")  # this also creates placeholders between the two loggers
     try:
         workers = ProcessWorkers(start_method=start_method)
-        assert await rest(AsyncPrefetcher(pipelines.Logging(), workers=workers)) == [0, 1, 2]
+        assert await rest(AsyncPrefetcher(Logging(), workers=workers)) == [0, 1, 2]
     finally:
         logger.propagate, logger.level = True, logging.NOTSET
         logger.removeHandler(handler)
@@ -400,12 +402,12 @@ async def test_records_of_a_worker_reach_no_handler_but_by_the_parent(tmp_path, 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_forked_worker_does_not_end_the_file_of_a_handler_of_the_parent(tmp_path, caplog):
     logger = logging.getLogger("tests.logging")
-    # Only the logger holds it.
+    # Only the logger has a reference to the handler.
     logger.addHandler(logging.StreamHandler(gzip.open(tmp_path / "log.gz", "wt")))  # noqa: SIM115 - closed below
     try:
         logger.warning("before")
         workers = ProcessWorkers(start_method="fork")
-        assert await rest(AsyncPrefetcher(pipelines.Logging(), workers=workers)) == [0, 1, 2]
+        assert await rest(AsyncPrefetcher(Logging(), workers=workers)) == [0, 1, 2]
         logger.warning("after")
     finally:
         [handler] = logger.handlers
@@ -416,13 +418,13 @@ async def test_a_forked_worker_does_not_end_the_file_of_a_handler_of_the_parent(
 
 async def test_debug_records_stay_in_the_worker_unless_asked_for(caplog):
     caplog.set_level(logging.ERROR, "asyncprefetch.worker")
-    await rest(AsyncPrefetcher(pipelines.Logging()))
+    await rest(AsyncPrefetcher(Logging()))
     assert [record.getMessage() for record in caplog.records] == ["[worker 0, tests.logging] that is all"]
 
 
-async def test_what_iterators_log_when_they_are_closed_is_heard(caplog, monkeypatch):
-    monkeypatch.setattr(worker_end, "CLOSE_GRACE", 30.0)  # for a slow machine
-    async with AsyncPrefetcher(pipelines.goodbye) as loader:
+async def test_what_iterators_log_when_they_are_closed_reaches_the_parent(caplog, monkeypatch):
+    monkeypatch.setattr(worker_end, "CLOSE_GRACE", 30.0)  # allow for a slow machine
+    async with AsyncPrefetcher(reporting.goodbye) as loader:
         await anext(loader)
     assert "[worker 0, tests.goodbye] closed after an item" in caplog.text
 
@@ -434,7 +436,7 @@ async def test_a_filter_that_raises_does_not_end_the_stream(capsys):
     logger = logging.getLogger("asyncprefetch.worker")
     logger.addFilter(refuse)
     try:
-        assert await rest(AsyncPrefetcher(pipelines.Logging())) == [0, 1, 2]
+        assert await rest(AsyncPrefetcher(Logging())) == [0, 1, 2]
     finally:
         logger.removeFilter(refuse)
     assert "not this one" in capsys.readouterr().err
@@ -442,9 +444,9 @@ async def test_a_filter_that_raises_does_not_end_the_stream(capsys):
 
 async def test_a_variable_that_the_parent_removed_is_not_in_the_worker(monkeypatch):
     monkeypatch.setenv("ASYNCPREFETCH_TEST_REMOVED", "once")
-    await rest(AsyncPrefetcher(Count(1)))  # the fork server has seen it now
+    await rest(AsyncPrefetcher(Count(1)))  # now the fork server has the variable
     monkeypatch.delenv("ASYNCPREFETCH_TEST_REMOVED")
-    (got,) = await rest(AsyncPrefetcher(pipelines.Environment(["ASYNCPREFETCH_TEST_REMOVED"])))
+    (got,) = await rest(AsyncPrefetcher(Environment(["ASYNCPREFETCH_TEST_REMOVED"])))
     assert got["env"] == {"ASYNCPREFETCH_TEST_REMOVED": None}
 
 

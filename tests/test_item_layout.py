@@ -38,7 +38,7 @@ def make_array(dtype, shape, seed):
 
 
 def assert_pickled_as_ever(pickler, item):
-    """Frame and fingerprint are those of a pickler that has met no layout."""
+    """Check that frame and fingerprint are those of a pickler that knows no layout."""
     frame, checksum, _ = pickler.encode(item)
     assert frame == ItemPickler().dumps(item)
     assert checksum == fingerprint(item)
@@ -80,7 +80,7 @@ def test_one_array_under_two_names_arrives_as_one():
 
 
 class Counting(ItemPickler):
-    """Counts how often it had to walk an item."""
+    """Counts how often it walks an item."""
 
     walks = 0
 
@@ -98,7 +98,7 @@ def test_a_frame_of_a_known_layout_is_filled_in():
 
 
 def small_and_large(n, count=114):
-    """Arrays of 1 KB to 20 KB, as the parameters of a model are."""
+    """Return arrays of 1 KB to 20 KB, like the parameters of a model."""
     return {f"layer.{i}": np.full(128 + (i * 997) % 2433, n * count + i) for i in range(count)}
 
 
@@ -170,7 +170,7 @@ def test_with_more_arrays_an_item_is_walked():
 
 
 class FirstFree:
-    """Places large arrays one after the other, and copies nothing."""
+    """Places large arrays one after another, and copies nothing."""
 
     handed_out = False
 
@@ -198,7 +198,7 @@ def test_a_frame_with_small_arrays_and_the_offsets_of_large_ones_is_filled_in():
         assert frame == ItemPickler(placer).dumps(item)
         assert checksum == fingerprint(item)
     assert pickler.walks < 6
-    for _ in range(9):  # and at other offsets
+    for _ in range(9):  # the same item at other offsets
         placer.used = 64
         frame = pickler.dumps(item)
         placer.used = 64

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from asyncprefetch.testing import assert_items_equal
 from tests.inside import _codec, item_pickler
-from tests.pipelines import make_item
+from tests.pipelines.items import make_item
 
 DTYPES = st.one_of(
     hnp.scalar_dtypes(),
@@ -70,7 +70,7 @@ def test_a_large_array_of_fortran_order_crosses_in_a_frame():
 
 
 class Wrapped:
-    """An array in an object with a reduction of its own."""
+    """An object with its own reduction that contains an array."""
 
     def __init__(self, array):
         self.array = array

@@ -7,11 +7,12 @@ from asyncprefetch.__main__ import main
 from tests.conftest import inline
 from tests.consumer import take
 from tests.inside import ledger_of, shard
-from tests.pipelines import Count, Fail
+from tests.pipelines.counting import Count
+from tests.pipelines.failing import Fail
 
 
 @pytest.mark.both_loops
-async def test_show_tells_what_a_checkpoint_holds(tmp_path, capsys, monkeypatch):
+async def test_show_prints_the_content_of_a_checkpoint(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shard, "_MIN_STATE_INTERVAL", 3600)
     pipeline = [Count(2), Fail.make(9, 4, "KeyError")]
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, num_workers=1, workers=inline) as loader:

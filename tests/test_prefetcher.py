@@ -1,4 +1,4 @@
-"""What a user sees of the loader, on both executors."""
+"""The loader as a user sees it, on all executors."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ from asyncprefetch.iterators import (
     from_iterable,
 )
 from asyncprefetch.testing import assert_items_equal
-from tests import pipelines
 from tests.conftest import inline
 from tests.consumer import rest, take, through_bytes, through_json
 from tests.inside import delivery_of, snapshot_is_pending, worker_process
-from tests.pipelines import Count, in_turns
+from tests.pipelines import functions, unpickling
+from tests.pipelines.counting import Count, CountState, in_turns
+from tests.pipelines.gates import Gate, GateKeeper
+from tests.pipelines.items import Unregistered
 
 # ---------------------------------------------------------------------------------------------------------- the stream
 
@@ -117,12 +119,12 @@ async def test_other_tasks_run_though_batches_are_always_ready():
             await anext(loader)
         seconds, ticks_meanwhile = loop.time() - began, ticks
         ticker.cancel()
-    assert ticks_meanwhile >= min(100 * seconds, 5)  # one in ten milliseconds: for a slow machine too
+    assert ticks_meanwhile >= min(100 * seconds, 5)  # one tick in ten milliseconds, even on a slow machine
 
 
 @pytest.mark.both_loops
 async def test_large_batches_are_opened_in_a_thread(executor_factory):
-    got = await rest(AsyncPrefetcher(pipelines.where, workers=executor_factory))
+    got = await rest(AsyncPrefetcher(unpickling.where, workers=executor_factory))
     here = threading.get_ident()
     assert [item["by"] == here for item in got] == [True, False, True]
     assert [len(item["data"]) for item in got] == [10, 1 << 22, 10]
@@ -163,7 +165,7 @@ async def test_state_and_rest_are_the_whole_stream(executor_factory, taken, thro
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=4, workers=executor_factory) as loader:
         assert await take(loader, taken) == model[:taken]
         state = await loader.get_state()
-        assert [n async for n in loader] == model[taken:]  # the same loader goes on
+        assert [n async for n in loader] == model[taken:]  # the same loader continues
     assert state.delivered.total == taken
     assert state.delivered.by_shard == {i: sum(100 * i <= n < 100 * i + 100 for n in model[:taken]) for i in range(2)}
     assert state.shard_ids == (0, 1)
@@ -187,7 +189,7 @@ async def test_get_state_returns_though_the_buffer_is_full(executor_factory):
 @pytest.mark.both_loops
 async def test_get_state_at_any_time(executor_factory):
     loader = AsyncPrefetcher(Count(5), workers=executor_factory)
-    states = [(0, await loader.get_state())]  # just built
+    states = [(0, await loader.get_state())]  # before the start
     assert loader.statistics().state == "new"
     async with loader:
         states.append((0, await loader.get_state()))  # while the worker starts
@@ -202,8 +204,8 @@ async def test_get_state_at_any_time(executor_factory):
 
 @pytest.mark.both_loops
 async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 2)
-    async with AsyncPrefetcher(pipelines.Gate(5, str(tmp_path))) as loader:
+    keeper = GateKeeper(tmp_path, 2)
+    async with AsyncPrefetcher(Gate(5, str(tmp_path))) as loader:
         await take(loader, 2)
         waiting = asyncio.create_task(anext(loader))
         await keeper.reached(2)
@@ -213,7 +215,7 @@ async def test_get_state_while_another_task_waits_for_a_batch(tmp_path):
         state = await asked
         assert await waiting == 2
         assert [n async for n in loader] == [3, 4]
-    assert await rest(state.build()) in ([2, 3, 4], [3, 4])  # the consumer may have been faster
+    assert await rest(state.build()) in ([2, 3, 4], [3, 4])  # the consumer may have taken the batch before the snapshot
 
 
 @pytest.mark.both_loops
@@ -240,14 +242,14 @@ async def test_a_state_is_fresh_though_an_older_one_is_still_being_encoded(execu
 
 @pytest.mark.both_loops
 async def test_with_grace_a_long_draw_is_not_waited_for(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 3)
-    async with AsyncPrefetcher(pipelines.Gate(6, str(tmp_path))) as loader:
+    keeper = GateKeeper(tmp_path, 3)
+    async with AsyncPrefetcher(Gate(6, str(tmp_path))) as loader:
         await take(loader, 2)
         await keeper.reached(3)
         state = await loader.get_state(grace=0)
         assert state.shards[0].skip != () or state.shards[0].state_position > 0
         await keeper.open(3)
-        assert [n async for n in loader] == [2, 3, 4, 5]  # the stop comes through late, and the next run goes on
+        assert [n async for n in loader] == [2, 3, 4, 5]  # the worker reads the stop late, and the next run continues
     assert await rest(through_bytes(state).build()) == [2, 3, 4, 5]
 
 
@@ -266,7 +268,7 @@ async def test_restored_batches_come_at_once_while_the_worker_starts():
         state = await loader.get_state()
     loader = state.build()
     async with loader:
-        with worker_process.starting:  # so that no worker can be faster
+        with worker_process.starting:  # the lock delays the worker's start
             assert await take(loader, 4) == [1, 2, 3, 4]
             assert loader.statistics().workers[0].state == "starting"
         assert await anext(loader) == 5
@@ -312,15 +314,15 @@ async def test_what_shapes_the_stream_can_not_be_given_to_build():
         state.build(num_workers=2)
 
 
-async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_loses_nothing(executor_factory):
-    loader = AsyncPrefetcher(pipelines.unregistered, workers=executor_factory)
+async def test_an_item_that_no_checkpoint_can_hold_is_reported_at_the_first_batch_and_loses_nothing(executor_factory):
+    loader = AsyncPrefetcher(functions.unregistered, workers=executor_factory)
     async with loader:
         with pytest.warns(
-            CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.Unregistered is not registered"
-        ) as told:
+            CheckpointWarning, match=r"shard 0: .* item: tests.pipelines.items.Unregistered is not registered"
+        ) as warned:
             first = await anext(loader)
-        assert told[0].filename == __file__
-        assert first == pipelines.Unregistered(0)
+        assert warned[0].filename == __file__
+        assert first == Unregistered(0)
         while not loader.statistics().buffered:
             await asyncio.sleep(0.001)
         with pytest.raises(CheckpointError, match=r"a buffered batch of shard 0: .*Unregistered is not registered"):
@@ -330,7 +332,7 @@ async def test_what_a_checkpoint_can_not_hold_is_told_at_the_first_batch_and_los
 
 @pytest.mark.both_loops
 async def test_a_warning_that_is_made_an_error_loses_no_batch():
-    async with AsyncPrefetcher(pipelines.unregistered, workers=inline) as loader:
+    async with AsyncPrefetcher(functions.unregistered, workers=inline) as loader:
         with pytest.raises(CheckpointWarning):
             await anext(loader)
         assert [item.value async for item in loader] == [0, 1, 2, 3]
@@ -361,7 +363,7 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
     with pytest.raises(CheckpointError, match="is of 2 shards, and the expected pipeline has 1"):
         await AsyncPrefetcherState.load(path, expect=Count(5))
     with pytest.raises(CheckpointError, match=r"saved CountState, given FromIterable\.State"):
-        await AsyncPrefetcherState.load(path, expect=[from_iterable(pipelines.lines), Count(6, 100)])
+        await AsyncPrefetcherState.load(path, expect=[from_iterable(functions.lines), Count(6, 100)])
 
 
 def nested(stop, seed, n):
@@ -372,7 +374,7 @@ def nested(stop, seed, n):
 
 @pytest.mark.parametrize("taken", [0, 5, 40])
 async def test_load_sees_into_nested_states_and_past_their_positions(tmp_path, taken):
-    """Where each epoch begins is configuration; where the present one stands is not."""
+    """The start of each epoch is configuration. The position in the present epoch is not."""
     path, pipeline = tmp_path / "state", nested(20, 1, 15)
     async with AsyncPrefetcher(pipeline, workers=inline) as loader:
         await take(loader, taken)
@@ -431,7 +433,7 @@ def _json(document):
 
 
 async def test_states_name_their_shards_by_global_number():
-    """A state of some shards of a larger stream, as the ranks of a job have them, can be built and saved again."""
+    """A state with some shards of a larger stream, as each rank of a job has, can be built and saved again."""
     state = await AsyncPrefetcher([Count(3), Count(3, 100), Count(3, 200)], in_order=True).get_state()
     document = state.model_dump(mode="json")
     document.update(shards=document["shards"][1:], due=2)
@@ -450,8 +452,8 @@ async def test_states_name_their_shards_by_global_number():
 
 @pytest.mark.both_loops
 async def test_two_consumers_at_once_are_refused(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 0)
-    async with AsyncPrefetcher(pipelines.Gate(2, str(tmp_path))) as loader:
+    keeper = GateKeeper(tmp_path, 0)
+    async with AsyncPrefetcher(Gate(2, str(tmp_path))) as loader:
         waiting = asyncio.create_task(anext(loader))
         await keeper.reached(0)
         with pytest.raises(PrefetcherBusyError, match="another task is waiting"):
@@ -477,9 +479,9 @@ async def test_a_closed_loader_says_so(executor_factory):
 
 
 @pytest.mark.both_loops
-async def test_closing_wakes_whoever_waits(tmp_path):
-    keeper = pipelines.GateKeeper(tmp_path, 0)
-    loader = AsyncPrefetcher(pipelines.Gate(2, str(tmp_path)))
+async def test_closing_wakes_each_call_that_waits(tmp_path):
+    keeper = GateKeeper(tmp_path, 0)
+    loader = AsyncPrefetcher(Gate(2, str(tmp_path)))
     waiting = asyncio.create_task(anext(loader))
     await keeper.reached(0)
     asked = asyncio.create_task(loader.get_state())
@@ -575,7 +577,7 @@ def test_bad_arguments_are_refused_with_what_to_do(arguments, error, text):
 
 
 def test_a_state_that_can_not_be_pickled_is_refused_at_once():
-    class LocalState(pipelines.CountState, kind="tests.local"):
+    class LocalState(CountState, kind="tests.local"):
         pass
 
     class Local(Count):

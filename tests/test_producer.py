@@ -1,4 +1,4 @@
-"""The worker's end of the protocol, driven by hand: credit, stop, runs, live iterators."""
+"""The worker's side of the protocol, driven by hand: credit, stop, runs, live iterators."""
 
 import pickle
 from concurrent.futures import BrokenExecutor
@@ -29,7 +29,8 @@ from tests.inside import (
 )
 from tests.inside import producer as producer_module
 from tests.inside import shard as shard_module
-from tests.pipelines import Count, Fail
+from tests.pipelines.counting import Count
+from tests.pipelines.failing import Fail
 
 
 @register("tests.producer.counting")
@@ -40,7 +41,7 @@ def counting():
 
 
 class Driven:
-    """A producer that is told one thing at a time, and what it sends for it."""
+    """A producer that handles one message at a time, and the messages that it sends in return."""
 
     def __init__(self):
         self.sent = Collecting()
@@ -53,7 +54,7 @@ class Driven:
         return self.sent.take()
 
     def draw(self, credit):
-        """All items that there is credit for, or one piece of a replay."""
+        """Draw all items for which there is credit, or one piece of a replay."""
         answers = []
         while self.producer.draw(credit):
             answers += self.sent.take()
@@ -82,7 +83,7 @@ def items(answers):
 def test_an_item_is_drawn_only_when_there_is_credit(producer):
     assert producer.handle(Start(1, {0: begin(Count(9))})) == []
     assert items(producer.handle(Credit(1, 0, 2))) == [0, 1]
-    assert producer.handle(Credit(1, 0, 2)) == []  # absolute: said twice, it adds nothing
+    assert producer.handle(Credit(1, 0, 2)) == []  # credit is absolute, so repeating it adds nothing
     assert items(producer.handle(Credit(1, 0, 3))) == [2]
 
 
@@ -116,7 +117,7 @@ def test_a_live_iterator_serves_the_next_run_only_if_it_is_where_the_parent_want
     producer.handle(Start(1, {0: begin(Count(9))}))
     producer.handle(Credit(1, 0, 3))
     live = producer.producer._shards[0]
-    producer.handle(Start(2, {0: begin(Count(9, 100, position=3), 3)}))  # another state, the same position
+    producer.handle(Start(2, {0: begin(Count(9, 100, position=3), 3)}))  # another state at the same position
     assert producer.producer._shards[0] is live
     assert items(producer.handle(Credit(2, 0, 4))) == [3]
     producer.handle(Start(3, {0: begin(Count(9, position=2), 2)}))
@@ -145,8 +146,8 @@ def test_a_replay_is_made_in_pieces_and_each_answer_says_that_it_goes_on(produce
     assert producer.handle(Credit(1, 0, 4)) == []
 
 
-def test_what_is_counted_outside_of_a_draw_is_not_told():
-    """It belongs to the program, which may run in this thread too."""
+def test_counts_from_outside_of_a_draw_are_not_sent():
+    """These counts belong to the program, which may run in the same thread."""
     outlet = Collecting()
     producer = producer_module.Producer(outlet)
     producer.handle(Setup(0, None))
@@ -157,7 +158,7 @@ def test_what_is_counted_outside_of_a_draw_is_not_told():
     assert outlet.take()[0] == Tally({"seen": 1})
 
 
-def test_what_is_counted_in_every_piece_of_a_replay_is_told(producer, monkeypatch):
+def test_counts_from_every_piece_of_a_replay_are_sent(producer, monkeypatch):
     monkeypatch.setattr(shard_module, "_REPLAY_PIECE", 0)
     producer.handle(Start(1, {0: begin(from_iterable(counting), 0, tuple(map(fingerprint, range(3))))}))
     assert producer.handle(Credit(1, 0, 4)) == [Tally({"seen": 1}), Replaying(1, 0)]
@@ -203,8 +204,8 @@ def test_states_come_now_and_then(monkeypatch):
 
 @pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize("dear", ["get_state", "sending"])
-def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are(monkeypatch, shards, dear):
-    """The clock goes on by what is done: 2 ms for an item, 30 ms for a state. To wait for the loader costs nothing."""
+def test_states_take_at_most_one_percent_of_a_workers_time_however_expensive_they_are(monkeypatch, shards, dear):
+    """An item takes 2 ms of the test's clock, and a state takes 30 ms. Waiting for the loader costs nothing."""
     now, spent, waited = [0.0], [0.0], [0.0]
 
     def spend():
@@ -242,7 +243,7 @@ def test_states_take_one_percent_of_a_workers_time_at_most_however_dear_they_are
     for upto in range(1, 80_000 // shards):
         for shard in range(shards):
             producer.draw(Credit(1, shard, upto))
-    first = 0.03 * shards  # what it takes is known only then
+    first = 0.03 * shards  # the cost is known only after the first state of each shard
     assert 0.005 * now[0] < spent[0] - first <= 0.01 * now[0]
 
 

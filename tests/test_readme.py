@@ -1,4 +1,4 @@
-"""The README is short, its example runs and resumes, and its two commands are what it says."""
+"""The README is short, its example runs and resumes, and its two commands do what it says."""
 
 import re
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from asyncprefetch import Batch
 from tests.inside import ItemPickler, Ledger, ShardStart, fingerprint
-from tests.pipelines import make_item
+from tests.pipelines.items import make_item
 
 
 @given(st.lists(st.tuples(st.sampled_from(["item", "state", "late state"]), st.integers(0, 3)), max_size=30))
 def test_state_and_skip_always_lead_to_the_next_item(events):
-    """Against a model: an iterator counts, its state is its position, a fingerprint is the item."""
+    """The model: an iterator counts, its state is its position, and the fingerprint of an item is the item."""
     ledger = Ledger(0, ShardStart(b"0", 0, ()))
     position = known = 0
     for what, back in events:
@@ -92,7 +92,7 @@ class Text(str):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (np.array([1], ">i4"), np.array([16777216], "<i4")),  # the same bytes
+        (np.array([1], ">i4"), np.array([16777216], "<i4")),  # two arrays with the same bytes
         (np.ma.masked_array([1, 2], [0, 1]), np.ma.masked_array([1, 2], [1, 0])),
         (np.arange(3).view(np.recarray), np.arange(1, 4).view(np.recarray)),
         (np.array([([0.123456789, 2],)], [("a", "f8", 2)]), np.array([([0.1234567891, 2],)], [("a", "f8", 2)])),
@@ -141,7 +141,7 @@ def test_the_padding_of_a_structure_does_not_count():
 def test_a_fingerprint_is_cheap_whatever_the_item_is():
     root: dict = {"children": []}
     root["children"] = [{"parent": root, "siblings": root["children"]} for _ in range(30)]
-    assert fingerprint(root) == fingerprint(root)  # it ends
+    assert fingerprint(root) == fingerprint(root)  # it must not recurse for ever
     assert fingerprint(list(range(10**6))) != fingerprint(list(range(1, 10**6 + 1)))
     assert fingerprint(10**5000) != fingerprint(10**5000 + 1)
 
@@ -154,7 +154,7 @@ def test_equal_long_doubles_have_equal_fingerprints():
 
 
 def golden_items():
-    """Items of every kind. Checkpoints hold fingerprints, so those of equal items must be equal in all versions."""
+    """Yield items of every kind. Checkpoints contain fingerprints, so the fingerprint of an item must never change."""
     numbers = np.arange(2400).reshape(40, 60)
     yield "number", 5
     yield "nest", {"a": [1, 2.5, None, True], "b": ("text", b"bytes"), 3: {"deep": ["x" * 100]}}
@@ -171,7 +171,7 @@ def golden_items():
     yield "114 arrays", {f"layer.{n}": np.arange(128 + n * 20) for n in range(114)}
 
 
-# Computed once. A change here makes every checkpoint that holds fingerprints refuse its replay.
+# These were computed once. If one changes, every checkpoint with fingerprints refuses its replay.
 GOLDEN = {
     "number": 771308298,
     "nest": 2037655405,

@@ -176,7 +176,7 @@ def test_what_has_no_hash_or_was_never_registered_has_no_tag(thing):
 
 @pytest.fixture
 def tempting_module(tmp_path, monkeypatch):
-    """A module that could be imported, and would define the very kind and tag that a file names."""
+    """A module on ``sys.path`` that would define the kind and the tag that a file names, if it were imported."""
     (tmp_path / "tempting.py").write_text(
         "import asyncprefetch as ap\n"
         "class S(ap.IteratorState, kind='tempting.S'): pass\n"

@@ -1,4 +1,4 @@
-"""Of several writes to one file the one that was asked for last stays, wherever the others are held up."""
+"""After several writes to one file, the file has the content of the last call, wherever the other writes are delayed."""
 
 import asyncio
 import itertools
@@ -16,13 +16,13 @@ from asyncprefetch import AsyncPrefetcherState, CheckpointError
 from tests.faults.containers import document_of, make_container
 from tests.inside import Turn, container, files, save_order, write_file
 
-SOON = 20  # seconds, far more than anything here takes
+SOON = 20  # seconds, far more than any step needs
 OLD = AsyncPrefetcherState.from_bytes(make_container(document_of(item=1)))
 NEW = AsyncPrefetcherState.from_bytes(make_container(document_of(item=2)))
 
 
 class Gate:
-    """Holds up the first call of a function by another thread than the main one. All later calls pass."""
+    """Holds the first call of a function outside of the main thread. All later calls pass."""
 
     def __init__(self, monkeypatch, module, name):
         self.reached, self._opened = threading.Event(), threading.Event()
@@ -55,7 +55,7 @@ def pool():
 
 @pytest.fixture
 def gate(monkeypatch, pool):
-    """Makes gates, which are all open at the end, so that a test that fails leaves no thread behind."""
+    """A function that makes gates. All gates are opened at the end, so that a failed test leaves no thread."""
     made = []
 
     def make(module, name):
@@ -69,7 +69,7 @@ def gate(monkeypatch, pool):
 
 @pytest.fixture
 def saves_ended(monkeypatch):
-    """Counts the saves whose threads have done with them."""
+    """A semaphore that counts the saves whose threads have finished."""
     ended = threading.Semaphore(0)
     save = AsyncPrefetcherState._save
 
@@ -90,7 +90,7 @@ def only(folder):
 # -------------------------------------------------------------------------------------------------------- cancelled saves
 
 
-STEPS = {  # of a save, in its thread
+STEPS = {  # the steps of a save in its thread
     "begin": (AsyncPrefetcherState, "_save"),
     "pack": (container, "pack_parts"),
     "resolve": (os.path, "realpath"),
@@ -162,7 +162,7 @@ def test_a_thread_that_begins_just_as_its_save_was_cancelled_writes_nothing(tmp_
 
 async def test_a_forgotten_save_may_be_collected_while_another_turn_is_taken(tmp_path):
     save = NEW.save(tmp_path / "state")
-    save.send(None)  # its turn is taken
+    save.send(None)  # the save takes its turn
     with save_order._book.lock:
         save.close()
     assert only(tmp_path) == {}
@@ -233,7 +233,7 @@ def test_a_later_write_that_failed_stops_no_earlier_one(tmp_path, monkeypatch, p
 def test_a_write_that_was_overtaken_returns_when_the_name_of_the_newer_file_is_on_the_disk(
     tmp_path, monkeypatch, pool, gate
 ):
-    """The newer one may still be about to sync the directory, and a power cut take both."""
+    """The newer write may not have synced the directory yet, and then a power cut could lose both."""
     older_at_sync = gate(os, "fsync")
     older = pool.submit(write_file, tmp_path / "file", b"older")
     assert older_at_sync.reached.wait(SOON)
@@ -256,8 +256,8 @@ def test_a_write_that_was_overtaken_returns_when_the_name_of_the_newer_file_is_o
 
 
 def test_a_newer_write_waits_for_the_rename_of_an_older_one(tmp_path, monkeypatch, pool):
-    """Between an older one's look at what is there and its rename nothing may come."""
-    newer_came = threading.Event()  # and waits, or has renamed
+    """No write may happen between an older write's check of the file and its rename."""
+    newer_came = threading.Event()  # the newer write waits for the lock, or has renamed
 
     class Lock:
         def __init__(self):
@@ -321,7 +321,7 @@ thread.join()
 """
 
 
-def test_a_process_that_is_forked_in_the_midst_of_a_rename_can_write_that_file(tmp_path):
+def test_a_process_that_is_forked_during_a_rename_can_write_that_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "file")],
         capture_output=True,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.inside import AsReady, InOrder
-from tests.pipelines import in_turns
+from tests.pipelines.counting import in_turns
 
 
 def new(in_order, count, n, ahead=None, due=0):
@@ -17,7 +17,7 @@ def new(in_order, count, n, ahead=None, due=0):
 
 
 def grant(scheduler):
-    """The shards that get credit, each as often as it gets a batch."""
+    """Return the shards that get credit, once for each batch."""
     return [shard for shard, batches in scheduler.grant() for _ in range(batches)]
 
 
@@ -70,7 +70,7 @@ def test_a_closed_shard_gives_its_credit_back_and_gets_none():
     assert scheduler.ahead == 2
     assert grant(scheduler) == [1, 1]
     scheduler.enable(0)
-    assert grant(scheduler) == [0]  # due, with nothing ahead
+    assert grant(scheduler) == [0]  # the shard is due and has no batch ahead
 
 
 @given(
@@ -80,11 +80,11 @@ def test_a_closed_shard_gives_its_credit_back_and_gets_none():
     data=st.data(),
 )
 def test_any_order_of_arrival_gives_the_promised_order_within_the_bound(lengths, n, in_order, data):
-    """A model of the whole loader without I/O: shards produce when they like, within their credit."""
+    """A model of the whole loader without I/O: shards produce at any time within their credit."""
     scheduler = new(in_order, len(lengths), n)
     granted = deque(grant(scheduler))
     queues = {shard: deque() for shard in range(len(lengths))}
-    arrived = deque()  # out of order, one queue for all
+    arrived = deque()  # without ``in_order``, all shards share one queue
     made = dict.fromkeys(queues, 0)
     got = []
     while scheduler.active:
@@ -129,7 +129,7 @@ def test_a_shard_that_drops_out_before_the_turn_does_not_shift_it():
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-def test_without_shards_nobody_gets_credit(in_order):
+def test_without_shards_no_credit_is_granted(in_order):
     scheduler = new(in_order, 1, 3)
     scheduler.dropped(0)
     assert scheduler.active == []

@@ -38,7 +38,7 @@ def test_every_state_is_in_its_table_and_can_be_reached(table, states):
 
 @pytest.mark.parametrize("state", RunState)
 def test_a_run_can_be_closed_from_every_state(state):
-    """Also a second time: the first may have been cut off."""
+    """A second close is allowed, because the first one may have been cancelled."""
     assert advance(RUN, state, RunEvent.CLOSE) is RunState.CLOSED
 
 

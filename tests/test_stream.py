@@ -1,4 +1,4 @@
-"""The stream transport: records as they are made, memory bounded, a worker that dies in the middle of a record."""
+"""The stream transport: prompt records, bounded memory, and a worker that dies in the middle of a record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from asyncprefetch import AsyncPrefetcher, ProcessWorkers, WorkerDiedError
 from tests import stream_items
 from tests.consumer import rest, take, until
 from tests.inside import delivery, loader_socket, records, shared_memory, stream_transport, worker_socket
-from tests.pipelines import Count, Gate, GateKeeper
+from tests.pipelines.counting import Count
+from tests.pipelines.gates import Gate, GateKeeper
 from tests.processes import has_ended
 from tests.stream_items import BLOCK, Alarmed, Blocks, Stubborn
 from tests.transports.sides import alarm_in
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs m
 async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
     keeper = GateKeeper(tmp_path, 5)
     async with AsyncPrefetcher(Gate(7, str(tmp_path)), n_batches_to_prefetch=64) as loader:
-        await keeper.reached(5)  # five items were made in microseconds, and the sixth is not finished
+        await keeper.reached(5)  # the worker made five items in microseconds, and is making the sixth
         assert await take(loader, 5) == [0, 1, 2, 3, 4]
         await keeper.open(5)
         assert await rest(loader) == [5, 6]
@@ -43,7 +44,7 @@ async def test_what_was_made_arrives_though_the_next_item_takes_long(tmp_path):
 async def test_no_more_slots_have_memory_than_batches_are_ahead_held_and_made(in_slot, held):
     n, workers = 4, 2
     pipeline = [Blocks(60, in_slot), Blocks(60, in_slot)]
-    # A due shard may have one more ahead; the loop's variable holds a batch while the next one is taken.
+    # A due shard may have one more batch ahead. The loop variable has a batch while the loader takes the next one.
     bound = ((n + 1) + (held + 2) + workers) * (BLOCK + 4096)
     async with AsyncPrefetcher(pipeline, n_batches_to_prefetch=n, num_workers=workers) as loader:
         window = []
@@ -90,7 +91,7 @@ async def test_what_a_worker_sent_before_its_death_is_delivered_though_the_loop_
         got = [(await anext(loader))["n"]]
         pid = loader.statistics().workers[0].pid
         while loader.statistics().mapped < 9 * BLOCK:
-            pass  # without an await: the loop reads nothing
+            pass  # the loop reads nothing without an await
         os.kill(pid, signal.SIGKILL)
         while not has_ended(pid):
             pass
@@ -106,7 +107,7 @@ async def _take_all(loader, got):
 
 
 @pytest.mark.both_loops
-async def test_room_is_told_of_though_the_consumer_takes_nothing_more(monkeypatch):
+async def test_credit_is_returned_though_the_consumer_takes_nothing_more(monkeypatch):
     monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
     async with AsyncPrefetcher(Count(1000), n_batches_to_prefetch=16) as loader:
         await anext(loader)
@@ -135,7 +136,7 @@ async def test_too_few_descriptors_for_a_worker_are_an_error_and_leak_nothing(mo
         ({"env": {"MALLOC_TRIM_THRESHOLD_": "65536"}}, "malloc: thresholds left as they are (MALLOC_TRIM_THRESHOLD_)"),
     ],
 )
-async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplog, options, said):
+async def test_a_worker_raises_the_thresholds_of_malloc_unless_the_option_forbids_it(caplog, options, said):
     caplog.set_level("DEBUG", "asyncprefetch.worker")
     assert await rest(AsyncPrefetcher(Count(1), workers=ProcessWorkers(**options))) == [0]
     assert [r.message.split("] ")[1] for r in caplog.records if "malloc" in r.message] == [said]
@@ -143,7 +144,7 @@ async def test_a_worker_raises_the_thresholds_of_malloc_unless_told_not_to(caplo
 
 @pytest.mark.both_loops
 async def test_the_loop_runs_while_a_slow_consumer_catches_up():
-    """A consumer that finds batches at hand lets others run every millisecond."""
+    """A consumer that always finds a batch lets other tasks run every millisecond."""
     turns = 0
 
     async def count():
@@ -161,7 +162,7 @@ async def test_the_loop_runs_while_a_slow_consumer_catches_up():
             pass
         milliseconds = (loop.time() - began) * 1000
         task.cancel()
-    assert turns >= milliseconds / 20  # with room for a machine that stalls
+    assert turns >= milliseconds / 20  # allow for a machine that stalls
 
 
 @pytest.mark.both_loops
@@ -174,7 +175,7 @@ async def test_credit_of_the_next_run_is_kept_while_old_iterators_are_closed(tmp
     async with loader:
         reading = asyncio.create_task(rest(loader))
         await asyncio.to_thread((tmp_path / "closing").read_bytes)
-        # The worker is closing the old iterator, within the start of the run to which this credit belongs.
+        # The worker is closing the old iterator, as a part of the start of the run that this credit belongs to.
         assert loader.statistics().requested == 2
         await asyncio.to_thread((tmp_path / "go-on").write_bytes, b"!")
         assert await reading == list(range(8))
@@ -247,7 +248,7 @@ async def main():
             if len(got) == 9:
                 os.kill(loader.statistics().workers[0].pid, signal.SIGKILL)
                 while not has_ended(loader.statistics().workers[0].pid):
-                    pass  # the loop knows nothing of it yet, and sends credit to nobody
+                    pass  # the loop has not noticed the death, and sends credit to the dead worker
     print(got == list(range(60)))
 
 if __name__ == "__main__":
@@ -257,7 +258,7 @@ if __name__ == "__main__":
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
-# The last one: a handler prints to nobody.
+# The last error is from a signal handler that prints to a closed pipe.
 @pytest.mark.parametrize("error", ["KeyboardInterrupt", "TimeoutError", "BrokenPipeError(errno.EPIPE, 'Broken pipe')"])
 def test_a_record_in_pieces_ends_the_worker(error):
     code = f"""
@@ -267,14 +268,14 @@ from tests.inside import WorkerSocket
 class Interrupted:
     def setblocking(self, flag): pass
     def fileno(self): return 0
-    def sendall(self, data, flags): raise {error}  # a handler of the user's, in the middle of it
+    def sendall(self, data, flags): raise {error}  # the user's signal handler raises during the call
 
 WorkerSocket(Interrupted()).send(b"record")
 """
     assert run(code).returncode == -signal.SIGKILL
 
 
-def test_a_worker_whose_loader_is_gone_may_send_and_is_told_that_no_order_comes():
+def test_a_worker_whose_loader_has_ended_may_send_and_receives_the_end():
     ours, workers = socket.socketpair()
     end = worker_socket.WorkerSocket(workers)
     ours.close()
@@ -307,7 +308,7 @@ async def test_an_alarm_that_the_iterator_catches_within_empty_loses_no_order(tm
     for name in ("made", "asked"):
         os.mkfifo(tmp_path / name)
     async with AsyncPrefetcher(Alarmed(9, str(tmp_path)), n_batches_to_prefetch=2) as loader:
-        held = await take(loader, 3)  # so that no slot is free, and orders are looked for
+        held = await take(loader, 3)  # now no slot is free, so the worker reads orders
         await asyncio.to_thread((tmp_path / "made").read_bytes)
         saving = asyncio.create_task(loader.get_state())
         await asyncio.sleep(0)  # the task sends the order

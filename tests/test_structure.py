@@ -1,6 +1,6 @@
-"""The structure of the package and of its tests: which module may import which, and which names it may use.
+"""The structure of the package and of its tests: the imports and names that each module may use.
 
-All checks read the source and run none of it, except the last two.
+All checks read the source without running it, except the last two.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +23,12 @@ from tests.conftest import pytest_asyncio_loop_factories, pytest_xdist_auto_num_
 
 PACKAGE = Path(asyncprefetch.__file__).parent
 TESTS = Path(__file__).parent
+OWN = {PACKAGE.name, TESTS.name}
 MAX_LINES = 400
 MAX_STACKLEVEL = 3
 
-# A module imports from its own layer and from the layers above it in this list. A name stands for a folder, or for a module
-# in the root.
+# A module imports from its own layer and from the layers before it in this list. A name is a folder, or a module in the
+# root.
 LAYERS = [
     {"errors"},
     {"_codec"},
@@ -41,16 +42,16 @@ LAYERS = [
     {"prefetcher"},
     {"__main__", "testing"},
 ]
-# Pipelines are the users' side: the library's own use what users may use, and the counters of their worker.
+# Pipelines are user code. The library's iterators use only what users may use, and the worker's counters.
 FOR_ITERATORS = {"errors", "_codec", "arrays", "base", "batch", "iterators", "_worker.counters"}
 
-# These run in a worker, which needs no event loop.
+# These run in a worker, which has no event loop.
 WITHOUT_LOOP = ("_worker", "iterators")
-# These hold decisions or formats: they and all that they import do no I/O and know neither threads nor processes.
+# These define decisions or formats. They and their imports do no I/O, and use no threads and no processes.
 PURE = ["_codec", "_codec.registry", "_wire.messages", "_loop.states", "_loop.scheduler", "_wire.fingerprint"]
 IMPURE = {"asyncio", "multiprocessing", "concurrent", "anyio", "socket", "threading", "selectors", "subprocess", "mmap"}
 
-# Names with an underscore that the standard library documents as public: of named tuples, and ``os._exit``.
+# Names with an underscore that the standard library documents as public: those of named tuples, and ``os._exit``.
 DOCUMENTED = {"_asdict", "_exit", "_field_defaults", "_fields", "_make", "_replace"}
 
 
@@ -59,13 +60,14 @@ def parse(path: Path) -> ast.Module:
 
 
 def name_of(path: Path, package: Path = PACKAGE) -> str:
-    """A module's name below its package; empty for the package itself."""
+    """Return a module's name below its package. It is empty for the package itself."""
     parts = path.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-# The package itself imports nothing at run time: it loads public names when they are first used.
+TEST_FILES = sorted(TESTS.rglob("*.py"))
+# The package itself imports nothing at run time: it loads a public name at its first use.
 INNER = {name: path for name, path in MODULES.items() if name}
 
 
@@ -74,7 +76,7 @@ def is_private(name: str) -> bool:
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, str | None, str]]:
-    """Each import: the module, the name taken from it or ``None``, and the name that the import binds."""
+    """Yield each import: the module, the name imported from it or ``None``, and the name that the import binds."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -86,7 +88,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, str | None, str]]:
 
 
 def imports_of(path: Path) -> tuple[set[str], set[str]]:
-    """The package's modules that a module imports, by their names below the package, and the other modules."""
+    """Return the package's modules that a module imports, by their names below the package, and the other modules."""
     ours, others = set(), set()
     for module, name, _ in imported(parse(path)):
         if module.partition(".")[0] != PACKAGE.name:
@@ -107,7 +109,7 @@ def area_of(module: str) -> str:
 
 
 def all_imports(module: str) -> set[str]:
-    """The module and all modules of the package that it imports, directly or not."""
+    """Return the module and all modules of the package that it imports, directly or not."""
     seen, ahead = set(), [module]
     while ahead:
         if (name := ahead.pop()) not in seen:
@@ -217,7 +219,7 @@ def test_no_module_is_longer_than_one_concept():
 
 
 def test_warnings_point_at_a_caller_that_is_near():
-    """A large ``stacklevel`` counts the calls in between, and is wrong when one of them changes."""
+    """A large ``stacklevel`` counts the calls in between, so a change of one of them makes it wrong."""
     high = {
         (path.name, keyword.value.value)
         for path in MODULES.values()
@@ -231,13 +233,13 @@ def test_warnings_point_at_a_caller_that_is_near():
 
 
 def foreign_private_names(tree: ast.Module, our_names: set[str]) -> Iterator[str]:
-    """The private names of other packages that a module uses.
+    """Yield the private names of other packages that a module uses.
 
-    An attribute is another package's if the module imported what it is taken from, or if the package defines no such name.
+    An attribute belongs to another package if its root was imported from there, or if ``our_names`` does not contain it.
     """
     foreign = set()
     for module, name, bound in imported(tree):
-        if module.partition(".")[0] != PACKAGE.name:
+        if module.partition(".")[0] not in OWN:
             foreign.add(bound)
             if any(map(is_private, module.split("."))) or (name is not None and is_private(name)):
                 yield f"{module}.{name or ''}"
@@ -255,7 +257,7 @@ def foreign_private_names(tree: ast.Module, our_names: set[str]) -> Iterator[str
 
 
 def defined_names(tree: ast.Module) -> Iterator[str]:
-    """The names that a module defines: functions, classes, variables, and attributes of ``self`` and ``cls``."""
+    """Yield the names that a module defines: functions, classes, variables, and attributes of ``self`` and ``cls``."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -266,11 +268,20 @@ def defined_names(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
+def private_names_used(paths: Iterable[Path], definitions: Iterable[Path]) -> dict[str, list[str]]:
+    """Return the private names of other packages by module. The files in ``definitions`` define our own names."""
+    our_names = {name for path in definitions for name in defined_names(parse(path))}
+    used = {str(path): sorted(set(foreign_private_names(parse(path), our_names))) for path in paths}
+    return {path: names for path, names in used.items() if names}
+
+
 def test_no_private_name_of_another_package_is_used():
-    our_names = {name for path in MODULES.values() for name in defined_names(parse(path))}
-    used = {name: sorted(set(foreign_private_names(parse(path), our_names))) for name, path in MODULES.items()}
-    found = {name: names for name, names in used.items() if names}
-    assert found == {}
+    assert private_names_used(MODULES.values(), MODULES.values()) == {}
+
+
+def test_tests_use_no_private_name_of_another_package():
+    ours = [*MODULES.values(), *TEST_FILES, *(TESTS.parent / "examples").rglob("*.py")]
+    assert private_names_used(TEST_FILES, ours) == {}
 
 
 @pytest.mark.parametrize(
@@ -292,8 +303,7 @@ def test_a_private_name_of_another_package_is_found(source):
 # ------------------------------------------------------------------------------------------------------------ the tests
 
 
-TEST_FILES = sorted(TESTS.rglob("*.py"))
-# In the text of a program that a test starts, too.
+# These also match in the text of a program that a test starts.
 PRIVATE_IMPORT = re.compile(
     r"^\s*(?:from|import) asyncprefetch(?:\.\w+)*?\._(?!_)"
     r"|^\s*from asyncprefetch[\w.]* import (?:\([^)]*|.*)(?<!\w)_(?!_)",
@@ -326,11 +336,11 @@ def test_only_one_module_of_the_tests_imports_private_names():
 
 
 def test_no_module_imports_a_test_module():
-    """What tests share lies in modules of its own: importing a test module rewrites and runs all of it."""
+    """Shared helpers are in modules of their own, because importing a test module rewrites and runs all of it."""
     assert [path.name for path in TEST_FILES if TEST_MODULE_IMPORT.search(path.read_text())] == []
 
 
-# A test gets its transport by one of these arguments.
+# A test gets its transport from one of these arguments.
 TRANSPORT_ARGUMENTS = {"executor_factory", "pull", "transport", "workers"}
 
 
@@ -350,7 +360,7 @@ def asynchronous_tests(path: Path) -> list[ast.AsyncFunctionDef]:
     "path", [path for path in TEST_FILES if asynchronous_tests(path)], ids=lambda path: name_of(path, TESTS)
 )
 def test_each_kind_of_fault_and_each_transport_is_tried_on_uvloop(path):
-    """A module of tests is a kind. One of its tests runs on both loops, and one of those that go over the transports."""
+    """Each module of tests is a kind. At least one of its tests, and one of those with a transport, run on both loops."""
     tests = asynchronous_tests(path)
     marked = [test for test in tests if is_marked(test)]
     assert marked, "mark a test with both_loops"

@@ -1,4 +1,4 @@
-"""Torch tensors cross as arrays do, on the same memory; and without tensors torch is not imported."""
+"""Torch tensors cross like arrays, on the same memory. Without tensors, the library does not import torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_tensors_of_every_kind_cross_and_are_the_consumers_own(torch, exec
                 assert same(torch, item[name], tensor), name
                 assert item[name].requires_grad == tensor.requires_grad
                 if not tensor.requires_grad:
-                    item[name].fill_(1)  # writable, and not shared
+                    item[name].fill_(1)  # it is writable and shares no memory
             number += 1
     assert number == len(expected)
     assert item["transposed"].stride() == expected[0]["transposed"].stride()
@@ -128,7 +128,7 @@ def test_a_tensor_is_several_times_smaller_than_torch_makes_it(torch):
 
 
 def test_opening_the_first_tensor_imports_torch_in_a_thread(torch):
-    """The import takes a second: on the loop nothing else would run."""
+    """The import takes a second, and would block the loop."""
     code = """
 import asyncio, sys, threading, warnings
 from asyncprefetch import AsyncPrefetcher

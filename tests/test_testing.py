@@ -18,7 +18,7 @@ import asyncprefetch
 from asyncprefetch import Batch, IteratorState, Position, StatefulIterator, arrays
 from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.inside import use_after_yield
-from tests.pipelines import RIGHT_WAYS, Arrays
+from tests.pipelines.arrays import RIGHT_WAYS, Arrays
 
 
 class CountState(IteratorState, kind="tests.testing.count"):
@@ -41,7 +41,7 @@ class CountState(IteratorState, kind="tests.testing.count"):
 
 
 class Count(StatefulIterator[Any]):
-    """Right if it has no flaw."""
+    """Counts. It is exact unless it has a flaw."""
 
     def __init__(self, stop: int, flaw: str = "", first: int = 0) -> None:
         self.state = CountState(stop=stop, flaw=flaw)
@@ -79,7 +79,7 @@ class Count(StatefulIterator[Any]):
 
 
 class ClosingCount(Count):
-    """Moves when its generator is closed."""
+    """Counts, and moves its position when its generator is closed."""
 
     def create_iter(self) -> Iterator[Any]:
         try:
@@ -139,7 +139,7 @@ def test_an_error_out_of_the_iterator_comes_out_with_a_note_of_the_place() -> No
     assert caught.value.__notes__ == ["raised in assert_resumes_exactly: resumed at position 2"]
 
 
-def test_a_make_that_gives_another_iterator_each_time_is_told_from_an_inexact_one() -> None:
+def test_a_make_that_gives_another_iterator_each_time_is_distinguished_from_an_inexact_one() -> None:
     numbers = count()
     with pytest.raises(AssertionError, match=r"^make\(\) must give the same items at each call: item 0"):
         assert_resumes_exactly(lambda: Count(4, first=next(numbers)))
@@ -202,7 +202,7 @@ lock = threading.Lock()
 
 
 class Guarded(StatefulIterator[Any]):
-    """Four items, and after the second one something goes wrong where the arrays are in shared memory."""
+    """Yields four items. After the second item it has a flaw that shows only with arrays in shared memory."""
 
     def __init__(self, flaw: str, position: int = 0, seen: int = 0) -> None:
         self.state = GuardedState(flaw=flaw, position=position, seen=seen)
@@ -256,14 +256,14 @@ class Guarded(StatefulIterator[Any]):
         ("yields a part of an earlier one, as another type", r"after item 1 .*\(SIGSEGV\) by\n  the item itself"),
     ],
 )
-def test_whatever_goes_wrong_only_with_shared_memory_is_told(flaw: str, what: str) -> None:
+def test_a_flaw_that_shows_only_with_shared_memory_is_reported(flaw: str, what: str) -> None:
     with pytest.raises(AssertionError, match=rf"(?s)^with its arrays in shared memory, {what}"):
         assert_resumes_exactly(lambda: Guarded(flaw))
 
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The child processes. In each of them a lock is held that is never released."""
+    """The pids of the child processes. Each child inherits a locked lock that is never released."""
     pids = []
     fork = os.fork
 
@@ -328,7 +328,7 @@ def test_the_pass_leaves_alone_what_its_parent_has_planned_for_its_end() -> None
     script = """
 import atexit, os
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.pipelines import Arrays
+from tests.pipelines.arrays import Arrays
 atexit.register(print, "at exit")
 print("printed before", end=" ")
 parent = os.getpid()
@@ -421,7 +421,7 @@ DIFFERENT: list[tuple[Any, Any, str]] = [
 
 
 @pytest.mark.parametrize(("a", "b", "message"), DIFFERENT)
-def test_different_items_are_told_apart_and_the_path_named(a: Any, b: Any, message: str) -> None:
+def test_different_items_are_distinguished_and_the_path_is_named(a: Any, b: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=f"^{message}"):
         assert_items_equal(a, b)
 
@@ -467,7 +467,7 @@ class TensorState(IteratorState, kind="tests.testing.tensors"):
 
 
 class Tensors(StatefulIterator[Any]):
-    """Tensors on arrays made in place, written again after their yield or not."""
+    """Yields tensors on arrays made in place. If ``late`` is true, it writes to them after the yield."""
 
     def __init__(self, late: bool, position: int = 0) -> None:
         self.state = TensorState(late=late, position=position)

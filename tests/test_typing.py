@@ -1,4 +1,4 @@
-"""Type checkers accept what is right and reject what is wrong: see the ignore comments in ``tests/typing``."""
+"""Type checkers accept right code and reject wrong code: see the ignore comments in ``tests/typing``."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def test_pyright_accepts_what_is_right_and_rejects_what_is_wrong() -> None:
     pyright = shutil.which("pyright", path=beside)
     if pyright is None:
         pytest.skip("pyright is not installed: pip install pyright, or npm install -g pyright")
-    # Installed by pip, it fetches itself by npm when it is first used.
+    # The package from pip downloads pyright with npm at its first use.
     if subprocess.run([pyright, "--version"], capture_output=True, check=False).returncode:
         pytest.skip("pyright does not start: it needs node, and the network when it is first used")
     check(pyright, "--pythonpath", sys.executable, *FILES)

@@ -1,4 +1,4 @@
-"""What a receiver makes of messages, with a transport that a test drives: order and odd timing are forced."""
+"""How a worker handle treats messages. The test drives the transport, so it forces order and timing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.inside import (
 
 
 class ScriptedTransport:
-    """Keeps what it is told, and says what the test tells it."""
+    """Records what the core sends, and delivers the messages that the test gives to ``say``."""
 
     drawing = None
     mapped = 0
@@ -73,7 +73,7 @@ class ScriptedTransport:
 
 
 class ScriptedCore(Core):
-    """A core whose workers are played by the test."""
+    """A core with scripted transports in place of workers."""
 
     def __init__(self, shards=1, **options):
         state = pickle.dumps("the state")
@@ -135,7 +135,7 @@ async def test_a_snapshot_is_taken_at_the_final_sentinel_and_holds_all_that_came
     snapshot = pending.result()
     assert [ready.payload.load() for ready in snapshot.buffer] == [(0, 0), (0, 1), (0, 2)]
     assert snapshot.shards[0].start == ShardStart(b"at three", 3, ())
-    assert transport.told[-1] == Start(2, {0: ShardStart(b"at three", 3, ())})  # the next run is on its way
+    assert transport.told[-1] == Start(2, {0: ShardStart(b"at three", 3, ())})  # the core has started the next run
 
 
 async def test_credit_that_a_stopped_run_did_not_use_is_dealt_again(core):
@@ -166,7 +166,7 @@ async def test_a_worker_whose_shards_have_ended_is_let_go(core):
     assert transport.closed
 
 
-async def test_a_fault_of_the_library_is_raised_and_hangs_nobody(core):
+async def test_a_fault_of_the_library_is_raised_and_nothing_hangs(core):
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 5))
     with pytest.raises(AsyncPrefetchError, match=r"a fault in asyncprefetch.* item 5 came where 0 was due"):
@@ -203,12 +203,12 @@ async def test_the_end_waits_for_a_stop_that_is_under_way(core):
 
 
 async def _as_error(task):
-    # A task can't carry a StopAsyncIteration through await on every Python.
+    # On some Pythons, awaiting a task does not raise its StopAsyncIteration.
     await asyncio.wait([task])
     raise task.exception()
 
 
-async def test_nothing_is_heard_of_a_worker_that_was_let_go(core):
+async def test_a_worker_that_is_no_longer_needed_delivers_nothing(core):
     (transport,) = core.transports
     transport.say(Hello(1))
     sink = transport.sink
@@ -232,14 +232,14 @@ async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
 async def test_a_worker_that_the_loader_killed_is_not_started_again(core):
     (transport,) = core.transports
     transport.say(Hello(1))
-    core.kill()  # as a loader does that was forgotten, before its loop can close it in order
+    core.kill()  # a loader that was garbage-collected does this before its loop can close it in order
     transport.sink.died(Death("it was killed"))
     assert len(core.transports) == 1
     assert core.statistics().restarts == 0
 
 
 def suspends(call):
-    """Whether a call that has a batch at hand waits for a turn of the loop before it gives the batch."""
+    """Return whether a call waits for a turn of the loop although a batch is ready."""
     try:
         call.send(None)
     except StopIteration:
@@ -253,7 +253,7 @@ async def test_a_consumer_that_lets_the_loop_turn_between_batches_never_pays_for
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 0), item(1, 1), item(1, 2))
     assert not suspends(core.next())
-    assert suspends(core.next())  # the loop has not turned since
+    assert suspends(core.next())  # the loop has not turned since the last batch
     await asyncio.sleep(0)
     assert not suspends(core.next())
 
@@ -274,7 +274,7 @@ async def test_a_batch_that_came_while_the_consumer_waited_for_something_else_is
     monkeypatch.setattr(delivery, "_MAX_SECONDS_WITHOUT_TURN", 0)
     (transport,) = core.transports
     transport.say(Hello(1), item(1, 0))
-    assert await core.take() == (0, 0)  # the queue is empty now
+    assert await core.take() == (0, 0)  # now the queue is empty
     await asyncio.sleep(0)
-    transport.say(item(1, 1))  # as a callback of the loop does it
+    transport.say(item(1, 1))  # a callback of the loop would do this
     assert not suspends(core.next())

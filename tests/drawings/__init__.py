@@ -1,1 +1,1 @@
-"""The drawings of ``docs/``, as SVG text. ``python -m tests.drawings`` writes them; a test says when they are stale."""
+"""The drawings in ``docs/``, as SVG text. ``python -m tests.drawings`` writes them; a test fails when they are stale."""

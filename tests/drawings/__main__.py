@@ -1,4 +1,4 @@
-"""Write every drawing, and the section of ``docs/architecture.md`` about the state tables."""
+"""Write every drawing, and the generated sections of ``docs/architecture.md``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.drawings.files import DOCS, wanted_files
 
 
 def main() -> None:
-    """Write what has changed, and remove drawings of tables that are gone."""
+    """Write each file that has changed, and remove the drawings of tables that no longer exist."""
     wanted = wanted_files()
     for path in set((DOCS / "drawings").glob("*.svg")) - wanted.keys():
         path.unlink()

@@ -1,4 +1,4 @@
-"""The way of one batch, from the iterator to the consumer, and the way of the credit for it."""
+"""The path of one batch from the iterator to the consumer, and the path of its credit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEFT, _RIGHT = 30, 550
 
 
 def draw() -> str:
-    """Both ways as SVG."""
+    """Return both paths as SVG."""
     bottom = _TOP + _STEP * 4 + _HIGH
     drawing = Drawing(
         990,
@@ -58,7 +58,7 @@ def draw() -> str:
     )
     drawing.text(_LEFT + _WIDE + 110, arrays - 26, "arrays are read", size=13, fill=LINE)
     drawing.text(_LEFT + _WIDE + 110, arrays - 10, "in place", size=13, fill=LINE)
-    # Credit: from the delivery by the scheduler to the producer.
+    # Credit goes from the delivery through the scheduler to the producer.
     edge, below = _RIGHT + _WIDE + 60, bottom + 60
     taken = _TOP + _STEP + _HIGH / 2
     drawing.line((_RIGHT + _WIDE, taken), (edge, taken), (edge, below - 26), stroke=STRONG[2], tip=True)

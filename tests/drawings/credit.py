@@ -1,4 +1,4 @@
-"""How credit bounds what is made: five moments of a loader with ``n_batches_to_prefetch=4``."""
+"""How credit bounds the number of batches: five moments of a loader with ``n_batches_to_prefetch=4``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.drawings.svg import BAND, INK, LIGHT, LINE, PAPER, STRONG, Drawing
 _LEFT, _TOP, _HIGH, _BOX, _STEP = 24, 84, 66, 40, 50
 _CREDIT, _QUEUE, _TAKEN, _WORDS = 24, 248, 472, 580
 
-# What each moment shows: open credit, batches in the queue, batch that is handed out, and what happens.
+# Each moment has the open credit, the batches in the queue, the batch that the loader delivers, and an explanation.
 _MOMENTS = (
     ((0, 1, 2, 3), (), None, ("The loader starts. It grants credit for", "four batches; workers may make so many.")),
     ((2, 3), (0, 1), None, ("Two batches have come.", "Made and granted are still four together.")),
@@ -23,7 +23,7 @@ _MOMENTS = (
 
 
 def draw() -> str:
-    """The moments as SVG."""
+    """Return the moments as SVG."""
     drawing = Drawing(
         920,
         _TOP + _HIGH * len(_MOMENTS) + 24,

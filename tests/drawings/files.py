@@ -1,4 +1,4 @@
-"""What the drawings and the written sections of ``docs/architecture.md`` should hold."""
+"""The expected text of the drawings and of the generated sections of ``docs/architecture.md``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECTIONS = {
 
 
 def wanted_files() -> dict[Path, str]:
-    """The text of every written file, by path."""
+    """Return the text of every generated file, by path."""
     named_tables = states.tables()
     drawings = {
         "turns.svg": turns.draw(),

@@ -1,4 +1,4 @@
-"""The list of all private modules of the package, with the first sentence of each docstring."""
+"""A list of all private modules of the package, with the first sentence of each docstring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FOLDERS = ("_codec", "_wire", "_worker", "_process", "_loop", "_checkpoint")
 
 
 def section() -> str:
-    """A table for each folder, in Markdown."""
+    """Return a table for each folder, in Markdown."""
     return "\n".join(_table(PACKAGE / folder) for folder in FOLDERS)
 
 

@@ -1,7 +1,7 @@
-"""The transition tables of the package, found and drawn.
+"""Find and draw the transition tables of the package.
 
-A table becomes a square: the states stand on its diagonal, and the event that leads from one to another stands where the
-row of the first meets the column of the second. This needs no layout by hand, and no two lines share a place.
+A table becomes a square. The states are on its diagonal. The event that leads from one state to another is where the row
+of the first meets the column of the second. This needs no layout by hand, and no two lines share a place.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _WIDE, _HIGH, _BOX_HIGH, _MARGIN = 112, 46, 28, 16
 
 @dataclass(frozen=True)
 class Named:
-    """A table of the package.
+    """A transition table of the package.
 
     Attributes:
-        module: where it stands, as a path below ``asyncprefetch/``.
-        name: its name there.
+        module: the file that defines the table, as a path below ``asyncprefetch/``.
+        name: the table's name in that module.
         table: the transitions.
     """
 
@@ -37,17 +37,17 @@ class Named:
 
     @property
     def states(self) -> type[Enum]:
-        """The class of its states."""
+        """The class of the table's states."""
         return type(next(iter(self.table)))
 
     @property
     def file(self) -> str:
-        """The name of its drawing."""
+        """The file name of the table's drawing."""
         return f"states-{self.name.lower().replace('_', '-')}.svg"
 
 
 def tables() -> list[Named]:
-    """Every transition table of the package, by module and name: an upper-case mapping from states to events to states."""
+    """Return every transition table by module and name: an upper-case mapping from states to events to states."""
     found = []
     for module in _private_modules():
         for name, value in vars(module).items():
@@ -66,7 +66,7 @@ def _private_modules() -> list[Any]:
                 modules.append(importlib.import_module(info.name))
             except ModuleNotFoundError as error:
                 if error.name is None or error.name.startswith("asyncprefetch"):
-                    raise  # an extra may be missing, a module of ours may not
+                    raise  # an extra may be missing; a module of the package must exist
     return modules
 
 
@@ -80,7 +80,7 @@ def _is_table(value: Any) -> bool:
 
 
 def draw(named: Named) -> str:
-    """The table as SVG."""
+    """Return the table as SVG."""
     states, table = list(named.states), named.table
     number = {state: i for i, state in enumerate(states)}
     wide = max(_WIDE, *(len(label) * 8 + 20 for label in _labels(table)))
@@ -147,7 +147,7 @@ def _labels(table: Table) -> list[str]:
 
 
 def transitions(named: Named) -> list[str]:
-    """The table in words, a state each."""
+    """Return the table in words, with one line for each state."""
     return [
         f"{state.name}: " + (", ".join(f"{event.name} to {after.name}" for event, after in row.items()) or "the end")
         for state, row in named.table.items()
@@ -155,7 +155,7 @@ def transitions(named: Named) -> list[str]:
 
 
 def section(named_tables: list[Named]) -> str:
-    """What ``docs/architecture.md`` says about the tables."""
+    """Return the section of ``docs/architecture.md`` about the tables."""
     parts = []
     for named in named_tables:
         parts.append(f"**`{named.states.__name__}`**, the table `{named.name}` in `{named.module}`:\n")

@@ -1,4 +1,4 @@
-"""The few shapes that the drawings need, as SVG."""
+"""The shapes of the drawings, as SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PALE = "#cbd2d9"
 PAPER = "#ffffff"
 BAND = "#f5f7fa"
 
-# One colour per shard: for lines and borders, and a light one for areas.
+# Two colours for each shard: one for lines and borders, and a light one for areas.
 STRONG = ("#1f5fa8", "#b4480f", "#23734a")
 LIGHT = ("#dbe9f8", "#fbe3d4", "#d8f0e2")
 
@@ -20,7 +20,7 @@ class Drawing:
 
     Args:
         width, height: in pixels.
-        title: what the picture shows, for readers who can't see it.
+        title: a description of the picture for screen readers.
     """
 
     def __init__(self, width: int, height: int, title: str) -> None:
@@ -47,7 +47,7 @@ class Drawing:
         dashed: bool = False,
         round_: float = 5,
     ) -> None:
-        """A rectangle by its upper left corner."""
+        """Add a rectangle, given its upper left corner."""
         dash = ' stroke-dasharray="4 3"' if dashed else ""
         self._lines.append(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{round_:g}" fill="{fill}" '
@@ -66,7 +66,7 @@ class Drawing:
         bold: bool = False,
         mono: bool = False,
     ) -> None:
-        """A line of text; ``y`` is its middle."""
+        """Add a line of text; ``y`` is its middle."""
         more = ' font-weight="bold"' if bold else ""
         if mono:
             more += ' font-family="Menlo, Consolas, monospace"'
@@ -83,7 +83,7 @@ class Drawing:
         tip: bool = False,
         dashed: bool = False,
     ) -> None:
-        """A line through points, with an arrow's tip at its end on request."""
+        """Add a line through points, with an arrow tip at its end if ``arrow`` is true."""
         path = " ".join(f"{x:g},{y:g}" for x, y in points)
         more = ' marker-end="url(#tip)"' if tip else ""
         if dashed:
@@ -94,5 +94,5 @@ class Drawing:
         )
 
     def svg(self) -> str:
-        """The picture."""
+        """Return the picture."""
         return "\n".join([*self._lines, "</svg>", ""])

@@ -1,4 +1,4 @@
-"""Three shards in strict turns, of which one ends early."""
+"""Three shards take strict turns, and one of them ends early."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LEFT, _TOP, _WIDE, _HIGH, _BOX = 120, 64, 66, 64, 46
 
 
 def _order() -> list[tuple[int, int | None]]:
-    """Shard and item by turn; no item where the shard is found to be at its end."""
+    """Return the shard and the item of each turn. The item is ``None`` where the turn finds the shard at its end."""
     shards, drawn, at = list(range(len(_ITEMS))), [0] * len(_ITEMS), 0
     turns: list[tuple[int, int | None]] = []
     while shards:
@@ -26,7 +26,7 @@ def _order() -> list[tuple[int, int | None]]:
 
 
 def draw() -> str:
-    """The turns as SVG."""
+    """Return the turns as SVG."""
     turns = _order()
     bottom = _TOP + _HIGH * len(_ITEMS)
     drawing = Drawing(

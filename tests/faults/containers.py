@@ -1,4 +1,4 @@
-"""Checkpoint files made by hand. Their checksum is right, so that an error in them reaches the decoder."""
+"""Checkpoint files made by hand. Their checksums are right, so that the decoder reads the errors in them."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from asyncprefetch.iterators import (
     from_iterable,
 )
 from tests.consumer import until
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 _SUM = re.compile(rb'"sha256":"[0-9a-f]{64}"')
 _BLANK = b'"sha256":"' + b"0" * 64 + b'"'
 
 
 def parts(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """The header, the document in it, and the bytes after the header."""
+    """Return the header, the document in it, and the bytes after the header."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     return header, json.loads(header["__metadata__"]["document"]), data[8 + size :]
 
 
 def seal(header: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
-    """A container with this header. Its checksum is filled in if the header has one."""
+    """Return a container with this header. If the header has a checksum, replace it by the right one."""
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
     blank = struct.pack("<Q", len(text)) + _SUM.sub(_BLANK, text, count=1) + data
     return blank.replace(_BLANK, b'"sha256":"' + hashlib.sha256(blank).hexdigest().encode() + b'"', 1)
 
 
 def make_container(document: Any, leaves: Sequence[bytes] = (), **metadata: Any) -> bytes:
-    """A container in the library's format. The document may be a value, or a text that is taken as JSON."""
+    """Return a container in the library's format. The document is a value, or JSON text."""
     text = document if isinstance(document, str) else json.dumps(document)
     header: dict[str, Any] = {
         "__metadata__": {
@@ -73,7 +73,7 @@ def make_container(document: Any, leaves: Sequence[bytes] = (), **metadata: Any)
 
 
 def document_of(state: Any = None, item: Any = None, **changes: Any) -> dict[str, Any]:
-    """The document of a loader's state with one shard, and one batch in the buffer if ``item`` is given."""
+    """Return the document of a loader's state with one shard, and with one batch in the buffer if ``item`` is given."""
     good = {"$": "state", "kind": "tests.count", "version": 1, "fields": {"stop": 5, "base": 0, "items": "int"}}
     good["fields"] |= {"position": 0}
     return {
@@ -125,7 +125,7 @@ def collate(items: list[Any]) -> dict[str, Any]:
 
 
 ran: list[str] = []
-"""The registered functions that were called in this process."""
+"""The names of the registered functions that this process called."""
 
 
 def inline(worker: int) -> Executor:
@@ -133,7 +133,7 @@ def inline(worker: int) -> Executor:
 
 
 def text_pipeline(corpus: Path, *, seed: int = 7, batch_size: int = 2) -> StatefulIterator[Any]:
-    """Documents, looping, preprocess, sequences, sampling, packing."""
+    """Return a pipeline of documents, looping, preprocessing, sequences, sampling and packing."""
     documents = DocumentFileIterator(corpus)
     tokens = PreprocessIterator(
         LoopingIterator(documents, epochs=50), tokenizer=ByteTokenizer(), patcher=SpacePatcher()
@@ -146,7 +146,7 @@ def text_pipeline(corpus: Path, *, seed: int = 7, batch_size: int = 2) -> Statef
 
 
 def function_pipeline() -> StatefulIterator[Any]:
-    """Functions that a file names by their tags, with and without arguments."""
+    """Return a pipeline with registered functions, with and without arguments. A file names them by their tags."""
     odd = FilterIterator(from_iterable(numbers), is_odd)
     added = MapIterator(odd, partial(add, n=3, note="x" * 300))
     return BatchIterator(ShuffleIterator(added, buffer_size=5, seed=1), 3, collate=collate)
@@ -161,7 +161,7 @@ def write_corpus(folder: Path) -> Path:
 
 
 async def state_of(pipeline: Any, taken: int = 3, **options: Any) -> AsyncPrefetcherState:
-    """The state of a loader in the midst of its stream, with batches in its buffer."""
+    """Return the state of a loader in the middle of its stream, with batches in its buffer."""
     async with AsyncPrefetcher(pipeline, workers=inline, n_batches_to_prefetch=4, **options) as loader:
         for _ in range(taken):
             await anext(loader)
@@ -170,7 +170,7 @@ async def state_of(pipeline: Any, taken: int = 3, **options: Any) -> AsyncPrefet
 
 
 async def states(corpus: Path) -> list[AsyncPrefetcherState]:
-    """States that together hold every kind of state of the library's own iterators, and every node of the codec."""
+    """Return states that together contain every state kind of the library's iterators and every node of the codec."""
     return [
         await state_of([text_pipeline(corpus), text_pipeline(corpus, seed=8)]),
         await state_of(function_pipeline()),
@@ -195,13 +195,13 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def audited(*allowed: Path) -> Iterator[None]:
     """Fail if the block imports, compiles, unpickles, opens a file that is not allowed, or starts a process.
 
-    The interpreter's audit events are checked, so it does not matter which code does it. Run the same code once before
-    the block, so that modules which are imported late are already loaded.
+    This checks the interpreter's audit events, so it covers all code. Run the same code once before the block, so that
+    late imports are done.
     """
     global _seen
     if not _hooked:
         _hooked.append(True)
-        sys.addaudithook(_audit)  # an audit hook can not be removed
+        sys.addaudithook(_audit)  # an audit hook can't be removed
     before, seen = _seen, list[tuple[str, str]]()
     ran_before = len(ran)
     _seen = seen

@@ -1,11 +1,12 @@
-"""Damage checkpoints at random, with a checksum that is right, and see that they are refused or read as what they say.
+"""Damage checkpoints at random, keep their checksums right, and check that the library refuses or reads them.
 
     python -m tests.faults.fuzz_checkpoints --seconds 300 --seed 1
 
-The document is changed as a tree: parts dropped, doubled, exchanged, given other types, kinds, tags, extreme numbers; and
-so are the leaves, the header, and the text of the JSON. Each damaged file must be a ``CheckpointError``, from
-``from_bytes``, ``model_validate_json`` or ``build()``, or a state that is the same after another round trip. No other
-exception, no import, no file, no call of a registered function, and no more than a few seconds.
+The fuzzer changes the document as a tree: it drops, doubles and exchanges parts, and gives them other types, kinds, tags
+and extreme numbers. It also changes the leaves, the header and the JSON text. Each damaged file must raise
+``CheckpointError`` in ``from_bytes``, ``model_validate_json`` or ``build()``, or give a state that is the same after
+another round trip. Reading it must raise no other exception, import nothing, open no file, call no registered function,
+and take at most a few seconds.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ _NODES: list[Any] = [
 
 
 class Mutator:
-    """Damages one state. Each call does it in another way."""
+    """Damages one state, in another way at each call."""
 
     def __init__(self, state: AsyncPrefetcherState, chance: random.Random) -> None:
         self._data = state.to_bytes()
@@ -96,7 +97,7 @@ class Mutator:
         self._chance = chance
 
     def damaged(self) -> tuple[bytes, str | None]:
-        """A damaged file, and the same damage as JSON where that is possible."""
+        """Return a damaged file, and the same damage as JSON where that is possible."""
         chance = self._chance
         document, leaves = copy.deepcopy(self._document), list(self._leaves)
         what = chance.random()
@@ -153,7 +154,7 @@ class Mutator:
         return holder[0]
 
     def _rename(self, places: list[tuple[Any, Any]]) -> None:
-        """Put another kind, tag, version or node."""
+        """Replace a kind, tag, version or node."""
         named = [(box, key) for box, key in places if key in ("kind", "tag", "version", "$", "dtype", "shape")]
         if named:
             box, key = self._chance.choice(named)
@@ -185,7 +186,7 @@ class Mutator:
                 leaves.insert(chance.randrange(len(leaves) + 1), chance.randbytes(chance.randrange(40)))
 
     def _header(self) -> bytes:
-        """Offsets that overlap or leave holes, other names, shapes and types of tensors, other metadata."""
+        """Change the header: offsets that overlap or leave holes, other tensor names, shapes and types, other metadata."""
         header, _, data = parts(self._data)
         chance = self._chance
         for _ in range(chance.choice((1, 1, 2, 4))):
@@ -215,7 +216,7 @@ def _places(box: Any) -> Any:
 
 
 def text_of(document: Any) -> str:
-    """Write JSON with what writers of JSON avoid: duplicate keys, NaN, very deep nests."""
+    """Write JSON with parts that JSON writers avoid: duplicate keys, NaN, very deep nests."""
     sys.set_int_max_str_digits(0)
     try:
         text = json.dumps(document, separators=(",", ":"))
@@ -226,10 +227,10 @@ def text_of(document: Any) -> str:
 
 
 def check(data: bytes, text: str | None) -> str:
-    """How a damaged file was treated: ``refused``, ``refused by build``, or ``read``.
+    """Return how the library treated a damaged file: ``refused``, ``refused by build``, or ``read``.
 
     Raises:
-        AssertionError: it is anything else.
+        AssertionError: the outcome was another one.
     """
     begun = time.monotonic()
     with audited():
@@ -255,13 +256,13 @@ def _outcome(read: Any) -> str:
     except CheckpointError as error:
         return f"{_reason(error)} by build"
     assert repr(loader)
-    # A state that is read is the same after it is written again.
+    # A state that was read is the same after another round trip.
     for structure in [*(shard.state for shard in state.shards), *(batch.item for batch in state.buffer)]:
         once: list[bytes] = []
         again: list[bytes] = []
         try:
             written = _codec.encode(_codec.decode(structure, state.leaves), once)
-        except CheckpointError:  # an object of a registered class that holds a value which can't be written
+        except CheckpointError:  # an object of a registered class contains a value that can't be written
             continue
         assert json.dumps(_codec.encode(_codec.decode(written, once), again)) == json.dumps(written)
         assert once == again
@@ -274,7 +275,7 @@ def _reason(error: CheckpointError) -> str:
 
 
 def warm_up(saved: list[AsyncPrefetcherState]) -> None:
-    """Run every path once, so that late imports are done and an audit sees only what the files cause."""
+    """Run every path once, so that late imports are done and an audit sees only the effects of the files."""
     for state in saved:
         _outcome(lambda state=state: AsyncPrefetcherState.from_bytes(state.to_bytes()))
     for node in _NODES:
@@ -289,7 +290,7 @@ def fuzz(saved: list[AsyncPrefetcherState], seed: int, cases: int) -> tuple[Coun
     """Damage the states ``cases`` times. The same seed makes the same files.
 
     Returns:
-        How often there was which outcome; and what was found: for each place in the code one file and the traceback.
+        The number of files for each outcome; and the findings: for each place in the code, one file and the traceback.
     """
     chance = random.Random(seed)
     mutators = [Mutator(state, chance) for state in saved]

@@ -1,9 +1,9 @@
-"""The fuzzer of checkpoints, guided by the coverage of the library's code. It needs atheris, which is not an extra.
+"""A fuzzer of checkpoints that the coverage of the library's code guides. It needs atheris, which is not in an extra.
 
     python -m tests.faults.fuzz_guided -max_total_time=600 [FOLDER]
 
-The options are libFuzzer's. ``FOLDER`` keeps what led to new code, for the next time. It ends at the first finding, and
-keeps that as a file.
+The options are those of libFuzzer. ``FOLDER`` keeps the inputs that reached new code for the next run. The fuzzer ends at
+the first finding and saves it as a file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Chance(random.Random):
-    """Draws from the fuzzer's bytes, and zeros after their end."""
+    """Draws from the fuzzer's bytes. After their end it draws zeros."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(0)
@@ -44,11 +44,11 @@ class Chance(random.Random):
 
 
 def damaged(saved: list[AsyncPrefetcherState], chance: Chance) -> tuple[bytes, str | None]:
-    """A file that differs from a saved one, and the same difference as JSON where that is possible."""
+    """Return a file that differs from a saved one, and the same difference as JSON where that is possible."""
     state = chance.choice(saved)
     if chance.random() < 0.8:
         return fuzz_checkpoints.Mutator(state, chance).damaged()
-    # The document's text with other bytes in it. It need not be JSON any more.
+    # Replace bytes of the document's text. The result may be invalid JSON.
     text = fuzz_checkpoints.text_of(parts(state.to_bytes())[1])
     begin = chance.randrange(len(text))
     end = begin + chance.randrange(20)

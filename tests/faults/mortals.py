@@ -28,15 +28,15 @@ WAYS = {"SIGKILL": (-9, "SIGKILL"), "SIGSEGV": (-11, "SIGSEGV"), "0": (0, None),
 def die(how: str) -> None:
     if how == "SIGSEGV":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        ctypes.string_at(0)  # a real one
+        ctypes.string_at(0)  # a real segmentation fault
     if how == "SIGKILL":
         os.kill(os.getpid(), signal.SIGKILL)
-        threading.Event().wait()  # it is on its way
+        threading.Event().wait()  # until the signal arrives
     os._exit(int(how))
 
 
 def mortal(worker: int) -> None:
-    """As an initializer: a thread ends the worker when ``Hangman.tell`` says so, whatever the worker does then."""
+    """As an initializer: a thread ends the worker when the test calls ``Hangman.kill``, even if the worker is busy."""
     threading.Thread(target=_wait_for_death, args=(worker,), daemon=True).start()
 
 
@@ -55,7 +55,7 @@ def bear() -> int:
 
 
 def bear_a_child(worker: int) -> None:
-    """As an initializer: each worker forks a child. A file's name gives the child's pid."""
+    """As an initializer: each worker forks a child. The name of a file contains the child's pid."""
     Path(os.environ["MORTALS"], f"child-{bear()}").touch()
 
 
@@ -72,13 +72,13 @@ def bears_and_dies(worker: int) -> None:
 
 
 def dies_in_an_answer(worker: int) -> None:
-    """As an initializer: the first worker that sends a long answer dies after half of it."""
+    """As an initializer: the first worker that sends a long answer dies after it has sent half of it."""
 
     def send(self: socket.socket, data: Any, *flags: int) -> None:
         done = Path(os.environ["MORTALS"], "died")
         if len(data) > 100_000 and not done.exists():
             done.touch()
-            # More than the socket holds, so the reader has begun to read.
+            # Half of the answer is more than the socket holds, so the reader has begun to read.
             send_all(self, data[: len(data) // 2], *flags)
             die(os.environ["HOW"])
         return send_all(self, data, *flags)
@@ -88,20 +88,21 @@ def dies_in_an_answer(worker: int) -> None:
 
 
 class Hangman:
-    """The test's end of ``mortal``: a named pipe for each worker."""
+    """The test's side of ``mortal``: a named pipe for each worker."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
-        os.environ["MORTALS"] = str(folder)  # workers have it without new interpreters, which start slowly
+        # Workers inherit the variable. The option ``env`` would start new interpreters, slowly.
+        os.environ["MORTALS"] = str(folder)
         for worker in range(workers):
             os.mkfifo(folder / f"worker-{worker}")
 
-    async def tell(self, worker: int, how: str) -> None:
+    async def kill(self, worker: int, how: str) -> None:
         await in_daemon_thread(lambda: (self.folder / f"worker-{worker}").write_text(how), "hangman")
 
 
 def workers_with(pull: bool, initializer: Any = None, **how: Any) -> dict[str, Any]:
-    """The loader's options for worker processes with options of their own, by either transport."""
+    """Return the loader's options for worker processes with these options, on either transport."""
     if pull:
         return {
             "workers": lambda worker: ProcessExecutor(
@@ -112,14 +113,12 @@ def workers_with(pull: bool, initializer: Any = None, **how: Any) -> dict[str, A
 
 
 def unread(loader: Any, worker: int = 0) -> int:
-    """How many bytes of a worker's wait in the socket of the stream transport."""
+    """Return how many bytes from a worker wait in the socket of the stream transport."""
     sock = transport_of(loader, worker)._end._socket
     return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
 
 
 class WorldState(IteratorState, kind="tests.mortals.world"):
-    """The state of ``World``."""
-
     stop: int
     what: str
     folder: str = ""
@@ -130,7 +129,7 @@ class WorldState(IteratorState, kind="tests.mortals.world"):
 
 
 class World(StatefulIterator[Any]):
-    """Counts. Before item 2 it calls its method ``what``, unless ``folder`` has the mark of an earlier call."""
+    """Counts. Before item 2 it calls its method ``what``, unless an earlier call left a mark in ``folder``."""
 
     def __init__(self, state: WorldState) -> None:
         self.state, self.position = state, state.position
@@ -155,12 +154,12 @@ class World(StatefulIterator[Any]):
         mark.with_suffix(".tmp").rename(mark)
 
     def want_memory(self, mark: Path) -> None:
-        """Allocate more than the process's limit: an error of the iterator."""
+        """Allocate more than the process's limit, which raises an error in the iterator."""
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
         bytearray(2 << 30)
 
     def eat_memory(self, mark: Path) -> None:
-        """Allocate more than there is: the kernel kills a process."""
+        """Allocate more memory than the machine or the group has, so that the kernel kills a process."""
         mark.touch()
         eaten = []
         while True:
@@ -178,8 +177,6 @@ class World(StatefulIterator[Any]):
 
 
 class SlowState(IteratorState, kind="tests.mortals.slow"):
-    """The state of ``Slow``."""
-
     stop: int
     folder: str
     position: Position[int] = 0
@@ -189,9 +186,10 @@ class SlowState(IteratorState, kind="tests.mortals.slow"):
 
 
 class Slow(StatefulIterator[int]):
-    """Counts, slowly where ``folder`` says so, and waits before item 24 for as long as ``folder`` says so.
+    """Counts. Files in ``folder`` slow it down and make it wait.
 
-    Who stands in ``begun``, a named pipe, is told once when the counting has begun.
+    ``slow`` makes each item take 0.05 s. ``gate``, a named pipe, holds the iterator before item 24. ``begun``, a named
+    pipe, receives one byte when the counting begins.
     """
 
     def __init__(self, state: SlowState) -> None:
@@ -238,7 +236,7 @@ class Heavy(StatefulIterator[int]):
 
 
 def sends_no_states(worker: int) -> None:
-    """As an initializer: states are sent only on request, never because time has passed."""
+    """As an initializer: the worker sends states only on request, never because time has passed."""
     shard._MIN_STATE_INTERVAL = 3600
 
 

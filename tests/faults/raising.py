@@ -17,7 +17,7 @@ class NeedsKeywordsError(Exception):
 
 
 class ExitsWhenMadeAgainError(Exception):
-    """An object that raises an interrupt while it is unpickled."""
+    """An error that ends the program while it is unpickled."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
@@ -161,7 +161,7 @@ class RaisingState(IteratorState, kind="tests.faults.raising"):
 
 
 class Raising(StatefulIterator[int]):
-    """Counts, and raises at one position of ``next``, or in another of its calls."""
+    """Counts, and raises in the call that ``phase`` names: ``next`` at one position, or another call."""
 
     def __init__(self, error: str, phase: str, at: int, position: int = 0) -> None:
         self.error, self.phase, self.at, self.position = error, phase, at, position
@@ -189,7 +189,7 @@ class Raising(StatefulIterator[int]):
 
 
 class Unopenable:
-    """An object that can be pickled, and raises when it is unpickled."""
+    """An object that can be pickled, but raises when it is unpickled."""
 
     def __init__(self, error: str) -> None:
         self.error = error

@@ -1,8 +1,8 @@
-"""Random faults for as long as you like, checked against the reference stream: ``python -m tests.faults.soak --minutes 10``.
+"""Random faults for a given time, checked against the reference stream: ``python -m tests.faults.soak --minutes 10``.
 
-A round reads a pipeline from its beginning to its end through many loaders. Each loader is built from a state of the one
-before. Workers are killed and stopped, calls are cancelled, and batches are changed and kept. The seed decides what a
-round does. It does not decide the timing.
+A round reads a pipeline from its beginning to its end through many loaders. Each loader is built from a state of the
+previous one. The round kills and stops workers, cancels calls, and changes and keeps batches. The seed determines these
+actions, but not their timing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.executors import ProcessExecutor
 from asyncprefetch.testing import assert_items_equal
 from tests.faults.soaked import Soaked, reference
-from tests.pipelines import in_turns
+from tests.pipelines.counting import in_turns
 
-CARRIERS = ("stream", "pull")
+TRANSPORTS = ("stream", "pull")
 
-# Seconds. A round that takes longer hangs.
+# Seconds. A round that takes longer is taken to hang.
 _TIMEOUT = 30.0
 
 
@@ -46,17 +46,17 @@ _M_ARENA_MAX = -8
 
 
 class SoakError(AssertionError):
-    """A difference to the reference stream. The message says how to repeat the round."""
+    """The stream differs from the reference stream. The message says how to repeat the round."""
 
 
 class Round:
     """One pipeline, from its beginning to its end.
 
     Args:
-        seed: of all that is decided.
-        folder: for checkpoints.
-        transport: one of ``CARRIERS``, or ``None`` for another one at each restore.
-        in_order: of the loader, or ``None`` to leave it to the seed.
+        seed: the seed of all random choices.
+        folder: the folder for checkpoints.
+        transport: one of ``TRANSPORTS``, or ``None`` for another one at each restore.
+        in_order: the loader's option, or ``None`` to let the seed choose.
     """
 
     def __init__(self, seed: int, folder: Path, transport: str | None = None, in_order: bool | None = None) -> None:
@@ -78,7 +78,7 @@ class Round:
         self._old: AsyncPrefetcherState | None = None
         self._legs = self._random.randint(1, 10)
         self._log: collections.deque[str] = collections.deque(maxlen=30)
-        self._stopped: set[int] = set()  # pidfds of stopped processes, which must be continued
+        self._stopped: set[int] = set()  # pidfds of stopped processes that the round must continue
         self._loader: AsyncPrefetcher[Any] | None = None
 
     async def run(self) -> None:
@@ -122,7 +122,7 @@ class Round:
         assert not any(left), f"the end came with {left} items to come"
 
     def _resources(self) -> dict[str, Any]:
-        transport = self._transport or self._random.choice(CARRIERS)
+        transport = self._transport or self._random.choice(TRANSPORTS)
         resources: dict[str, Any] = {
             "num_workers": self._random.randint(1, len(self._pipeline)),
             "n_batches_to_prefetch": self._random.choice([1, 2, 3, 8, 20]),
@@ -146,7 +146,7 @@ class Round:
             except StopAsyncIteration:
                 if self._legs <= 0 or self._random.random() < 0.5:
                     return None
-                break  # a state at the end of the stream
+                break  # the state is at the end of the stream
         if self._old is not None and self._random.random() < 0.2:
             self._log.append("an older state")
             state = self._old
@@ -237,7 +237,7 @@ class Round:
         finally:
             await waiting
         by_shard = state.delivered.by_shard
-        # The batch may be delivered before or after the state: both are right, and the rest is checked against the state.
+        # The loader may deliver the batch before or after the state. Both are right; the state determines the rest.
         assert 0 <= sum(self._delivered) - sum(by_shard.values()) <= 1
         self._old = state
 
@@ -269,7 +269,7 @@ class Round:
     # ---------------------------------------------------------------------------------------------------------- helpers
 
     async def _next(self, loader: AsyncPrefetcher[Any]) -> None:
-        # No await between taking the item and accepting it: a cancelled call has taken nothing.
+        # There is no await between taking an item and accepting it, so a cancelled call has taken nothing.
         self._accept(loader, await anext(loader))
 
     async def _cancelled(self, call: Any) -> None:
@@ -288,7 +288,7 @@ class Round:
             await asyncio.sleep(self._random.uniform(0, 0.02))
 
     def _pids(self, loader: AsyncPrefetcher[Any]) -> list[int]:
-        """The pids of the workers that run, or ran a moment ago, in random order."""
+        """Return the pids of the workers that run or ran a moment ago, in random order."""
         alive = {"running", "stopping", "idle"}
         pids = [w.pid for w in loader.statistics().workers if w.pid is not None and w.state in alive]
         self._random.shuffle(pids)
@@ -349,7 +349,7 @@ def _process(worker: int) -> Executor:
 def _send(descriptor: int, number: signal.Signals, *, close: bool) -> None:
     try:
         signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:  # it is gone already
+    except ProcessLookupError:  # the process has ended already
         pass
     finally:
         if close:
@@ -360,7 +360,7 @@ def _send(descriptor: int, number: signal.Signals, *, close: bool) -> None:
 
 
 def figures() -> dict[str, int]:
-    """Figures that must be the same after every round."""
+    """Return the figures that must be the same after every round."""
     gc.collect()
     server = _fork_server()
     maps = Path("/proc/self/maps").read_text()
@@ -375,7 +375,7 @@ def figures() -> dict[str, int]:
 
 
 def _fork_server() -> int | None:
-    """The pid of this process's fork server, if one runs."""
+    """Return the pid of this process's fork server, if one runs."""
     for pid in _children(os.getpid()):
         with contextlib.suppress(OSError):
             if b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -384,9 +384,9 @@ def _fork_server() -> int | None:
 
 
 def _children(pid: int) -> list[int]:
-    """The children of all threads of a process."""
+    """Return the children of all threads of a process."""
     found = []
-    with contextlib.suppress(OSError):  # not every kernel has these files
+    with contextlib.suppress(OSError):  # some kernels lack these files
         for task in Path(f"/proc/{pid}/task").iterdir():
             found += [int(child) for child in (task / "children").read_text().split()]
     return found
@@ -396,16 +396,16 @@ _libc = ctypes.CDLL(None)
 
 
 def resident() -> int:
-    """Resident bytes of this process, after malloc has given back its free memory."""
+    """Return the resident bytes of this process after malloc has returned its free memory."""
     _libc.malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def settled(expected: dict[str, int]) -> dict[str, int]:
-    """The figures. Wait up to one second until they are as expected."""
+    """Wait up to one second until the figures are as expected, and return them."""
     until = time.monotonic() + 1
     while (now := figures()) != expected and time.monotonic() < until:
-        time.sleep(0.01)  # a thread may be at its last line, and the fork server may be reaping a process
+        time.sleep(0.01)  # a thread may execute its last line, and the fork server may reap a process
     return now
 
 
@@ -419,16 +419,16 @@ def run_round(seed: int, folder: Path, **choices: Any) -> Round:
 
 
 def main() -> None:
-    """Run rounds for as many minutes as the command line says."""
+    """Run rounds for the number of minutes on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first round; the next one has the next multiple of ten"
     )
     arguments = parser.parse_args()
-    logging.getLogger("asyncprefetch").setLevel(logging.ERROR)  # a line for each restart would be many
+    logging.getLogger("asyncprefetch").setLevel(logging.ERROR)  # each restart would log a line
     multiprocessing.set_forkserver_preload(["asyncprefetch.executors", "tests.faults.soaked"])
-    _libc.mallopt(_M_ARENA_MAX, 1)  # malloc_trim gives back little from the arenas of threads
+    _libc.mallopt(_M_ARENA_MAX, 1)  # malloc_trim returns little from the arenas of threads
     until = time.monotonic() + 60 * arguments.minutes
     done: collections.Counter[str] = collections.Counter()
     rounds, first, memory = 0, None, []
@@ -442,7 +442,7 @@ def main() -> None:
             if first is None:
                 first = figures()
             elif (now := settled(first)) != first:
-                raise SoakError(f"seed {seed}: left behind: {now}, at first {first}")
+                raise SoakError(f"seed {seed}: left over: {now}, at first: {first}")
             if rounds % 10 == 0:
                 print(f"round {rounds}: {memory[-1] >> 20} MiB", flush=True)
     faulthandler.cancel_dump_traceback_later()

@@ -16,8 +16,6 @@ _LARGEST = 22  # bits of the size of an array
 
 
 class SoakedState(IteratorState, kind="tests.faults.soaked"):
-    """The state of ``Soaked``."""
-
     seed: int
     stop: int
     position: Position[int] = 0
@@ -28,7 +26,7 @@ class SoakedState(IteratorState, kind="tests.faults.soaked"):
 
 
 class Soaked(StatefulIterator[Any]):
-    """Items of random kinds and sizes. Each depends on all earlier ones, so that a lost item changes the rest."""
+    """Yields items of random kinds and sizes. Each item depends on all earlier ones, so a lost item changes the rest."""
 
     def __init__(self, seed: int, stop: int, position: int = 0, chain: int = 0) -> None:
         self.seed, self.stop, self.position, self.chain = seed, stop, position, chain
@@ -40,7 +38,7 @@ class Soaked(StatefulIterator[Any]):
         while self.position < self.stop:
             rng = np.random.default_rng([self.seed, self.position, self.chain])
             if rng.random() < 0.1:
-                time.sleep(rng.uniform(0, 0.02))  # a long draw: some faults happen during it
+                time.sleep(rng.uniform(0, 0.02))  # a long draw, so that some faults happen during it
             item = make(rng, self.position, self.chain)
             self.chain = link(self.position, self.chain)
             self.position += 1
@@ -48,12 +46,12 @@ class Soaked(StatefulIterator[Any]):
 
 
 def link(position: int, chain: int) -> int:
-    """The next number of the chain."""
+    """Return the next number of the chain."""
     return zlib.crc32(b"%d" % position, chain)
 
 
 def reference(seed: int, stop: int) -> list[Any]:
-    """The items of ``Soaked`` as functions that make them: together the items are large."""
+    """Return the items of ``Soaked``, each as a function that makes it, because together they are large."""
     made, chain = [], 0
     for position in range(stop):
         made.append((position, chain))
@@ -69,7 +67,7 @@ def _again(seed: int, position: int, chain: int) -> Any:
 
 
 def make(rng: np.random.Generator, position: int, chain: int) -> Any:
-    """One item. Outside of a worker its arrays are plain arrays."""
+    """Make one item. Outside of a worker its arrays are plain arrays."""
     match rng.integers(6):
         case 0:
             return _array(rng)

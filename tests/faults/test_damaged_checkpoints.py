@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign, or made to exhaust: each a ``CheckpointError``, soon, and in little memory."""
+"""A file that is damaged, foreign or made to exhaust memory raises ``CheckpointError``, soon and in little memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.faults.containers import (
     write_corpus,
 )
 from tests.inside import _codec
-from tests.pipelines import Count, in_turns
+from tests.pipelines.counting import Count, in_turns
 from tests.processes import ROOT
 from tests.support import assert_same
 
@@ -49,7 +49,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 async def refusal(path: Path) -> str:
-    """What ``load`` says of a file, which must be refused in time, and without a step beside the way."""
+    """Return the error of ``load`` for a file. ``load`` must refuse it in time, and must import and open nothing else."""
     begun = time.monotonic()
     with pytest.raises(CheckpointError) as caught, audited(path):
         await AsyncPrefetcherState.load(path)
@@ -77,7 +77,7 @@ async def test_every_byte_of_a_saved_file_flipped_is_refused(tmp_path: Path) -> 
     await AsyncPrefetcherState.load(path)
 
 
-async def test_every_truncation_is_refused_and_told(tmp_path: Path, corpus: Path) -> None:
+async def test_every_truncation_is_refused_with_the_reason(tmp_path: Path, corpus: Path) -> None:
     path = tmp_path / "state"
     await (await state_of(text_pipeline(corpus))).save(path)
     whole = path.read_bytes()
@@ -128,7 +128,7 @@ FOREIGN = {
     "a text": lambda: b"step: 1000\nloss: 0.1\n" * 10,
     "a pickle": lambda: pickle.dumps(Exploit()),
     "a pickle of protocol 0": lambda: pickle.dumps(Exploit(), 0),
-    "a pickle behind a header": lambda: seal(b'{"__metadata__":' + pickle.dumps(Exploit(), 0) + b"}"),
+    "a pickle after a header": lambda: seal(b'{"__metadata__":' + pickle.dumps(Exploit(), 0) + b"}"),
     "a pickle as the document": lambda: make_container(pickle.dumps(Exploit(), 0).decode()),
     "a zip bomb, as torch.save makes": zip_of_zeros,
     "a gzip bomb": lambda: gzip.compress(bytes(50_000_000)),
@@ -143,7 +143,7 @@ FOREIGN = {
 }
 REASONS = {
     "nothing": "is empty",
-    "a pickle behind a header": "unreadable",
+    "a pickle after a header": "unreadable",
     "a pickle as the document": "malformed JSON",
     "a version of next year": "has version 2 of the format, and this asyncprefetch reads up to 1: use a newer one",
     "a version of no number": "malformed: no version",
@@ -201,7 +201,7 @@ def array(dtype: Any, shape: list[int], v: Any = "") -> dict[str, Any]:
 
 M = (1 << 61) - 1  # hashes of integers are modulo this
 ONE_HASH = {"$": "dict", "k": [{"$": "int", "v": hex(M * n)} for n in range(5_000)], "v": [0] * 5_000}
-# -1 and -2 have one hash, and so have all tuples of them.
+# -1 and -2 have the same hash, and so do all tuples of them.
 ONE_HASH_OF_TUPLES = {
     "$": "dict",
     "k": [{"$": "tuple", "v": [-1 - (n >> bit & 1) for bit in range(12)]} for n in range(1 << 12)],
@@ -274,7 +274,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "not finite, below 0, or all 0",
     ),
-    "an epoch behind the last": (
+    "an epoch after the last": (
         document_of(state("looping", start=COUNT, inner=COUNT, epochs=3, epoch=3, items=0)),
         "epoch 3 of 3",
     ),
@@ -290,7 +290,7 @@ async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(
     document, reason = HOSTILE[name]
     path = tmp_path / "state"
     path.write_bytes(make_container(document))
-    assert await refusal(path)  # once without watching, so that what is imported late is there
+    assert await refusal(path)  # once without measuring, so that late imports are done
     tracemalloc.start()
     begun = time.monotonic()
     with pytest.raises(CheckpointError, match=reason), audited(path):
@@ -305,8 +305,8 @@ async def test_a_hostile_document_is_refused_with_the_reason_in_time_and_memory(
             AsyncPrefetcherState.from_json(text[:-1] + ',"leaves":[]}')
 
 
-def test_the_documents_are_good_but_for_what_is_wrong_with_them() -> None:
-    """Without this, they could be refused for another reason."""
+def test_the_documents_are_valid_without_their_faults() -> None:
+    """If these documents were invalid, the tests above could pass for another reason."""
     for text in (text_with("1"), nested(20), text_with('"\\ud83d\\ude00 \\\\ud800"')):
         read = AsyncPrefetcherState.from_bytes(make_container(text))
         assert AsyncPrefetcherState.from_json(read.to_json()) == read
@@ -367,7 +367,7 @@ for read, given in [(lambda path: AsyncPrefetcherState._load(path, None), path) 
 
 
 def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) -> None:
-    """A limit on the address space, which also sees what no Python allocator counts."""
+    """A limit on the address space also counts memory that no Python allocator counts."""
     files = {
         "vast": make_container(document_of(state("sampling", **SAMPLING | {"names": array("|V0", [2**40])}))),
         "announced": seal(
@@ -384,14 +384,14 @@ def test_where_memory_is_short_a_file_is_refused_all_the_same(tmp_path: Path) ->
     command = [sys.executable, "-c", LIMITED, *paths]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
     assert done.stderr == ""
-    told = dict(zip([*files, "vast 2", "announced 2", "lists 2"], done.stdout.splitlines(), strict=True))
-    assert "an array of no bytes" in told["vast"]
-    assert "0 bytes of data" in told["announced"]
-    assert "no bytes" in told["vast 2"]
-    assert "memory" in told["lists"].lower()
-    assert "memory" in told["lists 2"].lower()
-    assert "memory" in told["bytes"].lower()
-    assert "not a safetensors file" in told["zeros"]
+    reasons = dict(zip([*files, "vast 2", "announced 2", "lists 2"], done.stdout.splitlines(), strict=True))
+    assert "an array of no bytes" in reasons["vast"]
+    assert "0 bytes of data" in reasons["announced"]
+    assert "no bytes" in reasons["vast 2"]
+    assert "memory" in reasons["lists"].lower()
+    assert "memory" in reasons["lists 2"].lower()
+    assert "memory" in reasons["bytes"].lower()
+    assert "not a safetensors file" in reasons["zeros"]
 
 
 def test_memory_that_runs_out_while_a_state_is_validated_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +439,7 @@ async def test_hundreds_of_damaged_states_are_refused_or_read_as_what_they_say(c
     """The short form of ``python -m tests.faults.fuzz_checkpoints``."""
     saved = await states(corpus)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numpy, about odd dtypes
+        warnings.simplefilter("ignore")  # numpy warns about odd dtypes
         fuzz_checkpoints.warm_up(saved)
         outcomes, found = fuzz_checkpoints.fuzz(saved, seed=0, cases=400)
     assert not found, "\n".join(found.values())

@@ -1,4 +1,4 @@
-"""Workers die in every way and at every moment: seen within a second, and the stream is the same."""
+"""Workers die in every way and at every moment. The loader notices within a second, and the stream stays the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProducerError, WorkerDiedError
 from asyncprefetch.executors import ProcessExecutor
-from tests import pipelines, stream_items
+from tests import stream_items
 from tests.conftest import EXECUTORS
 from tests.consumer import rest, take, through_bytes, until, until_error
 from tests.faults import mortals
@@ -32,19 +32,21 @@ from tests.inside import (
     out_of_memory,
     snapshot_is_pending,
 )
-from tests.pipelines import Count, Die, Gate, GateKeeper
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.dying import Die, NotDeterministic
+from tests.pipelines.gates import Gate, GateKeeper
 from tests.processes import launch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 
 
-# A worker is started in tens of milliseconds, but not on a machine that is busy with other things.
+# A worker starts in tens of milliseconds. A busy machine takes longer.
 SOON = 10.0
 
 
 @pytest.fixture(params=["process", "pull"])
 def transport(request):
-    """Both transports over processes, that can die."""
+    """Both transports to worker processes, which can die."""
     return EXECUTORS[request.param]
 
 
@@ -71,12 +73,12 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
         got = await take(loader, 6)
         async with keeper.held_once(3):
             before = [worker.pid for worker in workers(loader)]
-            await hangman.tell(0, how)
+            await hangman.kill(0, how)
             await until(lambda: loader.statistics().restarts, SOON)
         got += [item async for item in loader]
         after = [worker.pid for worker in workers(loader)]
         assert [worker.restarts for worker in workers(loader)] == [1, 0]
-    assert got == pipelines.in_turns([list(range(8)), list(range(100, 108))])
+    assert got == in_turns([list(range(8)), list(range(100, 108))])
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
     code, name = WAYS[how]
     cause = f"killed by {name}" if name else f"exited with code {code}"
@@ -88,7 +90,7 @@ async def test_a_busy_worker_that_dies_is_started_again_and_the_others_keep_thei
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.both_loops
-async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_more(tmp_path, transport, how, caplog):
+async def test_an_idle_worker_that_dies_is_started_again_without_a_request(tmp_path, transport, how, caplog):
     hangman = Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
         Count(9),
@@ -97,7 +99,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
     ) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, SOON)
-        await hangman.tell(0, how)
+        await hangman.kill(0, how)
         await until(lambda: loader.statistics().restarts, SOON)
         assert got + [item async for item in loader] == list(range(9))
     assert caplog.text.count("it is started again") == 1
@@ -109,7 +111,7 @@ async def test_an_idle_worker_that_dies_is_started_again_though_nobody_asks_for_
 async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_nothing(
     tmp_path, how, monkeypatch, caplog
 ):
-    monkeypatch.delattr(os, "memfd_create")  # so that the long texts cross the socket
+    monkeypatch.delattr(os, "memfd_create")  # without shared memory, the long texts cross the socket
     Hangman(tmp_path, 1)
     async with AsyncPrefetcher(
         stream_items.texts,
@@ -117,7 +119,7 @@ async def test_a_worker_that_dies_in_the_middle_of_a_frame_loses_and_doubles_not
         **workers_with(pull=False, initializer=mortals.mortal),
     ) as loader:
         got = await take(loader, 1)
-        # Without an await the loop reads nothing. The socket holds less than a tenth of a text.
+        # The loop reads nothing without an await. The socket holds less than a tenth of a text.
         while unread(loader) < 50_000:
             pass
         (tmp_path / "worker-0").write_text(how)
@@ -161,7 +163,7 @@ async def test_a_death_is_an_error_after_all_that_was_received(transport, how):
         pid = workers(loader)[0].pid
         got, raised = await until_error(loader)
         assert isinstance(raised, WorkerDiedError)
-        assert got == [1, 2, 3][: len(got)]  # what the dead worker had not sent yet comes with the restored one
+        assert got == [1, 2, 3][: len(got)]  # the restored loader delivers what the dead worker had not sent
         assert (raised.worker, raised.pid, raised.exit_code, raised.signal) == (0, pid, code, name)
         assert raised.shard == 0
         assert f"died: {'killed by ' + name if name else f'exited with code {code}'}" in str(raised)
@@ -214,7 +216,7 @@ async def test_a_death_is_seen_past_a_child_of_the_worker_that_lives_on(tmp_path
             await until(lambda: loader.statistics().restarts, SOON)
             async with asyncio.timeout(SOON):
                 assert got + [item async for item in loader] == list(range(6))
-            os.kill(child, 0)  # it lived all the while
+            os.kill(child, 0)  # raises if the child has ended
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -224,11 +226,11 @@ START_METHODS = pytest.mark.parametrize("start_method", ["forkserver", "spawn", 
 
 @contextlib.contextmanager
 def children(folder):
-    """The children of the workers live until the end of this, and no longer."""
+    """Kill the children of the workers at the end of the block. Fail if one of them ended before."""
     yield
     born = [int(path.name.removeprefix("child-")) for path in folder.glob("child-*")]
     for pid in born:
-        os.kill(pid, signal.SIGKILL)  # it lived all the while
+        os.kill(pid, signal.SIGKILL)  # raises if the child has ended
     assert born
 
 
@@ -256,7 +258,7 @@ async def test_an_answer_that_was_cut_short_is_not_waited_for_though_a_child_hol
 @START_METHODS
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_holds_the_other_end(
+async def test_a_long_call_to_a_dead_worker_is_an_error_soon_though_a_child_holds_the_other_end(
     tmp_path, monkeypatch, start_method, pull
 ):
     monkeypatch.setenv("MORTALS", str(tmp_path))
@@ -273,7 +275,7 @@ async def test_a_long_call_that_nobody_reads_is_not_waited_for_though_a_child_ho
 
 @pytest.mark.both_loops
 async def test_a_death_before_a_long_call_was_read_is_an_error_soon(transport):
-    """The start, with a state that no socket holds, is still being sent when the worker dies."""
+    """The worker dies while the loader sends the start, whose state is larger than a socket's buffer."""
     heavy = mortals.Heavy(mortals.HeavyState(weight=b"x" * 4_000_000))
     async with asyncio.timeout(SOON):
         how = workers_with(pull=transport is not None, initializer=mortals.die_at_once)
@@ -303,7 +305,7 @@ SIGCHLD_IGNORED = """
 import asyncio, multiprocessing, os, signal, sys
 from asyncprefetch import *
 from tests.faults.mortals import workers_with
-from tests.pipelines import Die
+from tests.pipelines.dying import Die
 from tests.consumer import rest, take
 
 async def main(start_method, pull, folder):
@@ -324,12 +326,12 @@ if __name__ == "__main__":
 @START_METHODS
 @pytest.mark.parametrize("pull", [False, True], ids=["process", "pull"])
 def test_a_process_that_the_system_reaps_ends_and_dies_like_any_other(tmp_path, start_method, pull):
-    """The kernel does it for a program that ignores SIGCHLD; then only the exit code is not known."""
+    """The kernel reaps the children of a program that ignores SIGCHLD; only the exit code is unknown then."""
     with launch(tmp_path, SIGCHLD_IGNORED, start_method, "pull" * pull, str(tmp_path), warnings="ignore") as process:
         out, err = process.communicate(timeout=2 * SOON)
     *printed, listed = out.splitlines()
     assert printed == ["0 1 2 3", "restarts 1", "4 5 6 7 8"], err
-    # multiprocessing lists a forked process until it has its exit code, which it may never get.
+    # multiprocessing lists a forked process until it knows the exit code, which may be never.
     assert start_method == "fork" or listed == "listed 0"
     assert process.returncode == 0
 
@@ -381,9 +383,10 @@ async def test_progress_of_another_shard_does_not_excuse_an_item_that_kills(tran
 
 @pytest.mark.both_loops
 async def test_a_replay_that_differs_is_an_error(transport, caplog):
-    # One item an answer, and no state in between: the items before the death have arrived, and all of them are replayed.
+    # An answer has one item, and no state comes in between. So the items before the death have arrived, and the worker
+    # replays all of them.
     loader = AsyncPrefetcher(
-        pipelines.NotDeterministic(3),
+        NotDeterministic(3),
         n_batches_to_prefetch=1,
         **workers_with(transport is not None, initializer=mortals.sends_no_states),
     )
@@ -395,7 +398,7 @@ async def test_a_replay_that_differs_is_an_error(transport, caplog):
 
 
 async def test_retries_back_off_exponentially_and_each_is_a_warning(caplog):
-    """See test_failures for what they do to the stream."""
+    """test_failures.py tests the effect of retries on the stream."""
     loop = asyncio.get_running_loop()
     retries = Retries(frozenset({"OSError"}), lambda shard: None)
     error = RemoteError("next", "OSError", ("OSError",), "away", "", None)
@@ -433,7 +436,7 @@ async def test_get_state_during_a_death_is_exact(tmp_path, transport, max_restar
                 asked = asyncio.create_task(loader.get_state(grace=grace))
             async with asyncio.timeout(SOON):
                 state = await asked
-    assert got + await rest(through_bytes(state).build()) == pipelines.in_turns([list(range(7)), list(range(100, 107))])
+    assert got + await rest(through_bytes(state).build()) == in_turns([list(range(7)), list(range(100, 107))])
 
 
 # ------------------------------------------------------------------------------------------------------ out of memory
@@ -447,12 +450,12 @@ async def test_memory_that_a_worker_may_not_have_is_an_error_of_the_iterator(tra
     assert (raised.type_name, raised.shard, raised.position) == ("MemoryError", 0, 2)
 
 
-async def test_the_kernel_is_told_to_take_workers_first(transport):
+async def test_the_kernel_kills_workers_first(transport):
     assert await rest(AsyncPrefetcher(mortals.score, workers=transport)) == [1000]
 
 
 def a_small_group():
-    """A control group with little memory, and the file that makes its members; ``None`` where none can be made."""
+    """Create a control group with little memory. Return its folder, or ``None`` if the system allows no such group."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
@@ -484,7 +487,7 @@ from asyncprefetch import *
 from tests.faults.mortals import World
 logging.basicConfig()
 async def main():
-    held = b"x" * (300 << 20)  # more than the worker will have: the trainer is not taken all the same
+    held = b"x" * (300 << 20)  # more than the worker will have; the kernel must still kill the worker and not the trainer
     factory = (lambda worker: ProcessExecutor()) if sys.argv[3] == "pull" else None
     loader = AsyncPrefetcher(World.make(5, "eat_memory", sys.argv[2]), workers=factory)
     async with loader:
@@ -510,7 +513,7 @@ def test_a_worker_that_eats_all_memory_is_killed_and_not_the_trainer_and_the_log
         assert out.splitlines() == ["[0, 1, 2, 3, 4]", f"{300 << 20} 1"], err
         assert "killed by SIGKILL (out of memory: the oom_kill count of its cgroup rose by 1)" in err
     finally:
-        for _ in range(100):  # until the last of its members is gone
+        for _ in range(100):  # the group can be removed when its last process has ended
             with contextlib.suppress(OSError):
                 group.rmdir()
                 break

@@ -1,4 +1,4 @@
-"""However a program ends, it ends within two seconds, and nothing of it is left: see also ``tests/test_ends.py``."""
+"""A program ends within two seconds and leaves nothing, in whatever way it ends. See also ``tests/test_ends.py``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests import programs
 
 pytestmark = pytest.mark.xdist_group("machine")
 
-# Seconds from the cause to the end of the program. A worker that is busy has one of them to close its iterators.
+# Seconds from the cause to the end of the program. A busy worker may use one of them to close its iterators.
 WITHIN = 2.0
 
-CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["stream", "pull"])
 WORKERS = pytest.mark.parametrize("worker", ["Count(10**6)", "Forever()"])
 
 FOREVER = (
@@ -27,10 +27,10 @@ def ready():
     print("ready", flush=True)
 
 async def left(loader, before):
-    # The loop's own threads and descriptors apart.
+    # This ignores the loop's own threads and descriptors.
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     threads = [t for t in threading.enumerate() if t.name.startswith("asyncprefetch")]
-    [t.join(1) for t in threads]  # it may be on its last line
+    [t.join(1) for t in threads]  # a thread may still execute its last line
     threads = [t.name for t in threads if t.is_alive()]
     gc.collect()
     maps = Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
@@ -43,14 +43,14 @@ NOTHING_IS_LEFT = "closed 0 [] [] 0 True"
 
 MAIN = """
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores SIGINT in background jobs
     asyncio.run(main())
     print("after", flush=True)
 """
 
 
 def end_of(tmp_path, transport, worker, body, *, cause=None, main=MAIN):
-    """Run it; when it is ready, the cause comes."""
+    """Run a program, send the signal ``cause`` when it is ready, and return how it ended."""
     body = FOREVER.replace("WORKER", worker) + body + main
     with programs.start(tmp_path, body, transport) as process:
         assert programs.read_line(process) == "ready\n", process.stderr.read()
@@ -83,7 +83,7 @@ CANCELLED = """
         pass
 """
 
-# Each leaves the block in its own way. The first batch of a worker that is busy from then on is there at once.
+# Each program leaves the block in its own way. A worker that computes without end yields its first batch at once.
 WAYS = {
     "break": """
     async with loader:
@@ -121,11 +121,11 @@ WAYS = {
 }
 
 
-# With a worker that is busy each takes a second.
+# A program with a busy worker takes a second.
 BUSY = ("break", "cancellation", "a scope that is cancelled around __aexit__")
 
 
-@CARRIERS
+@TRANSPORTS
 @WORKERS
 def test_a_block_that_is_left_leaves_nothing(tmp_path, transport, worker):
     ways = WAYS if worker != "Forever()" else {way: WAYS[way] for way in BUSY}
@@ -160,13 +160,15 @@ INTERRUPTED = {
 }
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize(
     ("where", "worker"),
     [*((where, "Count(10**6)") for where in INTERRUPTED), ("waiting for a batch", "Forever()")],
 )
 def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, transport, worker, where):
-    if where == "computing":  # nothing is awaited: without the handler of asyncio.run the first one does it
+    if (
+        where == "computing"
+    ):  # the loop awaits nothing, and without the handler of asyncio.run the first signal interrupts
         main = MAIN.replace(
             "asyncio.run(main())", "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())"
         )
@@ -176,11 +178,11 @@ def test_ctrl_c_ends_the_program_with_keyboard_interrupt(tmp_path, transport, wo
     ended = end_of(tmp_path, transport, worker, body, cause=signal.SIGINT, main=main)
     assert ended.code == -signal.SIGINT, ended
     assert ended.err.rstrip().endswith("KeyboardInterrupt")
-    assert ended.err.count("Traceback") <= 2  # the cancellation that it was; and none of a worker
+    assert ended.err.count("Traceback") <= 2  # the cancellation may have one of its own; a worker has none
     assert "after" not in ended.out
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize("worker", ["Forever()"])
 def test_asyncio_run_that_ends_under_a_task_that_reads_leaves_nothing(tmp_path, transport, worker):
     body = """
@@ -202,20 +204,20 @@ async def main():
 
 
 @pytest.mark.parametrize("arguments", [["stream"], ["pull"], ["pull", "inline"]], ids="-".join)
-def test_a_loader_whose_loop_was_closed_amid_anything_is_closed_on_another(tmp_path, arguments):
-    """The loop of a program that closes it without ending its tasks: whoever waited there waits for ever."""
+def test_a_loader_whose_loop_was_closed_during_a_call_is_closed_on_another(tmp_path, arguments):
+    """A program closed its loop without ending its tasks, so these tasks wait for ever."""
     body = """
 import logging, uvloop
 from pathlib import Path
 from asyncprefetch.executors import InlineExecutor
 
-logging.disable()  # asyncio tells of tasks that were destroyed
+logging.disable()  # asyncio logs tasks that were destroyed
 
-def told(unraisable):  # of what was destroyed amid an await: that asyncio can't do any more what its closed loop had to
+def report(unraisable):  # asyncio raises these errors for awaits that were destroyed, because their loop is closed
     if unraisable.exc_type not in (RuntimeError, RuntimeWarning):
         print(unraisable)
 
-sys.unraisablehook = told
+sys.unraisablehook = report
 
 async def read(loader):
     async for batch in loader: pass
@@ -224,7 +226,7 @@ async def retire(loader):
     while loader.statistics().workers[0].state != "retired":
         await asyncio.sleep(0)
 
-AMID = {
+CALLS = {
     "nothing": lambda loader: asyncio.sleep(0),
     "a wait for a batch": read,
     "a wait for a state": lambda loader: loader.get_state(),
@@ -232,11 +234,11 @@ AMID = {
     "the end of a worker": retire,
 }
 
-async def begin(loader, amid, turns):
+async def begin(loader, call, turns):
     await anext(loader), await anext(loader)
-    if AMID[amid] is retire:
+    if CALLS[call] is retire:
         await retire(loader)
-    asyncio.create_task(AMID[amid](loader))
+    asyncio.create_task(CALLS[call](loader))
     for _ in range(turns): await asyncio.sleep(0)
     kept.append(asyncio.all_tasks())
 
@@ -250,25 +252,25 @@ async def close(loader, *what):
 
 def main():
     global kept
-    kept = []  # what is destroyed might take its worker along
+    kept = []  # a task that is destroyed could end its worker
     factory = (lambda worker: InlineExecutor()) if sys.argv[2:] else FACTORY
     before = None
     for new in (asyncio.new_event_loop, uvloop.new_event_loop):
-        for amid in AMID:
+        for call in CALLS:
             for turns in (*range(7), 10):
                 loader = AsyncPrefetcher(
-                    Count(3 if AMID[amid] is retire else 10**6), n_batches_to_prefetch=2, workers=factory
+                    Count(3 if CALLS[call] is retire else 10**6), n_batches_to_prefetch=2, workers=factory
                 )
                 loop = new()
-                loop.run_until_complete(begin(loader, amid, turns))
+                loop.run_until_complete(begin(loader, call, turns))
                 loop.close()
-                asyncio.run(close(loader, amid, turns))
+                asyncio.run(close(loader, call, turns))
                 before = len(descriptors()) if before is None else before
     asyncio.run(left(loader, before))
     loop = loader = kept = None
     gc.collect()
     sys.stdout.flush()
-    os._exit(0)  # a thread of anyio's that belonged to a task of a closed loop waits for ever
+    os._exit(0)  # an anyio thread of a closed loop waits for ever
 
 if __name__ == "__main__":
     main()

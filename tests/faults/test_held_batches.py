@@ -1,4 +1,4 @@
-"""Batches that are kept, for however long and by whomever: they never change, and memory goes when they go."""
+"""A batch that the consumer keeps never changes, and its memory is freed when the last reference to it is gone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher
 from tests.conftest import EXECUTORS
-from tests.pipelines import Arrays
+from tests.pipelines.arrays import Arrays
 
-CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["process", "pull"])
 MADE = pytest.mark.parametrize("way", ["made in place", "one plain buffer"])
 
-# Larger than what rides in a frame, and not more: a thousand are read.
+# Just large enough for a slot, because the tests read a thousand batches.
 SIZE = 2048
 
 
@@ -26,7 +26,7 @@ def in_shared_memory():
     return Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
@@ -40,25 +40,25 @@ async def test_a_slice_is_unchanged_after_a_thousand_batches(transport, way):
             n += 1
         assert n == 1004
         assert [(part == n).all() for n, part in enumerate(kept)] == [True] * 3
-        kept[0][0] = 5  # and can still be written
+        kept[0][0] = 5  # the consumer can still write to it
     assert [part[0] for part in kept] == [5, 1, 2]
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
-async def test_who_keeps_all_batches_has_all_of_them_as_they_were(transport, way):
+async def test_batches_that_are_all_kept_stay_unchanged(transport, way):
     loader = AsyncPrefetcher(Arrays(120, way, SIZE), n_batches_to_prefetch=2, workers=EXECUTORS[transport])
     async with loader:
         kept = [batch async for batch in loader]
     assert [(batch == n).all() for n, batch in enumerate(kept)] == [True] * 120
     for n, batch in enumerate(kept):
-        batch.fill(1000 + n)  # no two lie on the same memory
+        batch.fill(1000 + n)  # no two batches share memory
     assert [batch[SIZE // 2] for batch in kept] == list(range(1000, 1120))
     del kept, batch
     assert in_shared_memory() == 0
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 @pytest.mark.both_loops
 async def test_batches_that_another_thread_drops_are_right_to_the_end(transport, way):
@@ -88,7 +88,7 @@ async def test_batches_that_another_thread_drops_are_right_to_the_end(transport,
     assert in_shared_memory() == 0
 
 
-@CARRIERS
+@TRANSPORTS
 @MADE
 @pytest.mark.both_loops
 async def test_views_outlive_the_loader_and_the_memory_goes_with_the_last_of_them(transport, way):

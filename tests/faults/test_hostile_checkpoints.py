@@ -1,4 +1,4 @@
-"""A checkpoint is data: whatever it names, nothing is constructed, called, imported or opened that it may not."""
+"""A checkpoint is data. The names in it make the library construct, call, import and open nothing that they may not."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tests.faults.containers import (
 )
 from tests.inside import _codec
 from tests.iterators.sources import ListIterator
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 made: list[str] = []
 
 
 class Noticed:
-    """Notices that an instance of a subclass is made, by whatever way."""
+    """Records each instance of a subclass that is made, in whatever way."""
 
     def __new__(cls, *args: Any, **keywords: Any) -> Any:
         made.append(cls.__name__)
@@ -65,7 +65,7 @@ class ImportableModel(BaseModel):
 
 
 class ImportableState(IteratorState):
-    """Without a kind: abstract."""
+    """A state without a kind is abstract."""
 
     command: str = "exit 1"
 
@@ -81,7 +81,7 @@ class Parent:
 
 @dataclasses.dataclass
 class Child(Parent):
-    """Of a registered class, but not registered itself."""
+    """A subclass of a registered class that is not registered itself."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         made.append("Child")
@@ -90,7 +90,7 @@ class Child(Parent):
 @register("tests.faults.Careful")
 @dataclasses.dataclass(frozen=True)
 class Careful:
-    """Tells whether any of its code is run."""
+    """Records which of its methods run."""
 
     value: Any = None
     calls: ClassVar[list[str]] = []
@@ -134,7 +134,7 @@ COUNT = document_of()["shards"][0]["state"]
 
 
 def nodes(name: Any) -> dict[str, dict[str, Any]]:
-    """All nodes by which a file can name something."""
+    """Return all nodes by which a file can name an object."""
     return {
         "state": {"$": "state", "kind": name, "version": 1, "fields": {"command": "exit 1"}},
         "registered": {"$": "registered", "tag": name},
@@ -146,7 +146,7 @@ def nodes(name: Any) -> dict[str, dict[str, Any]]:
 
 
 def holders(node: Any) -> list[dict[str, Any]]:
-    """Documents that hold a node as a batch, deep in one, as a state, within one, and as a key."""
+    """Return documents that contain a node as a batch, deep in a batch, as a state, within a state, and as a key."""
     item = {"deep": [{"$": "tuple", "v": [{"x": node}]}]}
     function = {"$": "state", "kind": "asyncprefetch.map", "version": 1, "fields": {"inner": COUNT, "function": node}}
     inner = {"$": "state", "kind": "asyncprefetch.map", "version": 1, "fields": {"inner": node, "function": SAMPLE}}
@@ -300,14 +300,14 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
     path.write_bytes(make_container(document_of(node, item=FUNCTIONS[function])))
     ran.clear()
     Careful.calls.clear()
-    await AsyncPrefetcherState.load(path)  # so that the threads are there
+    await AsyncPrefetcherState.load(path)  # this starts the threads
     with audited(path):
         state = await AsyncPrefetcherState.load(path)
         assert AsyncPrefetcherState.from_bytes(state.to_bytes()) == state
         loader = state.build(workers=inline)
         assert state.iterator_state(state.shards[0])
     assert ran == Careful.calls == []
-    # A state is taken of a copy that went through pickle, as workers get it: of classes that the parent named.
+    # get_state() reads a pickled copy, as workers get it. It contains only classes that the parent named.
     await loader.get_state()
     assert ran == []
     assert set(Careful.calls) <= {"__setstate__"}
@@ -315,10 +315,10 @@ async def test_a_function_that_a_file_names_is_not_called_before_iteration_start
 
 @pytest.mark.both_loops
 async def test_hashing_and_comparing_keys_calls_no_function(tmp_path: Path) -> None:
-    """The one piece of a registered class's code that reading runs is ``__hash__``, and ``__eq__``, of keys of dicts."""
+    """Reading runs only ``__hash__`` and ``__eq__`` of a registered class, and only for keys of dicts."""
     ran.clear()
     key = partial_of({"$": "registered", "tag": "tests.faults.add"})
-    key["v"]["keywords"] = {"$": "tuple", "v": []}  # so that there is a hash
+    key["v"]["keywords"] = {"$": "tuple", "v": []}  # this makes the key hashable
     document = document_of(item={"$": "dict", "k": [key, {"$": "registered", "tag": "tests.faults.add"}], "v": [1, 2]})
     with audited():
         AsyncPrefetcherState.from_bytes(make_container(document)).build()
@@ -348,7 +348,7 @@ async def test_expect_lists_every_field_that_differs_and_no_position(tmp_path: P
         r"shard 0\.inner\.seed: saved 7, given 8",
         r"shard 0\.inner\.sources\[0\]\.seed: saved 7, given 8",
         r"shard 0\.inner\.sources\[1\]\.inner\.seed: saved 7, given 8",
-        # The whole path, or its end: what differs is shown however long the path is.
+        # The report shows the whole path or its end, so the difference is visible for any length.
         *(rf"{re.escape(where)}\.paths\[0\]: saved .*corpus', given .*other'" for where in (sequences, limited)),
         *(rf"{re.escape(where)}\.listing: saved '2 files.*', given '3 files.*'" for where in (sequences, limited)),
     ):
@@ -383,7 +383,7 @@ def is_odd_again(item: int) -> bool:
     return item % 2 == 1
 
 
-async def test_a_long_list_of_differences_and_values_without_a_repr_are_told_in_short(tmp_path: Path) -> None:
+async def test_a_long_list_of_differences_and_values_without_a_repr_are_abbreviated(tmp_path: Path) -> None:
     path = tmp_path / "state"
     node = {"$": "state", "kind": "tests.iterators.list", "version": 1, "fields": {"items": [0] * 5000, "position": 0}}
     node["fields"]["items"][0] = {"$": "int", "v": "0x" + "f" * 9000}
@@ -422,7 +422,7 @@ async def test_names_in_a_state_are_no_paths(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.both_loops
 async def test_files_of_a_state_are_not_opened_by_load_or_build(tmp_path: Path) -> None:
-    """The paths of documents are data: they are looked at in the worker, when the iteration starts."""
+    """The paths of documents are data. The worker opens them when the iteration starts."""
     corpus = write_corpus(tmp_path / "corpus")
     path = tmp_path / "state"
     await (await state_of(text_pipeline(corpus))).save(path)

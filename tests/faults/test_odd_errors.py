@@ -1,4 +1,4 @@
-"""Whatever user code raises, wherever: it comes after all batches before it, again and again, and is never the end."""
+"""An error in user code comes after all batches before it, is raised again by each call, and never ends the stream."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from asyncprefetch import (
     PrefetcherClosedError,
     ProducerError,
 )
-from tests import pipelines
 from tests.conftest import EXECUTORS
 from tests.faults.raising import ERRORS, PHASES, Raising
 from tests.inside import class_name
-from tests.pipelines import Count, Gate, GateKeeper
+from tests.pipelines import unpickling
+from tests.pipelines.counting import Count
+from tests.pipelines.gates import Gate, GateKeeper
 
-CARRIERS = pytest.mark.parametrize("transport", ["process", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["process", "pull"])
 
-# What an iterator raises by StopIteration out of __next__ is the end by the rules of the language.
+# By the rules of Python, StopIteration from __next__ is the end.
 IS_THE_END = {("StopIteration", "__next__")}
 
-# Ctrl-C is no failure of an item: while one is opened, or its error is asked for its text, the program itself runs.
+# Ctrl-C is no failure of an item: the program itself runs while it unpickles an item or formats its error.
 INTERRUPTS = {"KeyboardInterrupt", "interrupts when printed"}
 
-# Seconds for one error to come, in a machine that is busy.
+# Seconds that one error may take on a busy machine.
 BOUND = 10
 
 
@@ -48,7 +49,7 @@ async def meets(factory, error, phase):
             assert (raised.value.shard, raised.value.position) == (0, at)
             assert raised.value.remote_traceback
             original = raised.value.original
-            # What a generator makes of StopIteration is a RuntimeError.
+            # A generator turns StopIteration into a RuntimeError.
             assert original is None or type(original) in {type(ERRORS[error]()), RuntimeError}
         assert len(set(texts)) == 1
         state = await loader.get_state()
@@ -68,7 +69,7 @@ async def test_whatever_is_raised_wherever_comes_in_its_place_and_again(error, p
         await meets(EXECUTORS["inline"], error, phase)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("phase", ["next", "get_state"])
 async def test_the_same_from_another_process(transport, phase):
@@ -77,7 +78,7 @@ async def test_the_same_from_another_process(transport, phase):
             await meets(EXECUTORS[transport], error, phase)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
 @pytest.mark.parametrize("error", sorted(ERRORS.keys() - INTERRUPTS))
 async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_again(transport, phase, error):
@@ -94,7 +95,7 @@ async def test_whatever_an_item_raises_when_it_is_opened_comes_in_its_place_and_
             await loader.get_state()
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport):
     for error in sorted(ERRORS.keys() - INTERRUPTS):
@@ -105,14 +106,14 @@ async def test_a_state_that_raises_when_it_is_opened_is_no_checkpoint(transport)
                 await loader.get_state()
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothing(transport, monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
+    monkeypatch.setattr(unpickling, "on_opening", [opening.set, lambda: go_on.wait(BOUND)])
     async with (
         asyncio.timeout(BOUND),
-        AsyncPrefetcher(pipelines.telling, workers=EXECUTORS[transport]) as loader,
+        AsyncPrefetcher(unpickling.telling, workers=EXECUTORS[transport]) as loader,
     ):
         waiting = asyncio.create_task(anext(loader))
         await asyncio.to_thread(opening.wait, BOUND)
@@ -123,7 +124,7 @@ async def test_a_cancellation_while_an_item_is_opened_stays_one_and_loses_nothin
         assert [item["x"][0] async for item in loader] == [0, 1, 2, 3]
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize("phase", ["unpickle", "unpickle in a thread"])
 @pytest.mark.both_loops
 async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
@@ -135,7 +136,7 @@ async def test_an_interrupt_while_an_item_is_opened_stays_one(transport, phase):
                 await anext(loader)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(transport):
     pipeline = [Count(4, 100), Raising("exits when made again", "next", 2), Count(4, 200)]
@@ -149,7 +150,7 @@ async def test_all_that_is_due_before_an_error_of_another_shard_is_delivered(tra
 # --------------------------------------------------------------------------------------------------- wrong uses
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp_path, transport):
     keeper = GateKeeper(tmp_path, 1)
@@ -168,7 +169,7 @@ async def test_a_second_call_while_one_waits_is_refused_and_disturbs_nothing(tmp
                 await anext(loader)
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transport):
     refused = []
@@ -190,7 +191,7 @@ async def test_a_loop_of_another_thread_is_refused_and_disturbs_nothing(transpor
         assert [item async for item in loader] == [1, 2, 3, 4]
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.both_loops
 async def test_after_aclose_every_call_is_refused_at_once(transport):
     loader = AsyncPrefetcher(Count(5), workers=EXECUTORS[transport])

@@ -1,4 +1,4 @@
-"""The parent is killed: whatever its workers do, none is alive a second later, and nothing of ours is in /dev/shm."""
+"""A second after the parent was killed, no worker is alive, whatever it did, and /dev/shm contains nothing of ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asyncprefetch import *
 from tests.consumer import until
 from tests.faults import mortals
 from tests.faults.mortals import World
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 transport, what, folder, start_method = sys.argv[1:]
 
@@ -38,7 +38,7 @@ async def main():
     if what == "idle":
         await until(lambda: loader.statistics().buffered == 4, 10)
     elif what == "writes" and transport == "process":
-        while mortals.unread(loader) < 50_000:  # without an await: the loop reads nothing
+        while mortals.unread(loader) < 50_000:  # the loop reads nothing without an await
             pass
     elif what != "writes":
         await until(lambda: Path(folder, f"{what}-done").exists(), 10)
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     asyncio.run(main())
 """
 
-# A sibling of the workers that has every descriptor of the parent, the ends of all their pipes among them.
+# A sibling of the workers that inherits every descriptor of the parent, including the ends of all their pipes.
 FORK = """
     sibling = os.fork()
     if sibling == 0:
@@ -63,19 +63,19 @@ FORK = """
 
 @contextlib.contextmanager
 def program(tmp_path, transport, what, *, start_method="forkserver", fork=""):
-    """A program that runs a loader; gives it and the pids that it told. None of its processes may use /dev/shm."""
+    """Run a program with a loader. Yield it and the pids that it printed. None of its processes may use /dev/shm."""
     text = PROGRAM.replace("    FORK\n", fork.lstrip("\n"))
     arguments = transport, what, str(tmp_path), start_method
     process = launch(tmp_path, text, *arguments, warnings="ignore", stderr=None)
     with process:
         try:
-            told = [int(pid) for pid in process.stdout.readline().split()]
+            printed = [int(pid) for pid in process.stdout.readline().split()]
             assert [pid for pid in session(process.pid) if "/dev/shm/" in Path(f"/proc/{pid}/maps").read_text()] == []
-            yield process, told
+            yield process, printed
         finally:
             process.stdout.close()
             process.kill()
-            for pid in session(process.pid):  # nobody, if all is well
+            for pid in session(process.pid):  # empty if the test passes
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -87,11 +87,11 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, transport, what):
         others = [pid for pid in session(process.pid) if pid != process.pid]
         assert worker in others
         if what == "writes" and transport == "pull":
-            os.kill(process.pid, signal.SIGSTOP)  # nobody reads answers any more
+            os.kill(process.pid, signal.SIGSTOP)  # the parent reads no more answers
         process.kill()
         process.wait()
         assert gone(worker)
-        # The fork server and the tracker of resources.
+        # The others are the fork server and the resource tracker.
         assert all(gone(other) for other in others)
 
 
@@ -122,7 +122,7 @@ def test_a_sibling_that_the_parent_forked_keeps_no_worker_alive(tmp_path, transp
 
 @pytest.mark.parametrize("transport", ["process", "pull"])
 def test_a_kill_of_the_whole_group_leaves_nothing(tmp_path, transport):
-    """It takes the tracker too, which would unlink names in /dev/shm: so there may be none."""
+    """The signal also kills the tracker, which would unlink names in /dev/shm. So the program may create no such names."""
     with program(tmp_path, transport, "idle") as (process, _):
         others = session(process.pid)
         os.killpg(process.pid, signal.SIGKILL)

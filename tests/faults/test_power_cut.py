@@ -1,4 +1,4 @@
-"""Whatever happens while a state is saved, the old file or the new one is there, whole. And: will it be saved at all?"""
+"""Whatever happens during a save, the old file or the new one is whole. ``check_writable`` finds problems beforehand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEW = AsyncPrefetcherState.from_bytes(
 
 
 class Raw(io.FileIO):
-    """A file whose every ``write(2)`` takes what ``limit`` says, or fails."""
+    """A file whose ``write(2)`` takes at most ``limit`` bytes. ``step`` may make it fail."""
 
     step: Callable[[str], None]
     limit = 1 << 30
@@ -143,9 +143,9 @@ def test_a_removal_that_fails_too_hides_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_after_a_power_cut_at_any_step_a_disk_holds_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    """What was not synced may be on the disk or not: a file's bytes in part, a name in a directory or its old one."""
+    """Data that was not synced may be lost: part of a file's bytes, or a new name in a directory."""
     trace: list[str] = []
-    temporary: list[bytes] = []  # what the file holds, at each step
+    temporary: list[bytes] = []  # the content of the temporary file at each step
 
     def step(name: str) -> None:
         trace.append(name)
@@ -159,11 +159,11 @@ def test_after_a_power_cut_at_any_step_a_disk_holds_the_old_file_or_the_new_one(
     synced = trace.index("fsync")
     renamed = trace.index("replace")
     seen = set()
-    for cut in range(len(trace) + 1):  # before this step
+    for cut in range(len(trace) + 1):  # the power fails before this step
         written = temporary[min(cut, len(trace) - 1)]
         contents = {written} if cut > synced else {written[:size] for size in (0, len(written) // 2, len(written))}
         if cut <= synced:
-            contents.add(bytes(len(written)))  # the size was written, and the blocks were not
+            contents.add(bytes(len(written)))  # the disk has the size, but not the blocks
         renames = {False, True} if cut > renamed else {False}
         if cut > trace.index("fsync of the directory"):
             renames = {True}
@@ -172,13 +172,13 @@ def test_after_a_power_cut_at_any_step_a_disk_holds_the_old_file_or_the_new_one(
             seen.add("new" if new_name else "old")
             assert kept in (old, whole), trace[:cut]
     assert seen == {"old", "new"}
-    # Without these the loop above would prove nothing.
+    # Without this order the loop above would prove nothing.
     assert synced < renamed < trace.index("fsync of the directory")
     assert temporary[synced] == whole
 
 
 def kill_at_each_step(folder: Path) -> None:
-    """Run in a process without threads, as it forks one for each step, which is killed there."""
+    """Fork a process for each step, and kill it there. Run this in a process without threads, because it forks."""
     names = names_of_steps(folder, 200_000)
     OLD._save(folder / "state")
     for failing, name in enumerate(names):
@@ -197,7 +197,7 @@ def kill_at_each_step(folder: Path) -> None:
         assert os.WIFSIGNALED(status), name
         assert os.WTERMSIG(status) == signal.SIGKILL
         assert there(folder) == (NEW if failing > names.index("replace") else OLD), name
-    # What is left beside it hinders nobody.
+    # A temporary file may be left. It does not prevent a later save.
     assert all(path.name == "state" or path.name.startswith(".asyncprefetch-") for path in folder.iterdir())
     OLD._save(folder / "state")
     assert there(folder) == OLD
@@ -234,7 +234,7 @@ async def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path: Path)
     assert only(tmp_path) == {"state": OLD.to_bytes()}
 
 
-async def test_what_can_not_be_saved_is_told_by_the_check_with_the_same_reason(tmp_path: Path) -> None:
+async def test_the_check_refuses_a_path_with_the_same_reason_as_a_save(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -245,7 +245,10 @@ async def test_what_can_not_be_saved_is_told_by_the_check_with_the_same_reason(t
         (tmp_path / "loop" / "state", "symbolic links"),
         (tmp_path / ("n" * 256), "File name too long"),
         (tmp_path / "nul\0", "null"),
-        (Path("/proc/state"), "(No such file or directory|Permission denied)"),  # by whether one is root
+        (
+            Path("/proc/state"),
+            "(No such file or directory|Permission denied)",
+        ),  # the former for root
     ]:
         for write in (AsyncPrefetcherState.check_writable, OLD.save):
             with pytest.raises(CheckpointError, match=f"can't write .*{reason}"):
@@ -255,7 +258,7 @@ async def test_what_can_not_be_saved_is_told_by_the_check_with_the_same_reason(t
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is permitted to root")
-def test_a_directory_without_permission_is_told(tmp_path: Path) -> None:
+def test_a_directory_without_permission_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match="Permission denied"):
         files.check_writable(tmp_path / "state")
@@ -263,7 +266,7 @@ def test_a_directory_without_permission_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
-def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+def test_each_system_call_of_the_check_that_fails_is_reported_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     OLD._save(tmp_path / "state")
     done: list[str] = []
     with steps(done.append):
@@ -278,10 +281,10 @@ def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp
             if next(left, None) == failing:
                 raise OSError(number, os.strerror(number))
 
-        # Of some file systems a directory can't be synced; that is no failure of save() either.
-        told = not (number == errno.EACCES and "directory" in done[failing])
+        # Some file systems can't sync a directory. save() ignores this error, too.
+        fails = not (number == errno.EACCES and "directory" in done[failing])
         with steps(step):
-            if told:
+            if fails:
                 with pytest.raises(CheckpointError, match=f"can't write .*state.*{os.strerror(number)}"):
                     files.check_writable(tmp_path / "state")
             else:
@@ -289,7 +292,7 @@ def test_each_system_call_of_the_check_that_fails_is_told_and_leaves_nothing(tmp
         assert only(tmp_path) == {"state": OLD.to_bytes()}
 
 
-def test_the_training_example_tells_a_full_disk_before_its_first_step(tmp_path: Path) -> None:
+def test_the_training_example_reports_a_full_disk_before_its_first_step(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "a.txt").write_text("to be or not to be\n" * 30)

@@ -1,4 +1,4 @@
-"""Where the system has too little of something, the stream is right or an error says what to do; nothing hangs."""
+"""If a resource of the system is scarce, the stream is right or an error says what to do. Nothing hangs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from asyncprefetch.executors import ProcessExecutor
 from tests import programs
 from tests.conftest import descriptors, inline
 from tests.inside import frames, limits
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
-CARRIERS = pytest.mark.parametrize("transport", ["stream", "pull"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["stream", "pull"])
 
-# Prints what came of it; and what is left of it, which must be nothing.
+# The program prints the outcome, and then what is left, which must be nothing.
 BODY = """
 def executor(worker):
     initializer = {"initializer": INITIALIZER, "initargs": (worker,)} if INITIALIZER is not None else {}
@@ -55,7 +55,7 @@ async def main():
     held = batch = None
     gc.collect()
     print("processes", len(multiprocessing.active_children()))
-    # The fork server and the tracker take four, and the loop two more.
+    # The fork server and the resource tracker use four, and the loop two more.
     print("descriptors", len(descriptors()) - before <= 6)
     print("memory", open("/proc/self/maps").read().count("memfd:asyncprefetch"))
 
@@ -70,7 +70,7 @@ def run(tmp_path, transport, *, limit="pass", size=100_000, workers=3, initializ
     assert ended.code == 0, ended.err
     outcome, *left = ended.out.splitlines()
     assert left == ["processes 0", "descriptors True", "memory 0"], ended.out
-    assert ended.seconds < 20  # it comes to an end: no step of it waits for what can't come
+    assert ended.seconds < 20  # the program ends: no step waits for an event that can't happen
     return outcome
 
 
@@ -82,7 +82,7 @@ MOUNT = "mount -t tmpfs -o size=1m tmpfs /dev/shm && "
 
 @functools.cache
 def own_dev_shm() -> tuple[str, ...]:
-    """The command that runs another one with a /dev/shm of 1 MB; empty where that is not allowed."""
+    """Return a command that runs another command with a /dev/shm of 1 MB. It is empty if the system does not allow that."""
     options = "-m" if os.geteuid() == 0 else "-rm"
     command = ("unshare", options, "sh", "-c")
     try:
@@ -92,14 +92,14 @@ def own_dev_shm() -> tuple[str, ...]:
     return command if tried.returncode == 0 else ()
 
 
-@CARRIERS
+@TRANSPORTS
 def test_a_dev_shm_of_one_megabyte_is_enough_for_batches_of_any_size(tmp_path, transport):
     if not own_dev_shm():
         pytest.skip("no mount namespace can be had here")
     assert run(tmp_path, transport, size=1_000_000, within=(*own_dev_shm(), MOUNT + 'exec "$@"', "sh")) == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_a_dev_shm_that_is_full_does_not_matter(tmp_path, transport):
     if not own_dev_shm():
         pytest.skip("no mount namespace can be had here")
@@ -113,17 +113,17 @@ def test_a_dev_shm_that_is_full_does_not_matter(tmp_path, transport):
 NOFILE = "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_64_descriptors_are_enough_for_three_workers(tmp_path, transport):
     assert run(tmp_path, transport, limit=NOFILE) == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_too_few_descriptors_are_an_error_that_names_the_limit(tmp_path, transport):
     outcome = run(tmp_path, transport, limit=NOFILE, workers=24, size=2_000)
     assert outcome.startswith("WorkerDiedError: worker")
     assert "Too many open files (raise the limit of open files (ulimit -n), or use fewer workers)" in outcome
-    assert "hello" not in outcome  # as if something were wrong with the script
+    assert "hello" not in outcome  # the error does not blame the script
 
 
 @pytest.mark.parametrize("how", [{}, {"env": {}}, {"start_method": "fork"}], ids=["forkserver", "env", "fork"])
@@ -131,18 +131,18 @@ async def test_a_start_that_fails_half_way_keeps_no_descriptor(monkeypatch, how)
     def refuse(*args, **kwargs):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with ProcessExecutor() as other:  # what is started once for all of them
+    with ProcessExecutor() as other:  # this starts what all executors share
         other.submit(os.getpid).result(10)
     monkeypatch.setattr(BaseProcess, "start", refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
     before = descriptors().keys()
     ours, theirs = socket.socketpair()
-    executor = ProcessExecutor(descriptors=[theirs], **how)  # which is kept: a loader keeps its own
+    executor = ProcessExecutor(descriptors=[theirs], **how)  # the test keeps a reference, as a loader does
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
         executor.submit(os.getpid).result(10)
     assert executor.exited.result(10) is None
     with pytest.raises(BrokenExecutor, match=r"Too many open files \(raise the limit"):
-        executor.submit(os.getpid)  # the reason is not forgotten
+        executor.submit(os.getpid)  # a later call raises the same reason
     ours.close()
     assert descriptors().keys() - before == set()
 
@@ -175,7 +175,7 @@ async def test_a_thread_of_the_executor_that_can_not_be_started_is_an_error_and_
 
 @contextlib.contextmanager
 def descriptors_left(free):
-    """Just so many can be had."""
+    """Leave just ``free`` descriptors to the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as taken:
         taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
@@ -193,7 +193,7 @@ def descriptors_left(free):
 
 @pytest.mark.both_loops
 async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_open_and_harms_no_other_worker():
-    """The fork server ends when there is none in the midst of a start, and takes with it what tells of its workers' ends."""
+    """The fork server would end if it lacked a descriptor during a start, and could no longer report its workers' ends."""
     other = ProcessExecutor(start_method="forkserver")
     try:
         pid = other.submit(os.getpid).result(10)
@@ -216,7 +216,7 @@ async def test_however_few_descriptors_there_are_a_refused_start_leaves_none_ope
 
 NO_THREAD = (
     r"WorkerDiedError: worker \d died: .*can't start new thread(: less than \d+ MiB of memory are left)? "
-    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)"  # once
+    r"\(raise the limits of processes and memory [^)]*\)[^)]*\)"  # the advice comes once
     r"(\. It was started again \d times without progress \(max_restarts\))?$"
 )
 NO_MEMORY = (
@@ -227,7 +227,7 @@ NO_MEMORY = (
 )
 
 
-@CARRIERS
+@TRANSPORTS
 @pytest.mark.parametrize(
     ("megabytes", "size", "reasons"),
     [
@@ -239,7 +239,7 @@ NO_MEMORY = (
 )
 @pytest.mark.xdist_group("machine")
 def test_too_little_memory_is_an_error_that_says_so(tmp_path, transport, megabytes, size, reasons):
-    """The consumer holds 640 MB of batches. Threads, batches here and items in a worker: any may be what lacks memory."""
+    """The consumer holds 640 MB of batches. A thread, a batch here or an item in a worker may lack memory first."""
     outcome = run(tmp_path, transport, limit=f"leave_memory({megabytes})", workers=2, size=size)
     assert re.match(reasons, outcome), outcome
 
@@ -265,8 +265,8 @@ def await_daemon_thread():
             assert "can't start new thread" in str(error)
     asyncio.run(main())
 
-# From too little for a thread's stack to more than enough for its first steps, which lie between; and again where the
-# stacks of threads that were forked along can be had.
+# The limits range from too little memory for a thread's stack to more than enough for its first steps. The second range
+# begins higher by one stack, because the child can use the stacks of its parent's threads.
 stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
 for more in [base + step for base in (0, stack) for step in range(0, 400_000, 1 << 13)]:
     if not (child := os.fork()):
@@ -280,7 +280,7 @@ print("all came back")
 
 
 @pytest.mark.parametrize("call", ["submit", "await_thread", "await_daemon_thread"])
-def test_where_a_thread_can_be_made_but_not_begin_nobody_waits_for_it(tmp_path, call):
+def test_nothing_waits_for_a_thread_that_was_created_but_can_not_begin(tmp_path, call):
     ended = programs.run(tmp_path, STARVED, "stream", call)
     assert ended.out == "all came back\n", ended.err
 
@@ -308,7 +308,7 @@ def test_an_answer_for_which_there_is_no_memory_ends_the_worker_and_says_so(monk
     call = executor.submit(bytes, 5_000_000)
     with pytest.raises(BrokenExecutor, match=r"MemoryError: +\(raise the limit of memory"):
         call.result(10)
-    assert executor.exited.result(10) is None  # we have ended it: its exit code says nothing
+    assert executor.exited.result(10) is None  # the executor ended the process, so its exit code says nothing
 
 
 class TooLarge:
@@ -332,7 +332,7 @@ from tests.inside import in_thread
 
 async def main():
     threading.stack_size(1 << 18)
-    await anyio.to_thread.run_sync(int)  # so that there is an idle thread
+    await anyio.to_thread.run_sync(int)  # this leaves an idle thread
     leave_memory(60)
     print("name", await in_thread(lambda: threading.current_thread().name))
     print("stack", threading.stack_size())
@@ -346,18 +346,18 @@ def test_with_60_mb_of_address_space_a_thread_is_made_or_used_and_the_size_of_st
     assert ended.out == "name AnyIO worker thread\nstack 262144\n", ended.err
 
 
-@CARRIERS
+@TRANSPORTS
 def test_with_100_mb_of_data_the_stream_is_right(tmp_path, transport):
-    """Address space that is only reserved is no data."""
+    """The limit counts only data, not address space that is only reserved."""
     assert run(tmp_path, transport, limit="leave_memory(100, resource.RLIMIT_DATA)") == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_with_two_gigabytes_of_address_space_the_stream_is_right(tmp_path, transport):
     assert run(tmp_path, transport, limit="leave_memory(2000)", size=100_000) == "right"
 
 
-@CARRIERS
+@TRANSPORTS
 def test_a_worker_with_too_little_memory_fails_with_the_item_that_needs_more(tmp_path, transport):
     outcome = run(tmp_path, transport, initializer="leave_little_memory", size=30_000_000, workers=1)
     assert outcome.startswith("ProducerError: shard 0, position 0 (next)"), outcome

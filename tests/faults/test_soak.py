@@ -1,4 +1,4 @@
-"""The soak's short form: see ``soak.py``. A failure names its seed, and what was done last."""
+"""A short run of ``soak.py``. A failure names its seed and the last actions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SEEDS = range(1000, 1006)
 
 @pytest.fixture(scope="module", autouse=True)
 def fork_server(tmp_path_factory):
-    """What the first round leaves is there from the beginning: the fork server."""
+    """Start the fork server before the first round, so that every round starts with the same figures."""
     soak.run_round(1, tmp_path_factory.mktemp("first"))
-    soak.settled({})  # waits a second: what the first round leaves for a moment is in no figure of the others
+    soak.settled({})  # waits a second, so that no figure contains what the start leaves for a moment
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-@pytest.mark.parametrize("transport", soak.CARRIERS)
+@pytest.mark.parametrize("transport", soak.TRANSPORTS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_stream_is_the_reference_stream_whatever_happens(tmp_path, caplog, seed, transport, in_order):
     caplog.set_level(logging.ERROR, "asyncprefetch")

@@ -1,4 +1,4 @@
-"""Workers that stand still: an error after ``stall_timeout``, and neither the loop nor the end waits for them."""
+"""A stalled worker raises an error after ``stall_timeout``. Neither the loop nor closing waits for it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, ProducerStalledError
 from asyncprefetch.executors import ProcessExecutor
-from tests import pipelines, programs
+from tests import programs
 from tests.conftest import EXECUTORS, inline
 from tests.consumer import rest, take, through_bytes, until, until_error
 from tests.faults import mortals
 from tests.faults.mortals import Slow, SlowState, World
 from tests.inside import handle_of, transport_of
-from tests.pipelines import Count, Gate, GateKeeper
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.gates import Gate, GateKeeper
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux in full, elsewhere by the pull transport")
 
 
 @pytest.fixture(params=["process", "pull"])
 def transport(request):
-    """Both transports over processes, that can be stopped."""
+    """Both transports to worker processes, which can be stopped."""
     return EXECUTORS[request.param]
 
 
@@ -40,7 +41,7 @@ async def test_a_stuck_iterator_is_an_error_after_stall_timeout_and_the_state_is
     async with AsyncPrefetcher(Gate(5, str(tmp_path)), stall_timeout=1.0, workers=transport) as loader:
         reached = asyncio.create_task(keeper.reached(3))
         got, raised = await until_error(loader)
-        assert reached.done()  # the loop went on while the iterator stood there
+        assert reached.done()  # the loop ran while the iterator was stuck
         assert got == [0, 1, 2]
         assert isinstance(raised, ProducerStalledError)
         assert (raised.shard, raised.position, raised.seconds) == (0, 3, 1.0)
@@ -72,7 +73,7 @@ async def test_a_stopped_process_is_a_stall_and_the_state_is_exact(transport):
 async def test_a_stop_that_is_not_answered_is_a_stall_and_the_state_is_exact(transport):
     async with AsyncPrefetcher(Count(9), stall_timeout=1.0, n_batches_to_prefetch=2, workers=transport) as loader:
         await anext(loader)
-        await until(lambda: loader.statistics().buffered == 2, 10)  # nothing is asked of it
+        await until(lambda: loader.statistics().buffered == 2, 10)  # the loader now waits for no answer
         stop(loader)
         async with asyncio.timeout(5):
             state = await loader.get_state()
@@ -88,30 +89,30 @@ async def test_backpressure_is_no_stall(transport):
     async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, workers=transport) as loader:
         got = await take(loader, 1)
         await until(lambda: loader.statistics().buffered == 2, 10)
-        stop(loader)  # it could not answer, but nothing is asked of it
+        stop(loader)  # the worker could not answer, but the loader waits for no answer
         watchdog = handle_of(loader)._stall_watch
         watchdog._timer.cancel()
         watchdog._heard_at -= 3600
-        watchdog._expired()  # an hour later it looks
-        assert watchdog._timer is None  # and looks no more before something is asked for
+        watchdog._expired()  # the watchdog checks an hour later
+        assert watchdog._timer is None  # it does not check again until the loader asks for something
         os.kill(loader.statistics().workers[0].pid, signal.SIGCONT)
         assert got + [item async for item in loader] == list(range(9))
 
 
-@pytest.mark.asyncio(loop_factories=["asyncio"])  # whose clock can be set
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # the test can set this loop's clock
 async def test_neither_backpressure_nor_a_consumer_that_blocks_the_loop_is_a_stall(monkeypatch):
-    """The clock starts when something is asked for, and what has arrived is heard before it is missed."""
+    """The clock starts when the loader asks for something, and the loader reads what has arrived before it checks."""
     loop = asyncio.get_running_loop()
     clock, ahead = loop.time, 0.0
     monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
     async with AsyncPrefetcher(Count(9), stall_timeout=5, n_batches_to_prefetch=2, workers=inline) as loader:
         for n in range(9):
             assert await anext(loader) == n
-            ahead += 50.0  # a long step of the training, with a batch on its way
+            ahead += 50.0  # a long training step while a batch arrives
 
 
 async def state_with_a_long_replay(folder):
-    """A pipeline's first 24 items, and a state from which many of them are drawn again, slowly."""
+    """Return a pipeline's first 24 items, and a state whose replay draws all of them again, slowly."""
     for pipe in ("gate", "reached"):
         os.mkfifo(folder / pipe)
     pipeline = Slow(SlowState(stop=26, folder=str(folder)))
@@ -124,14 +125,14 @@ async def state_with_a_long_replay(folder):
     (folder / "gate").unlink()
     (folder / "slow").touch()
     assert len(state.shards[0].skip) == 24
-    # Some 0.05 s for each item that is drawn again.
+    # The replay takes 0.05 s for each item.
     return got, state
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_long_replay_is_no_stall(tmp_path, transport):
     got, state = await state_with_a_long_replay(tmp_path)
-    # Of a small buffer the replay takes more calls than there is credit at a time.
+    # With a small buffer the replay takes more calls than there is credit.
     loader = state.build(stall_timeout=0.8, n_batches_to_prefetch=1, workers=transport)
     assert got + await rest(loader) == list(range(26))
 
@@ -225,7 +226,7 @@ async def main():
     print(type((await asyncio.gather(waiting, return_exceptions=True))[0]).__name__)
     watching = [thread for thread in threading.enumerate() if "worker-watch" in thread.name]
     for thread in watching:
-        thread.join(10)  # it has said that all is over, and may not have ended yet
+        thread.join(10)  # the thread has reported the end, and may still run
     print(multiprocessing.active_children(), [thread.name for thread in watching if thread.is_alive()])
 
 asyncio.run(main())
@@ -233,8 +234,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("transport", ["stream", "pull"])
-def test_a_start_in_progress_is_not_left_behind(tmp_path, transport):
-    """The fork server is busy with what it imports before it starts anything."""
+def test_closing_ends_a_start_in_progress(tmp_path, transport):
+    """The fork server is busy with a slow import, so the start takes long."""
     for pipe in ("reached", "gate"):
         os.mkfifo(tmp_path / pipe)
     (tmp_path / "slow_to_import.py").write_text(
@@ -263,6 +264,6 @@ async def test_get_state_with_grace_answers_in_time_with_state_and_skip(tmp_path
         if what == "stopped":
             os.kill(loader.statistics().workers[0].pid, signal.SIGCONT)
         await keeper.open(5)
-        model = pipelines.in_turns([list(range(8)), list(range(100, 108))])
-        assert got + [item async for item in loader] == model  # the loader itself goes on as if nothing had been
+        model = in_turns([list(range(8)), list(range(100, 108))])
+        assert got + [item async for item in loader] == model  # the loader itself continues undisturbed
     assert got + await rest(through_bytes(state).build()) == model

@@ -1,4 +1,4 @@
-"""Files of documents in every format, for the tests of those who read them."""
+"""Files of documents in every format, for the tests of the document iterators."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.iterators.sources import drain
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TABLES = (".parquet", ".arrow", ".stream.arrow")
 FORMATS = LINES + TABLES
-"""Those of rows; ``.stream.arrow`` is of the stream kind."""
+"""The formats with rows. ``.stream.arrow`` files have Arrow's stream format."""
 
 Row = dict[str, Any]
 
 
 def lines_of(rows: list[Row | None]) -> bytes:
-    """JSON lines; ``None`` is a blank one."""
+    """Return the rows as JSON lines. ``None`` becomes a blank line."""
     return b"".join(b"\n" if row is None else json.dumps(row).encode() + b"\n" for row in rows)
 
 
 def write(path: Path, rows: list[Row], group: int = 2, compression: str | None = None) -> Path:
-    """Write rows in the format that the name says, ``group`` of them a row group, record batch, or compressed frame."""
+    """Write rows in the format of the name, with ``group`` rows in each row group, record batch or compressed frame."""
     name = path.name
     if name.endswith(".jsonl"):
         path.write_bytes(lines_of(rows))
@@ -57,7 +57,7 @@ def ids(iterator: DocumentFileIterator) -> list[str]:
 
 
 def after(iterator: DocumentFileIterator, count: int) -> DocumentFileState:
-    """The state after so many documents."""
+    """Return the state after ``count`` documents."""
     documents = iterator.create_iter()
     for _ in range(count):
         next(documents)
@@ -65,7 +65,7 @@ def after(iterator: DocumentFileIterator, count: int) -> DocumentFileState:
 
 
 def start_of_batch(path: Path, number: int) -> int:
-    """The first byte of a record batch of an arrow file, of either kind, without dictionaries."""
+    """Return the offset of a record batch in an Arrow file of either kind without dictionaries."""
     with pa.OSFile(str(path)) as source:
         source.seek(0 if path.name.endswith(".stream.arrow") else 8)
         reader = pa.ipc.MessageReader.open_stream(source)

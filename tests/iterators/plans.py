@@ -1,7 +1,7 @@
-"""Random pipelines, each with the items that it must yield, which a plain list knows.
+"""Random pipelines, each with a plain list of the items that it must yield.
 
-To let a further iterator take part: write its model, as naively as can be, in a function from a drawn plan to a plan, and
-add it to ``STAGES`` (or, if it takes no inner iterator, to ``SOURCES``).
+To add an iterator, write a function from a drawn plan to a plan with the simplest possible model of the iterator. Add the
+function to ``STAGES``, or to ``SOURCES`` if the iterator takes no inner iterator.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DOCUMENTS = [Document(f"doc {i}", "é" * i + "\n", file=file, row=row) for i, (f
 
 @dataclass(frozen=True)
 class Plan:
-    """A pipeline over the documents of a folder, and what it must yield."""
+    """A pipeline over the documents of a folder, and the items that it must yield."""
 
     text: str
     make: Callable[[Path], StatefulIterator[Any]]
@@ -127,7 +127,7 @@ def documents(draw: Draw) -> Plan:
 
 def looping(draw: Draw, inner: Plan) -> Plan:
     if not inner.items:
-        return inner  # an epoch without items is an error, which has a test of its own
+        return inner  # an epoch without items is an error; test_looping.py tests it
     epochs = draw(st.integers(1, 3))
     return Plan(
         f"Looping({inner}, {epochs})", lambda corpus: LoopingIterator(inner.make(corpus), epochs), inner.items * epochs
@@ -200,8 +200,8 @@ def shuffled(draw: Draw, inner: Plan) -> Plan:
 
 
 def tokenized(draw: Draw, inner: Plan) -> Plan:
-    """The tokens of what an item looks like, so that any items will do."""
-    # What tokens these are has tests of its own.
+    """Tokenize the ``repr`` of each item, so that this stage accepts any items."""
+    # Other tests check the tokens themselves.
     tokens = [drain(PreprocessIterator(ListIterator([as_text(item)])))[0] for item in inner.items]
     return Plan(
         f"Preprocess({inner})", lambda corpus: PreprocessIterator(MapIterator(inner.make(corpus), as_text)), tokens
@@ -231,7 +231,7 @@ def packed(draw: Draw, inner: Plan) -> Plan:
 
 
 def sequenced(draw: Draw, inner: Plan) -> Plan:
-    """Shuffled sequences of patches of what an item looks like."""
+    """Make shuffled sequences of patches from the ``repr`` of each item."""
     texts = ListIterator([as_text(item) for item in inner.items])
     patches: list[list[int]] = []
     for document in drain(PreprocessIterator(texts, patcher=SpacePatcher())):
@@ -298,7 +298,7 @@ def sampled(draw: Draw, inner: Plan, others: list[Plan]) -> Plan:
 
     def make(corpus: Path) -> StatefulIterator[Any]:
         sources = dict(zip(names, (plan.make(corpus) for plan in plans), strict=True))
-        # In another order: that of the sources counts.
+        # The weights have another order than the sources: only the order of the sources matters.
         given = dict(zip(names[::-1], weights[::-1], strict=True))
         mixture: StatefulIterator[Any] = SamplingIterator(sources, given, seed=seed, on_exhausted=mode)
         return LimitIterator(mixture, n) if mode == "restart" else mixture
@@ -308,7 +308,7 @@ def sampled(draw: Draw, inner: Plan, others: list[Plan]) -> Plan:
 
 
 def mixture_model(sources: list[list[Any]], weights: list[float], seed: int, mode: str, n: int) -> list[Any]:
-    """The mixture, or its first ``n`` items if it restarts its sources."""
+    """Return the mixture, or its first ``n`` items if it restarts its sources."""
     left = [list(items) for items in sources]
     items: list[Any] = []
     alive, draw = list(weights), 0

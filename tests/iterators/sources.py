@@ -1,4 +1,4 @@
-"""Where the pipelines of these tests begin: a plain list."""
+"""A list as a source of pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole pipelines, as users put them together."""
+"""Whole pipelines, composed as users compose them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_random_pipeline_goes_through_many_resumes_in_a_chain(documents: Path,
     got: list[Any] = []
     state = plan.make(documents).get_state()
     for _ in range(len(plan.items) + 2):
-        # As JSON to a file, and as a pickle to a worker.
+        # A state goes to a file as JSON, and to a worker as a pickle.
         state = pickle.loads(pickle.dumps(IteratorState.model_validate_json(state.model_dump_json()), 5))
         iterator = state.build()
         got += islice(iterator.create_iter(), 1)
@@ -211,8 +211,8 @@ def test_a_state_does_not_grow_with_the_position(documents: Path) -> None:
         list(islice(batches, n))
         text = iterator.get_state().model_dump_json()
         assert len(text) < 8_000
-        sizes.add(len(re.sub(r"[0-9a-f]{8,}|\d+", "0", text)))  # but for digests and the digits of numbers
-    assert max(sizes) - min(sizes) < 20  # a source that was not drawn from yet knows no head of its file
+        sizes.add(len(re.sub(r"[0-9a-f]{8,}|\d+", "0", text)))  # ignoring digests and the digits of numbers
+    assert max(sizes) - min(sizes) < 20  # a source that was not drawn from has no digest of its file's head
 
 
 def test_a_state_is_no_handle_on_the_iterator(corpus: Path) -> None:

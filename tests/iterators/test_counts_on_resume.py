@@ -1,4 +1,4 @@
-"""What iterators count is exact on resume: what is drawn again to get to the place was counted when it was drawn first."""
+"""The counts of iterators are exact on resume: items that a resume draws again are not counted again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def nested(documents: Any) -> Any:
 
 
 def counted_of(items: Any, count: int | None = None) -> tuple[int, Counter[str]]:
-    """How many items there were, up to ``count``, and what was counted meanwhile."""
+    """Draw up to ``count`` items. Return how many there were, and the counts of the iterators."""
     n = 0
     counters.drain()
     if count != 0:

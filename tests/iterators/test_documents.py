@@ -25,7 +25,7 @@ from tests.iterators.sources import drain
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Seven documents: b/one.py, b/rows.jsonl (3), c.txt, d.md, e.jsonl (1)."""
+    """A folder with seven documents: b/one.py, b/rows.jsonl (3), c.txt, d.md, e.jsonl (1)."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "one.py").write_text("print('ä')\n", "utf-8")
     (tmp_path / "b" / "rows.jsonl").write_bytes(
@@ -72,7 +72,7 @@ def test_the_state_is_of_one_size_however_many_files_there_are(tmp_path: Path) -
     for i in range(300):
         (tmp_path / f"{i}.txt").write_text("x", "utf-8")
     large = len(after(DocumentFileIterator(tmp_path), 250).model_dump_json())
-    assert large < small + 40  # digits, and a digest of what was read
+    assert large < small + 40  # more digits, and a digest of the text that was read
 
 
 def test_files_globs_and_lists_mean_what_they_say(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_files_that_changed_since_the_checkpoint_are_refused(corpus: Path, chang
     text = after(DocumentFileIterator(corpus), 2).model_dump_json()
     if change == "grown":
         (corpus / "d.md").write_text("longer than it was", "utf-8")
-    elif change == "moved":  # as many bytes in all
+    elif change == "moved":  # the total size stays the same
         (corpus / "c.txt").write_bytes(b"c\n")
         (corpus / "d.md").write_bytes(b"# d\n")
     elif change == "added":

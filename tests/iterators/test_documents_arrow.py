@@ -1,4 +1,4 @@
-"""Arrow files that other programs wrote, that were damaged, or that are of a place saved by an older version."""
+"""Arrow files that other programs wrote, damaged Arrow files, and positions that an older version saved."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def texts(path: Path, shard: tuple[int, int] = (0, 1), **options: Any) -> list[s
 
 
 def assert_passed_over(folder: Path, kept: list[str], errors: int = 1) -> None:
-    """Every way to share the files out gives these texts, and resumes exactly; each shard counts the errors."""
+    """Check for 1, 2 and 3 shards: they give these texts, resume exactly, and each counts the errors."""
     for count in (1, 2, 3):
         counters.drain()
         shards = [texts(folder, (i, count), on_error="skip", encoding_errors="replace") for i in range(count)]
@@ -41,7 +41,7 @@ def assert_passed_over(folder: Path, kept: list[str], errors: int = 1) -> None:
 
 @pytest.fixture
 def beside(tmp_path: Path) -> list[str]:
-    """The texts of another file, behind the one in question."""
+    """Write another file, which sorts after the damaged one. Return its texts."""
     write(tmp_path / "y.jsonl", [{"text": f"y{i}"} for i in range(6)])
     return [f"y{i}" for i in range(6)]
 
@@ -56,7 +56,7 @@ def test_a_zero_where_a_batch_should_begin_is_an_error_of_that_batch(tmp_path: P
 
 
 @pytest.mark.parametrize("zeros", [4, 8])
-def test_a_zero_in_a_stream_is_no_end_if_more_comes_behind_it(tmp_path: Path, beside: list[str], zeros: int) -> None:
+def test_a_zero_in_a_stream_is_no_end_if_more_follows(tmp_path: Path, beside: list[str], zeros: int) -> None:
     path = write(tmp_path / "x.stream.arrow", [{"text": text} for text in ROWS], group=3)
     content, start = path.read_bytes(), start_of_batch(path, 1)
     path.write_bytes(content[:start] + bytes(zeros) + content[start + zeros :])
@@ -67,7 +67,7 @@ def test_a_zero_in_a_stream_is_no_end_if_more_comes_behind_it(tmp_path: Path, be
 
 @pytest.mark.parametrize("gap", [0, 56])
 def test_the_index_of_a_file_says_where_its_batches_lie(tmp_path: Path, gap: int) -> None:
-    """Some writers leave room behind the first bytes, and some leave out the mark of the end."""
+    """Some writers leave space after the first bytes, and some omit the mark of the end."""
     path = write(tmp_path / "x.arrow", [{"text": text} for text in ROWS], group=3)
     content = path.read_bytes()
     end = start_of_batch(path, 3)
@@ -104,7 +104,7 @@ COLUMNS = {
 def test_a_batch_that_refers_to_what_is_not_there_is_an_error_of_that_batch(
     tmp_path: Path, beside: list[str], suffix: str, kind: str
 ) -> None:
-    """To read such a row would give what lies elsewhere in memory, or end the process."""
+    """Reading such a row would return other memory, or end the process."""
     table = pa.table({"text": pa.array(ROWS), "used": COLUMNS[kind]})
     path = write_table(tmp_path / f"x{suffix}", table, group=9)
     content = path.read_bytes()
@@ -162,9 +162,9 @@ def test_want_of_memory_and_a_stop_are_no_damage(
 
 
 def with_length(path: Path, length: int) -> Path:
-    """Say of the first compressed buffer of the second batch that it has this length."""
+    """Set the length of the first compressed buffer of the second batch."""
     content, start = path.read_bytes(), start_of_batch(path, 1)
-    place = content.index(b"\x04\x22\x4d\x18", start) - 8  # a frame of lz4, behind its length
+    place = content.index(b"\x04\x22\x4d\x18", start) - 8  # the lz4 frame is after its length
     path.write_bytes(content[:place] + struct.pack("<q", length) + content[place + 8 :])
     return path
 
@@ -194,7 +194,7 @@ def test_want_of_memory_that_the_machine_may_have_is_no_damage(
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, text: str, error: Exception) -> None:
-    """Let one text be one that can't be got out of its column."""
+    """Make the conversion of one text raise an error."""
     converter = Columns._converter
 
     def converting(self: Columns, *args: Any) -> Any:
@@ -219,7 +219,7 @@ def test_only_the_columns_that_are_used_are_looked_at(tmp_path: Path, suffix: st
     content = path.read_bytes()
     assert texts(path) == ROWS
     damaged = content
-    if compression:  # the frame of the data of the first column, behind that of its offsets
+    if compression:  # the frame with the first column's data is after the frame with its offsets
         frame = b"\x28\xb5\x2f\xfd"
         place = content.index(frame, content.index(frame) + 1)
         damaged = content[:place] + b"\xff" * 4 + content[place + 4 :]

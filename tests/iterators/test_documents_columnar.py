@@ -21,7 +21,7 @@ TEXTS = [f"row {i} " + "x" * 9000 for i in range(40)]
 
 
 def blank_out(path: Path, texts: list[str]) -> None:
-    """Make invalid UTF-8 of some texts where they lie in the file."""
+    """Replace some texts in the file by invalid UTF-8."""
     content = path.read_bytes()
     for text in texts:
         assert content.count(text.encode()) == 1
@@ -105,7 +105,7 @@ def test_resuming_in_an_arrow_file_seeks_to_the_record_batch(tmp_path: Path, suf
     content = path.read_bytes()
     start = start_of_batch(path, 6)
     assert (state.offset, state.batch) == ((start, 0) if "stream" in suffix else (0, 6))
-    # Not even what describes the batches before is looked at.
+    # The iterator does not even read the metadata of the batches before.
     path.write_bytes(content[: 1 << 16] + b"\xff" * (start - (1 << 16)) + content[start:])
     assert [d.text for d in drain(state.build())] == TEXTS[33:]
 
@@ -281,11 +281,11 @@ def damaged(folder: Path, shard: tuple[int, int]) -> DocumentFileIterator:
 
 
 def second_group(path: Path) -> int:
-    """Where the data of the second row group, or record batch, begin."""
+    """Return the offset of the data of the second row group or record batch."""
     if path.name.endswith(".parquet"):
         column = pq.ParquetFile(path).metadata.row_group(1).column(0)
         return int(column.dictionary_page_offset or column.data_page_offset)
-    frame = b"\x28\xb5\x2f\xfd"  # of zstd
+    frame = b"\x28\xb5\x2f\xfd"  # the beginning of a zstd frame
     content = path.read_bytes()
     return content.index(frame, start_of_batch(path, 1))
 

@@ -1,4 +1,4 @@
-"""Random corpora: state -> JSON -> build at every position gives the same rest and the same next states."""
+"""Random corpora: at every position, state -> JSON -> build gives the same rest and the same next states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ texts = st.text(max_size=5) | st.sampled_from(
 )
 rows = st.fixed_dictionaries(
     {
-        "text": texts | st.none(),  # None: a bad row
+        "text": texts | st.none(),  # None makes a bad row
         "sample_id": st.none() | st.integers(0, 9),
         "entropies": st.none() | st.lists(st.floats(0, 8, width=16), max_size=3),
         "n": st.integers(0, 9),
@@ -32,7 +32,7 @@ SCHEMA = pa.schema({"text": pa.string(), "sample_id": pa.int64(), "entropies": p
 
 
 def lay_down(folder: Path, number: int, suffix: str, content: list[Any], group: int) -> list[str]:
-    """Write a file, in which ``None`` is a blank line; the texts that it holds, less those of bad rows."""
+    """Write a file, in which ``None`` is a blank line. Return its texts without those of bad rows."""
     path = folder / f"{number}{suffix}"
     kept = [row for row in content if row is not None]
     if suffix == ".txt":

@@ -1,4 +1,4 @@
-"""What is passed over is counted by the loader, and is no difference to the stream."""
+"""The loader counts skipped rows, and skipping does not change the stream."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,8 @@ async def test_documents_that_are_passed_over_are_counted(corpus, executor_facto
 
 
 async def test_counts_are_those_of_the_worker_that_counted(corpus):
-    list(DocumentFileIterator(corpus, on_error="skip").create_iter())  # the program's own are nobody's
+    # No loader counts the rows that the program itself skips.
+    list(DocumentFileIterator(corpus, on_error="skip").create_iter())
     for workers in (lambda worker: ThreadPoolExecutor(1), ProcessWorkers(start_method="fork")):
         shards = [DocumentFileIterator(corpus, shard=(i, 2), on_error="skip") for i in range(2)]
         async with AsyncPrefetcher(shards, num_workers=2, workers=workers) as loader:
@@ -52,7 +53,7 @@ async def test_a_stream_with_gaps_is_exact_on_resume(corpus, executor_factory):
 
 
 @pytest.mark.both_loops
-async def test_a_damaged_row_is_an_error_that_names_it_behind_all_before_it(corpus, executor_factory):
+async def test_the_error_of_a_damaged_row_names_it_and_comes_after_all_rows_before(corpus, executor_factory):
     async with AsyncPrefetcher(DocumentFileIterator(corpus), workers=executor_factory) as loader:
         texts = [(await anext(loader)).text for _ in range(3)]
         with pytest.raises(ProducerError, match=r"rows\.jsonl, row 3 .*broken JSON"):

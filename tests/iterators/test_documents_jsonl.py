@@ -1,4 +1,4 @@
-"""Files of JSON lines, as they are and compressed."""
+"""Files of JSON lines, plain and compressed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.iterators.corpora import LINES, after, ids, lines_of, write
 from tests.iterators.sources import drain
 
 BIG = [{"text": f"row {i} " + "x" * 5000} for i in range(100)]
-"""Far more than the head of a file."""
+"""Rows that together are far larger than the head of a file."""
 
 
 def bytes_read() -> int:
-    """What this process has asked the system for, in all."""
+    """Return the number of bytes that this process has requested from the system."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
@@ -41,11 +41,11 @@ def test_resuming_seeks_and_reads_nothing_before_the_place(tmp_path: Path) -> No
     assert ids(state.build()) == [f"x.jsonl:{i}" for i in range(60, 100)]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the system must tell how much was read")
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the system must count the bytes that were read")
 def test_resuming_at_the_end_of_ten_gigabytes_reads_a_few_hundred_kilobytes(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     first = lines_of([{"text": "first"}])
-    with path.open("wb") as file:  # a hole of zeros in between, which takes no room
+    with path.open("wb") as file:  # the hole of zeros in the middle takes no space
         file.write(first)
         file.seek(10 << 30)
         file.write(b"\n" + lines_of([{"text": "last"}]))
@@ -194,13 +194,13 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
     middle = len(content) // 2
     if damage == "cut":
         path.write_bytes(content[: middle + 3])
-    elif damage == "cut after a group":  # and a bit of the header of the next
+    elif damage == "cut after a group":  # and after a part of the next group's header
         path.write_bytes(content[: content.index(content[:4], 1) + 2])
     elif damage == "one byte":
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
     else:
         path.write_bytes(b"no such file")
-    # A byte that is another one shows in a row, or else in the sum at the end of its group.
+    # A changed byte shows in a row, or else in the checksum at the end of its group.
     reason = "damaged from here on|not UTF-8|broken JSON" if damage == "one byte" else "damaged from here on"
     with pytest.raises(DocumentError, match=reason) as caught:
         drain(DocumentFileIterator(tmp_path))
@@ -267,7 +267,7 @@ def test_what_the_quick_parser_takes_it_understands_as_the_standard_library_does
         return
     exact = json.loads(line.decode("utf-8"))
     assert repr(quick) == repr(exact)
-    repr(quick).encode()  # no half characters
+    repr(quick).encode()  # fails on lone surrogates
 
 
 @pytest.mark.parametrize("field", [b"", b'"half": "\\ud800 [[[ \\" ]]", '])

@@ -1,4 +1,4 @@
-"""Files at URLs, on fsspec's filesystem in memory."""
+"""Files at URLs, on fsspec's in-memory filesystem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.iterators.sources import drain
 
 @pytest.fixture
 def remote(tmp_path: Path) -> Iterator[Path]:
-    """A folder of all formats, of which ``memory://corpus`` is a copy."""
+    """A folder with files of all formats. ``memory://corpus`` is a copy of it."""
     folder = tmp_path / "here"
     (folder / "b").mkdir(parents=True)
     for i, suffix in enumerate(FORMATS):
@@ -39,7 +39,7 @@ def remote(tmp_path: Path) -> Iterator[Path]:
     filesystem.rm("/corpus", recursive=True)
 
 
-def test_a_folder_behind_a_url_is_as_one_here(remote: Path) -> None:
+def test_a_folder_at_a_url_gives_the_same_as_a_local_one(remote: Path) -> None:
     here = drain(DocumentFileIterator(remote))
     assert len(here) == 20
     assert drain(DocumentFileIterator("memory://corpus")) == here
@@ -55,7 +55,7 @@ def test_a_folder_behind_a_url_is_as_one_here(remote: Path) -> None:
 @pytest.mark.parametrize(
     "tail", ["c.txt", "b", "*.txt", "b/*", "**/*.jsonl*", "*/*.parquet", "[0-9].*", ".hidden.txt", ".h*.txt"]
 )
-def test_files_folders_and_globs_behind_a_url_mean_what_they_mean_here(remote: Path, tail: str) -> None:
+def test_files_folders_and_globs_at_a_url_mean_the_same_as_local_ones(remote: Path, tail: str) -> None:
     here = ids(DocumentFileIterator(f"{remote}/{tail}"))
     assert here
     assert ids(DocumentFileIterator(f"memory://corpus/{tail}")) == here
@@ -124,7 +124,7 @@ def test_a_filesystem_must_not_answer_from_a_list_that_it_remembers(
     assert len(forgot) == 2
 
 
-def test_a_bad_row_behind_a_url_is_named_by_it(remote: Path) -> None:
+def test_the_error_of_a_bad_row_names_the_url(remote: Path) -> None:
     fsspec.filesystem("memory").pipe("/corpus/0.jsonl", b'{"text": 1}\n')
     with pytest.raises(DocumentError, match=r"^memory:///corpus/0.jsonl, row 0 \(line 1\): the field 'text' must"):
         drain(DocumentFileIterator("memory://corpus"))
@@ -146,16 +146,16 @@ def test_what_a_filesystem_raises_is_raised_as_it_is_and_never_passed_over(
     path = write(tmp_path / f"x{suffix}", [{"text": "x" * 900 + str(i)} for i in range(9)])
     filesystem = fsspec.filesystem("memory")
     filesystem.put(str(path), "/corpus/")
-    open_ = MemoryFileSystem._open
+    open_ = MemoryFileSystem.open
     monkeypatch.setattr(_files, "_BUFFER", 128)
-    monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, **kw: Failing(open_(self, path, **kw).getvalue()))
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda self, *how: Failing(open_(self, *how).getvalue()))
     try:
         raised = 0
         for reads, error in product(range(30), (OSError("token expired"), EOFError("hung up"), ValueError("closed"))):
             Failing.error, Failing.reads = error, reads
             iterator = DocumentFileIterator("memory://corpus/", on_error=on_error)
             outcome = attempt(iterator)
-            if Failing.reads < 0:  # so many reads there were
+            if Failing.reads < 0:  # the iterator made the read that fails
                 assert outcome is error
                 raised += 1
             else:
@@ -175,11 +175,9 @@ def test_a_filesystem_that_ends_a_file_early_without_a_word_loses_nothing(
     filesystem = fsspec.filesystem("memory")
     filesystem.put(str(path), "/corpus/")
     size = path.stat().st_size
-    open_ = MemoryFileSystem._open
+    open_ = MemoryFileSystem.open
     monkeypatch.setattr(_files, "_BUFFER", 128)
-    monkeypatch.setattr(
-        MemoryFileSystem, "_open", lambda self, path, **kw: EndingEarly(open_(self, path, **kw).getvalue())
-    )
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda self, *how: EndingEarly(open_(self, *how).getvalue()))
     try:
         for EndingEarly.given in {0, 1, size // 3, size // 2, size - 1}:
             outcome = attempt(DocumentFileIterator("memory://corpus/", on_error=on_error))
@@ -192,7 +190,7 @@ def test_a_filesystem_that_ends_a_file_early_without_a_word_loses_nothing(
 
 
 class EndingEarly(io.BytesIO):
-    """A remote file that says its size and gives fewer bytes."""
+    """A remote file that returns fewer bytes than its size."""
 
     given: int
 
@@ -206,7 +204,7 @@ class EndingEarly(io.BytesIO):
 
 
 def attempt(iterator: DocumentFileIterator) -> int | Exception:
-    """How many documents there are, or what was raised."""
+    """Return the number of documents, or the error that was raised."""
     try:
         return len(drain(iterator))
     except Exception as error:
@@ -214,7 +212,7 @@ def attempt(iterator: DocumentFileIterator) -> int | Exception:
 
 
 class Failing(io.BytesIO):
-    """A remote file of which one read fails."""
+    """A remote file with one read that fails."""
 
     error: Exception
     reads: int

@@ -37,7 +37,7 @@ def nothing_loaded() -> Any:
 
 
 def write_hugging_face(path: Path, **more: Any) -> str:
-    """Words, and two special tokens around each text."""
+    """Write a tokenizer of words that puts two special tokens around each text."""
     words = ["<unk>", "<s>", "</s>", "hello", "world", "is", "text", *more.pop("words", ())]
     special = [
         {

@@ -1,4 +1,4 @@
-"""Which functions a pipeline takes, and what it says to the others."""
+"""The functions that a pipeline accepts, and the errors for all others."""
 
 from __future__ import annotations
 

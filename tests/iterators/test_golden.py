@@ -1,112 +1,14 @@
-"""States and checkpoints that an earlier commit wrote are read, and continue exactly.
-
-The files in ``golden/`` are never written anew: they stand for files of users. Add one for a new iterator, or for a new
-version of a state, by ``python -m tests.iterators.test_golden NAME``, which refuses to replace a file.
-"""
+"""States and checkpoints that an earlier commit wrote can be read and continue exactly."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, IteratorState, StatefulIterator, register
-from asyncprefetch.iterators import (
-    BatchIterator,
-    DocumentFileIterator,
-    FilterIterator,
-    LimitIterator,
-    LoopingIterator,
-    MapIterator,
-    PackingIterator,
-    PreprocessIterator,
-    SamplingIterator,
-    SequenceIterator,
-    ShuffleIterator,
-    SpacePatcher,
-    from_iterable,
-)
-from tests.inside import encode
-
-GOLDEN = Path(__file__).parent / "golden"
-AT = (0, 1, 5, 6, 9, 40)
-"""The positions at which states were written; at positions beyond its end, an iterator has ended."""
-
-
-@register("tests.golden.numbers")
-def numbers() -> Iterator[int]:
-    yield from range(8)
-
-
-@register("tests.golden.double")
-def double(item: int) -> int:
-    return 2 * item
-
-
-@register("tests.golden.odd")
-def odd(item: int) -> bool:
-    return item % 2 == 1
-
-
-def looped(epochs: int = 3) -> StatefulIterator[int]:
-    return LoopingIterator(from_iterable(numbers), epochs)
-
-
-def documents() -> DocumentFileIterator:
-    return DocumentFileIterator("corpus.jsonl")
-
-
-def sequences() -> StatefulIterator[Any]:
-    tokens = PreprocessIterator(LoopingIterator(documents(), 2), patcher=SpacePatcher())
-    return SequenceIterator(tokens, sequence_length=4, buffer_size=3, seed=5)
-
-
-PIPELINES: dict[str, Callable[[], StatefulIterator[Any]]] = {
-    "from_iterable": lambda: from_iterable(numbers),
-    "limit": lambda: LimitIterator(from_iterable(numbers), 6),
-    "looping": looped,
-    "limit_of_looping": lambda: LimitIterator(looped(), 12),
-    "looping_of_limit": lambda: LoopingIterator(LimitIterator(from_iterable(numbers), 3), 4),
-    "map": lambda: MapIterator(looped(), double),
-    "filter": lambda: FilterIterator(looped(), odd),
-    "batching": lambda: BatchIterator(looped(), 3),
-    "shuffle": lambda: ShuffleIterator(LimitIterator(looped(), 20), buffer_size=6, seed=3),
-    "sampling": lambda: SamplingIterator(
-        {"a": LimitIterator(looped(), 9), "b": from_iterable(numbers)}, {"a": 2, "b": 1}, seed=1, on_exhausted="drop"
-    ),
-    "sampling_restart": lambda: LimitIterator(
-        SamplingIterator({"a": from_iterable(numbers)}, {"a": 1}, on_exhausted="restart"), 30
-    ),
-    "documents": documents,
-    "sequences": sequences,
-    "packing": lambda: PackingIterator(sequences(), batch_size=2, sequence_length=4, max_length=32),
-}
-
-
-def digest(items: Iterator[Any]) -> str:
-    text = json.dumps([encode(item, None) for item in items])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def states_of(name: str) -> list[dict[str, Any]]:
-    """The states along the way, and a digest of what follows each of them."""
-    whole = list(PIPELINES[name]().create_iter())
-    written = []
-    for position in AT:
-        iterator = PIPELINES[name]()
-        list(islice(iterator.create_iter(), position))
-        rest = digest(iter(whole[position:]))
-        written.append(
-            {"position": position, "state": json.loads(iterator.get_state().model_dump_json()), "rest": rest}
-        )
-    return written
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, IteratorState, StatefulIterator
+from tests.iterators.golden_pipelines import GOLDEN, PIPELINES, digest, states_of
 
 
 @pytest.fixture(autouse=True)
@@ -135,16 +37,7 @@ def shards() -> list[StatefulIterator[Any]]:
 async def test_a_checkpoint_of_an_earlier_commit_is_read_and_continues_exactly() -> None:
     async with AsyncPrefetcher(shards(), n_batches_to_prefetch=4) as uninterrupted:
         expected = [item async for item in uninterrupted]
-    # Saved after 7 items.
+    # The checkpoint was saved after 7 items.
     state = await AsyncPrefetcherState.load(GOLDEN / "loader.safetensors", expect=shards())
     async with state.build() as restored:
         assert [item async for item in restored] == expected[7:]
-
-
-if __name__ == "__main__":
-    os.chdir(GOLDEN)
-    for given in sys.argv[1:]:
-        target = GOLDEN / f"{given}.json"
-        if target.exists():
-            raise SystemExit(f"{target.name} exists already: golden files are never replaced")
-        target.write_text(json.dumps(states_of(given), indent=1) + "\n")

@@ -37,7 +37,7 @@ def test_ends_an_endless_loop() -> None:
     assert drain(LimitIterator(LoopingIterator(ListIterator([1, 2])), 5)) == [1, 2, 1, 2, 1]
 
 
-def test_counts_anew_in_each_epoch() -> None:
+def test_counts_from_zero_in_each_epoch() -> None:
     assert drain(LoopingIterator(LimitIterator(ListIterator([1, 2, 3]), 2), 2)) == [1, 2, 1, 2]
 
 

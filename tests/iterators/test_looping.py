@@ -35,7 +35,7 @@ def test_a_loop_of_loops_resumes_exactly() -> None:
     assert_resumes_exactly(lambda: LoopingIterator(LoopingIterator(ListIterator([1, 2, 3]), 2), 2))
 
 
-def test_the_state_tells_the_epoch() -> None:
+def test_the_state_contains_the_epoch() -> None:
     iterator = LoopingIterator(ListIterator([1, 2]), 3)
     epochs = [iterator.get_state().epoch for _ in iterator.create_iter()]
     assert epochs == [0, 0, 1, 1, 2, 2]
@@ -76,7 +76,7 @@ def test_refuses_a_number_of_epochs_below_one(epochs: int) -> None:
         LoopingIterator(ListIterator([1]), epochs)
 
 
-def test_around_an_iterator_that_is_further_at_its_end_than_behind_its_last_item_it_resumes_exactly() -> None:
+def test_resumes_exactly_around_an_iterator_that_moves_after_its_last_item() -> None:
     assert_resumes_exactly(lambda: LoopingIterator(FilterIterator(ListIterator([2, 4, 5]), even), 3))
 
 

@@ -1,4 +1,4 @@
-"""Packing of sequences: each is a row."""
+"""Packing of sequences: each sequence becomes a row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAD = -7
 
 
 def sequences(rows: list[list[int]], patched: bool, dtype: Any = np.uint16) -> list[TokenSequence]:
-    """One sequence for each list of patch lengths; tokens count from 1."""
+    """Return one sequence for each list of patch lengths. The tokens count from 1."""
     ids = iter(range(1, 10_000))
     made = []
     for lengths in rows:
@@ -51,7 +51,7 @@ def pack(rows: list[list[int]], patched: bool, **options: Any) -> PackingIterato
 
 
 def model(rows: list[list[int]], patched: bool, **options: Any) -> list[dict[str, list[Any]]]:
-    """The batches, in plain lists."""
+    """Return the expected batches as plain lists."""
     batch_size, limit = options["batch_size"], options.get("max_length")
     first, kept = 1, []
     for lengths in rows:
@@ -209,7 +209,7 @@ def test_sequences_that_are_too_long_can_be_passed_over_counted_and_the_rest_res
     assert_resumes_exactly(skipping)
 
 
-def test_a_row_that_is_too_long_leaves_no_state_behind_and_draws_nothing_more() -> None:
+def test_after_a_row_that_is_too_long_an_iterator_gives_no_state_and_draws_nothing_more() -> None:
     iterator = pack([[3], [50], *[[3]] * 20], False)
     with pytest.raises(RowTooLongError):
         drain(iterator)
@@ -265,8 +265,8 @@ def test_refuses_sequences_with_patches_among_others() -> None:
 
 
 @pytest.mark.parametrize("patched", [True, False])
-@pytest.mark.parametrize("first", [[1, 1], [1]])  # also if the first of them is too short to be a row
-def test_refuses_sequences_with_patches_behind_batches_of_others(patched: bool, first: list[int]) -> None:
+@pytest.mark.parametrize("first", [[1, 1], [1]])  # in the second case the first sequence is too short for a row
+def test_refuses_sequences_of_another_kind_after_a_batch(patched: bool, first: list[int]) -> None:
     rows = [*sequences([first, [1, 1]], patched), *sequences([[1, 1]], not patched)]
     iterator = PackingIterator(ListIterator(rows), batch_size=1, sequence_length=4)
     batches = iterator.create_iter()
@@ -300,7 +300,7 @@ def test_refuses_options_out_of_their_range(option: dict[str, Any]) -> None:
         pack([], True, **option)
 
 
-def test_the_state_behind_a_batch_is_that_of_the_sequences_and_nothing_else() -> None:
+def test_the_state_after_a_batch_is_only_that_of_the_sequences() -> None:
     iterator = pack([[1, 1]] * 9, True)
     batches = iterator.create_iter()
     for number in range(1, 5):
@@ -318,7 +318,7 @@ class SkippingState(IteratorState, kind="tests.packing.skipping", frozen=True):
 
 
 class SkippingIterator(ListIterator):
-    """Passes over each ``None``, so that its state moves on at the end."""
+    """Skips each ``None``, so that its state changes at the end."""
 
     def get_state(self) -> SkippingState:  # type: ignore[override]
         return SkippingState(items=self.items, position=self.position)
@@ -367,7 +367,7 @@ class InterruptedState(ListState, kind="tests.iterators.interrupted", frozen=Tru
 
 
 class Interrupted(ListIterator):
-    """Raises the errors among its items."""
+    """Yields its items, and raises those that are errors."""
 
     def get_state(self) -> InterruptedState:
         return InterruptedState(items=self.items, position=self.position)
@@ -415,7 +415,7 @@ def test_all_arrays_are_made_where_the_loader_reads_them() -> None:
 
     class Allocator:
         def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: str) -> Any:
-            made.append(np.full(shape, 99, dtype))  # what was there before must be nowhere in a batch
+            made.append(np.full(shape, 99, dtype))  # a batch must not contain this earlier content
             return made[-1]
 
     before = arrays.use(Allocator())

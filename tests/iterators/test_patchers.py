@@ -27,7 +27,8 @@ def words(text: str, patcher: Patcher, **options: Any) -> list[str]:
 
 
 def space_model(ids: list[int], offset: int) -> list[int]:
-    lengths, length, before = [], 0, True  # whether the id before is space-like: none is
+    # ``before`` says whether the previous id is space-like. It is true before the first id.
+    lengths, length, before = [], 0, True
     for i, id_ in enumerate(ids):
         byte = id_ - offset
         plain = byte >= 0 and (bytes([byte]).isalnum() or 0x80 <= byte < 0xC0)
@@ -176,5 +177,5 @@ def test_entropies_of_every_dtype_are_compared_as_float64(dtype: Any, threshold:
 
 
 def test_a_threshold_is_not_rounded_to_the_dtype_of_the_entropies() -> None:
-    entropies = np.array([0.0, 0.1, 0.1], np.float32)  # of which 0.1 is a bit more than 0.1
+    entropies = np.array([0.0, 0.1, 0.1], np.float32)  # as a float32, 0.1 is slightly more than 0.1
     assert EntropyPatcher(0.1).patch_lengths(np.zeros(3, np.uint16), entropies).tolist() == [1, 1, 1]

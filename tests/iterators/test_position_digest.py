@@ -1,4 +1,4 @@
-"""Files that were rewritten since the checkpoint, at the same size: a resume that reads them again must notice."""
+"""Files that were rewritten at the same size after the checkpoint: a resume that reads them again must notice."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_each_text_file_that_is_read_again_is_looked_at(
     texts: Path, make: Callable[[Path], StatefulIterator[Any]]
 ) -> None:
     text = saved_at(make(texts), 3)
-    again = texts / "01.txt"  # in the midst of what is read again
+    again = texts / "01.txt"  # in the middle of the files that the resume reads again
     before = again.read_bytes()
     assert_items_equal(drain(make(texts))[3:], resumed(text), "rest")
     again.write_bytes(before.upper())
@@ -168,13 +168,15 @@ def test_a_state_without_a_position_digest_is_continued(
 
 
 @pytest.mark.parametrize("make", CHAINS)
-def test_states_are_the_same_whoever_gets_there(folder: Path, make: Callable[[Path], StatefulIterator[Any]]) -> None:
+def test_states_are_the_same_with_and_without_a_resume(
+    folder: Path, make: Callable[[Path], StatefulIterator[Any]]
+) -> None:
     assert_resumes_exactly(lambda: make(folder), max_items=25)
 
 
 @pytest.mark.parametrize("make", [packed, sequenced, in_patches, shuffled, twice_shuffled, of_sequences])
 @pytest.mark.parametrize("anchor_every", [0, 100, ANCHOR_EVERY])
-def test_states_of_text_files_are_the_same_whoever_gets_there(
+def test_states_of_text_files_are_the_same_with_and_without_a_resume(
     texts: Path, make: Callable[[Path], StatefulIterator[Any]], anchor_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (packing, _blocks):
@@ -182,13 +184,13 @@ def test_states_of_text_files_are_the_same_whoever_gets_there(
     assert_resumes_exactly(lambda: make(texts))
 
 
-def test_the_state_behind_a_failure_is_one_to_go_on_from(folder: Path) -> None:
+def test_the_state_after_a_failure_can_be_resumed(folder: Path) -> None:
     path = folder / "b.jsonl"
     path.write_text(path.read_text("utf-8").replace('{"text"', '["text"', 1), "utf-8")
     for make in CHAINS[:5]:
         iterator, got = make(folder), list[Any]()
         with pytest.raises(DocumentError, match="row 0"):
-            got.extend(iterator.create_iter())  # what comes before the error is kept
+            got.extend(iterator.create_iter())  # extend() keeps the items before the error
         text = iterator.get_state().model_dump_json()
         write_rows(path, "b")
         assert_items_equal(drain(make(folder)), got + resumed(text), "items")

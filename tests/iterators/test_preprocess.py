@@ -99,7 +99,7 @@ def test_the_tokenizer_is_configuration_and_survives_json() -> None:
 @register("tests.tokens.Odd")
 @dataclass(frozen=True)
 class Odd:
-    """A tokenizer and a patcher that do what they should not."""
+    """A tokenizer and a patcher with one fault each."""
 
     fault: str
 
@@ -137,8 +137,8 @@ def entropic(n: int, text: str = "ab", **options: Any) -> PreprocessIterator:
 
 
 def test_entropies_are_one_a_token_or_one_a_byte_of_the_text() -> None:
-    assert drain(entropic(4))[1].patch_lengths.tolist() == [1, 1, 1, 1]  # of bos a b eos: 0 1 2 3
-    assert drain(entropic(2))[1].patch_lengths.tolist() == [2, 2]  # of a b: 0 1, and none of bos and eos
+    assert drain(entropic(4))[1].patch_lengths.tolist() == [1, 1, 1, 1]  # bos a b eos have 0 1 2 3
+    assert drain(entropic(2))[1].patch_lengths.tolist() == [2, 2]  # a b have 0 1; bos and eos have no entropy
     both = ByteTokenizer(bos=False)
     assert PreprocessIterator(
         ListIterator([Document("d", "é", np.array([0.0, 1.0]))]), both, EntropyPatcher(0.5)
@@ -216,7 +216,8 @@ def test_documents_without_entropies_can_be_passed_over_counted_and_the_rest_res
     assert messages[-1].endswith("are not logged")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert_resumes_exactly(skipping)
-    assert all(isinstance(argument, str) for record in caplog.records for argument in record.args)  # it keeps no frames
+    # The log records keep no frames alive.
+    assert all(isinstance(argument, str) for record in caplog.records for argument in record.args)
     raising = PreprocessIterator(DocumentFileIterator(tmp_path), patcher=EntropyPatcher(1.5))
     differences = compare_configuration(skipping().get_state(), raising.get_state(), "it")
     assert [line.partition(":")[0] for line in differences] == ["it.on_error"]

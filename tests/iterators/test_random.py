@@ -29,7 +29,7 @@ def test_uniform_numbers_lie_below_one_and_fewer_are_the_first_of_more(seed: int
 
 
 def test_these_numbers_are_for_ever() -> None:
-    # A checkpoint holds where a stream is, not what comes: if these change, every shuffled stream changes.
+    # A checkpoint contains a stream's position, not its items. A change of these numbers changes every shuffled stream.
     assert permutation(0, 0, 8).tolist() == [1, 4, 5, 6, 2, 0, 3, 7]
     assert permutation(2**64 - 1, 2**40, 8).tolist() == [5, 1, 0, 6, 3, 4, 2, 7]
     assert uniforms(0, 0, 2).tolist() == [0.674438164022751, 0.4788968376798527]

@@ -40,7 +40,7 @@ def mixture(
 
 
 def endless(weights: dict[str, Any], seed: int = 0) -> SamplingIterator[str]:
-    """Yields the names of its sources."""
+    """Return a mixture that yields the names of its sources without end."""
     return mixture({name: [name] for name in weights}, weights, seed, "restart")
 
 
@@ -184,7 +184,7 @@ def test_a_number_on_the_border_of_two_shares_chooses_no_source_of_weight_zero(m
 
 def test_the_end_of_a_source_is_in_the_state_whether_or_not_one_asked_for_it_before() -> None:
     def make() -> SamplingIterator[int]:
-        # At its end, a filter has read past its last item.
+        # A filter at its end has read past its last item.
         filtered = FilterIterator(ListIterator([2, 4, 5, 7]), even)
         return SamplingIterator({"a": filtered, "b": ListIterator([1] * 6)}, {"a": 3, "b": 1}, on_exhausted="drop")
 

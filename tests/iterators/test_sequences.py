@@ -22,7 +22,7 @@ from asyncprefetch.testing import assert_items_equal, assert_resumes_exactly
 from tests.inside import _blocks, permutation
 from tests.iterators.sources import ListIterator, drain
 
-Documents = list[list[int]]  # the patch lengths of each
+Documents = list[list[int]]  # the patch lengths of each document
 
 
 def items(documents: Documents, patched: bool, dtype: Any = np.uint16) -> list[Any]:
@@ -40,7 +40,7 @@ def make(documents: Documents, patched: bool, length: int, **options: Any) -> Se
 def model(
     documents: Documents, patched: bool, length: int, *, buffer_size: int = 1, seed: int = 0, drop_last: bool = False
 ) -> list[tuple[list[int], list[int] | None]]:
-    """What comes out, in plain lists: tokens and patch lengths."""
+    """Return the expected sequences as plain lists: tokens and patch lengths."""
     lengths = list(chain.from_iterable(documents))
     if not patched:
         lengths = [1] * sum(lengths)
@@ -168,7 +168,7 @@ def test_resuming_draws_no_more_than_the_block_and_the_tokens_between_two_anchor
     for number, _ in enumerate(iterator.create_iter(), 1):
         state = iterator.get_state()
         assert (state.block, state.emitted) == divmod(number, 3)
-        # Up to 16 tokens to the anchor and the document at its end, all in patches of at least two tokens; and the context.
+        # The distance to the anchor is up to 16 tokens and a document, in patches of at least two tokens, plus the context.
         assert state.offset <= (16 + 5 + 5) // 2 + 1
 
 
@@ -259,7 +259,7 @@ def test_refuses_options_out_of_their_range(option: dict[str, Any]) -> None:
     ("taken", "left"), [(1, 0), (1, 1), (2, 0), (2, 1), (2, 3), (3, 0), (3, 6), (5, 8), (5, 9), (6, 12)]
 )
 def test_refuses_to_resume_when_the_tokens_became_fewer(taken: int, left: int) -> None:
-    # Blocks of three sequences of two targets: n sequences are there if there are 2n tokens, and block b if 6b + 1 are.
+    # A block has three sequences of two targets. n sequences need 2n tokens, and block b needs 6b + 1 tokens.
     iterator = SequenceIterator(ListIterator([np.arange(21)]), sequence_length=2, buffer_size=3)
     sequences = iterator.create_iter()
     for _ in range(taken):
@@ -282,7 +282,7 @@ def test_options_are_configuration_and_the_place_is_not() -> None:
     assert [line.partition(":")[0] for line in lines] == names
 
 
-def test_a_failure_in_the_midst_of_a_block_loses_nothing() -> None:
+def test_a_failure_within_a_block_loses_nothing() -> None:
     iterator = SequenceIterator(ListIterator([*items([[9]], False), None]), sequence_length=2, buffer_size=3)
     sequences = iterator.create_iter()
     got = [next(sequences).tokens[0] for _ in range(3)]

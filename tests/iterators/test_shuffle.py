@@ -136,7 +136,7 @@ def test_refuses_sizes_and_seeds_out_of_range(buffer_size: Any, seed: Any) -> No
         ShuffleIterator(ListIterator([1]), buffer_size=buffer_size, seed=seed)
 
 
-def test_an_iterator_that_is_dropped_amid_a_block_goes_at_once_with_its_block() -> None:
+def test_an_iterator_that_is_dropped_within_a_block_is_freed_at_once() -> None:
     gc.disable()
     try:
         iterator = shuffled(9, 4)

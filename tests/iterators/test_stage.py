@@ -1,4 +1,4 @@
-"""An iterator that failed with an item refuses to say where it is: what it drew is in no state."""
+"""An iterator that failed with an item refuses ``get_state``: the item that it drew is in no state."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""Both sides of one worker's shared memory in one process, each with a mapping of its own, and no socket between them.
+"""Both sides of one worker's shared memory in one process, each with its own mapping, and without a socket in between.
 
-And a socket in a call of which a signal handler of the user's raises.
+Also a socket on which the user's signal handler raises during a call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.inside import ItemPickler, LentSlots, OnSlot, Segment, SlotAllocator,
 
 
 class Sides:
-    """A worker's allocator, from which arrays are made within ``with``, and a loader's lent slots."""
+    """A worker's slot allocator, which makes arrays within ``with``, and a loader's lent slots."""
 
     def __init__(self, slots=8, max_held=8, *, protect=False):
         self.memory = Segment.create(slots)
@@ -36,26 +36,26 @@ class Sides:
         self.growths += 1
 
     def send(self, item):
-        """The item as it waits for delivery: on a slot, or as a frame if it needs none."""
+        """Return the item as it waits for delivery: on a slot, or as a frame if it needs no slot."""
         frame, _, has_tensors = self.pickler.encode(item)
         sealed = self.allocator.seal()
         return frame if sealed is None else OnSlot(frame, None, *sealed, has_tensors, self.lent_slots)
 
     def give_back(self):
-        """Release what the consumer has let go. Gives the slots."""
+        """Release the slots that the consumer no longer uses, and return them."""
         returned = self.lent_slots.returned()
         for slot in returned:
             self.allocator.release(slot)
         return returned
 
     def cross(self, item):
-        """The item as the consumer gets it, with its slot."""
+        """Return the item as the consumer gets it, and its slot."""
         payload = self.send(item)
         return (item_pickler.loads(payload), None) if isinstance(payload, bytes) else (payload.load(), payload._slot)
 
 
 def lies_in_shared_memory(array):
-    """Whether an array's memory is that of a segment."""
+    """Return whether an array's memory belongs to a segment."""
     address = array.__array_interface__["data"][0]
     for line in Path("/proc/self/maps").read_text().splitlines():
         begin, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
@@ -65,12 +65,12 @@ def lies_in_shared_memory(array):
 
 
 def mappings():
-    """How many mappings of segments this process has."""
+    """Return the number of segments' mappings in this process."""
     return Path("/proc/self/maps").read_text().count("memfd:asyncprefetch")
 
 
 def alarm_in(sock, call):
-    """From now on, half of the next such call is done when the handler of an alarm raises; those after it are as ever."""
+    """Make an alarm's handler raise during the next such call, which has done half of its work. Later calls are normal."""
     sock.__class__ = {"recv_into": _AlarmedReader, "send": _AlarmedWriter, "shutdown": _AlarmedEnder}[call]
 
 
@@ -78,7 +78,7 @@ class _Alarmed(socket.socket):
     __slots__ = ()
 
     def _alarm(self):
-        # Not a call more: what the socket itself raises within ours would look like a handler's.
+        # Only one call is changed: an error of the socket within our method would look like the handler's.
         self.__class__ = socket.socket
         raise TimeoutError("an alarm")
 

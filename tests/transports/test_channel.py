@@ -1,4 +1,4 @@
-"""The loader's end of the socket: it reports a loss, and a worker that is gone is no error."""
+"""The loader's end of the socket: it reports a failure of the socket, and an ended worker is no error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.transports.sides import alarm_in
 
 
 class End:
-    """A loader's end, the errors that it reported, and the worker's socket."""
+    """A loader's end of a socket, the errors that it reported, and the worker's end."""
 
     def __init__(self):
         self.socket, self.worker = socket.socketpair()
@@ -28,7 +28,7 @@ class End:
         self.worker.close()
 
     def fill(self):
-        """Write orders until some of them wait. Gives how many bytes there are."""
+        """Write orders until some of them wait. Return the number of bytes."""
         size = 0
         while not self.end._unsent:
             self.end.write(b"order" * 1000)
@@ -36,7 +36,7 @@ class End:
         return size
 
     def drain(self):
-        """What the worker can read now, in bytes."""
+        """Return the number of bytes that the worker can read now."""
         size = 0
         try:
             while data := self.worker.recv(1 << 16):

@@ -1,4 +1,4 @@
-"""Batches on slots: a batch that the consumer has never changes, snapshots are exact, and there is no deadlock."""
+"""Batches on slots: the consumer's batches never change, snapshots are exact, and nothing deadlocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers, full
 from asyncprefetch.testing import assert_items_equal
-from tests import pipelines
 from tests.consumer import rest, take
 from tests.inside import OnSlot, checkpoint_state, shared_memory
 from tests.limits import memory_left
-from tests.pipelines import Arrays
+from tests.pipelines import unpickling
+from tests.pipelines.arrays import Arrays
 from tests.transports.sides import Sides, lies_in_shared_memory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
@@ -130,7 +130,7 @@ async def test_batches_lie_writable_on_slots_that_are_used_again(way):
             batch += 1
             addresses.add(batch.ctypes.data)
             del batch
-        assert len(addresses) <= 3 + 2 + 1  # ahead, in the consumer's hands, being made
+        assert len(addresses) <= 3 + 2 + 1  # three are ahead, the consumer has two, and the worker makes one
 
 
 VIEWS = [
@@ -232,7 +232,7 @@ def test_a_batch_of_one_gigabyte_crosses():
 
 
 async def test_a_batch_of_large_arrays_and_a_large_frame_crosses():
-    got = await rest(AsyncPrefetcher(pipelines.telling, n_batches_to_prefetch=2))
+    got = await rest(AsyncPrefetcher(unpickling.telling, n_batches_to_prefetch=2))
     expected = [{"x": np.full(4096, n), "text": bytes(2 << 20), "opening": "opened"} for n in range(4)]
     assert_items_equal(got, expected)
     assert all(lies_in_shared_memory(item["x"]) for item in got)
@@ -242,7 +242,7 @@ async def test_a_batch_of_large_arrays_and_a_large_frame_crosses():
 
 
 class SlowSnapshot:
-    """Holds ``get_state()`` up between taking its snapshot and reading it."""
+    """Holds ``get_state()`` after it has taken its snapshot and before it reads it."""
 
     def __init__(self, monkeypatch):
         self._taken, self._go_on = threading.Event(), threading.Event()
@@ -280,17 +280,17 @@ async def test_what_the_consumer_does_to_batches_while_a_snapshot_reads_them_is_
         slow.go_on()
         state = await asked
         assert len(state.buffer) == 4
-        assert lies_in_shared_memory((await take(loader, 5))[-1])  # the snapshot does not have those that came after it
+        assert lies_in_shared_memory((await take(loader, 5))[-1])  # the snapshot does not contain the batches after it
     assert_items_equal(await rest(state.build()), pipeline.model()[1:])
 
 
 @pytest.mark.both_loops
 async def test_a_batch_that_is_just_being_opened_is_in_the_snapshot_as_it_was(monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(pipelines, "on_opening", [opening.set, lambda: go_on.wait(30)])
-    async with AsyncPrefetcher(pipelines.telling, n_batches_to_prefetch=2) as loader:
+    monkeypatch.setattr(unpickling, "on_opening", [opening.set, lambda: go_on.wait(30)])
+    async with AsyncPrefetcher(unpickling.telling, n_batches_to_prefetch=2) as loader:
         taking = asyncio.create_task(anext(loader))
-        await asyncio.to_thread(opening.wait, 30)  # its array is made by now, in the thread that opens it
+        await asyncio.to_thread(opening.wait, 30)  # the thread that unpickles the batch has made its array
         slow = SlowSnapshot(monkeypatch)
         asked = await slow.of(loader)
         go_on.set()
@@ -307,7 +307,7 @@ async def test_a_batch_that_is_just_being_opened_is_in_the_snapshot_as_it_was(mo
 
 @pytest.fixture(params=["no memfd", "small slots", "little address space", "a worker that can't map it"])
 def scarce(request, monkeypatch):
-    """Options for a loader, while there is too little of something."""
+    """Options of a loader, while a resource is scarce."""
     match request.param:
         case "no memfd":
             monkeypatch.delattr(os, "memfd_create")

@@ -1,4 +1,4 @@
-"""Loaders over executors that complete calls out of order, which is harmless, or that do what no executor may do."""
+"""Loaders on executors that complete calls out of order, which is harmless, or that break the executor's contract."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from tests.inside import (
     PullRunner,
     Refusal,
 )
-from tests.pipelines import Count, Die, in_turns
+from tests.pipelines.counting import Count, in_turns
+from tests.pipelines.dying import Die
 
 # ----------------------------------------------------------------------------------- executors that complete out of order
 
 
 class Delayed(ThreadPoolExecutor):
-    """One worker, whose calls are run in order; each future completes a random time after its call."""
+    """One worker that runs calls in order. Each future completes a random time after its call."""
 
     def __init__(self, seed: int):
         super().__init__(1)
@@ -68,7 +69,7 @@ async def test_futures_that_complete_in_any_order_change_no_batch():
 
 
 class Odd(InlineExecutor):
-    """Makes each call at once, but for one, at which it does something odd: what, is the subclass's."""
+    """Makes each call at once, but from one call on it calls ``odd``, which a subclass defines."""
 
     def __init__(self, at: int = 3):
         self.at = at
@@ -83,7 +84,7 @@ class Odd(InlineExecutor):
 
 
 class Swaps(Odd):
-    """Makes a call after the one that follows it."""
+    """Makes a call after its successor."""
 
     held = None
 
@@ -99,7 +100,7 @@ class Swaps(Odd):
 
 
 class Twice(Odd):
-    """Makes a call a second time, and returns what comes of that."""
+    """Makes a call twice, and returns the second result."""
 
     def odd(self, function, call):
         function(call)
@@ -107,14 +108,14 @@ class Twice(Odd):
 
 
 class Drops(Odd):
-    """Forgets a call, and goes on with the next."""
+    """Loses a call, and continues with the next one."""
 
     def odd(self, function, call):
         return Future() if call.number == self.at else InlineExecutor.submit(self, function, call)
 
 
 class TwoWorkers(Odd):
-    """Sends each second call to another worker."""
+    """Sends one call to another worker."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +147,7 @@ async def test_an_executor_that_breaks_the_contract_is_named_in_the_error_and_no
     ):
         got, raised = await until_error(loader)
         state = await loader.get_state()
-        assert loader.statistics().restarts == 0  # it would do so again
+        assert loader.statistics().restarts == 0  # a restart would not help
     assert isinstance(raised, WorkerDiedError)
     assert f"worker 0 can't be used: its executor, {__name__}.{odd.__name__}, {ODD[odd]}." in str(raised)
     assert "A loader needs an executor with one worker" in str(raised)
@@ -184,7 +185,7 @@ async def test_a_pool_of_threads_is_named_in_the_error():
         def submit(self, function, /, *args):
             def call():
                 if args and args[0].number > 3:
-                    drawing.wait(10)  # call 3 is running in another thread
+                    drawing.wait(10)  # until call 3 runs in another thread
                 result = function(*args)
                 if isinstance(result, Refusal):
                     refused.set()
@@ -192,7 +193,7 @@ async def test_a_pool_of_threads_is_named_in_the_error():
 
             future = super().submit(call)
             if args and args[0].number < 3:
-                wait([future])  # so that these do not overlap
+                wait([future])  # the first calls must not overlap
             return future
 
     async with asyncio.timeout(10):
@@ -201,7 +202,7 @@ async def test_a_pool_of_threads_is_named_in_the_error():
 
 
 class DiesSilently(Odd):
-    """One call fails with its worker, and those after it are never answered."""
+    """One call fails with its worker, and later calls are never answered."""
 
     def odd(self, function, call):
         future: Future = Future()
@@ -245,7 +246,7 @@ async def test_an_executor_that_goes_silent_is_a_stall_and_can_be_closed():
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_an_item_that_kills_its_worker_each_time_is_found_though_calls_draw_many(caplog):
-    """A death loses all items of its call. The next worker begins with one item a call, so the one that kills is named."""
+    """A death loses all items of its call. The next worker draws one item a call, so the error names the item that kills."""
     pipeline = Die.make(500, 300, "SIGKILL")
     async with AsyncPrefetcher(
         pipeline, n_batches_to_prefetch=64, max_restarts=2, workers=lambda worker: ProcessExecutor()
@@ -255,4 +256,4 @@ async def test_an_item_that_kills_its_worker_each_time_is_found_though_calls_dra
     assert isinstance(raised, WorkerDiedError)
     assert (raised.shard, raised.position) == (0, 300)
     assert "It was started again 2 times without progress" in str(raised)
-    assert {record.name for record in caplog.records} == {"asyncprefetch"}  # and asyncio has nothing to complain of
+    assert {record.name for record in caplog.records} == {"asyncprefetch"}  # asyncio logs nothing

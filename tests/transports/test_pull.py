@@ -1,4 +1,4 @@
-"""The pull transport, over executors that are played by the test."""
+"""The pull transport, on executors whose calls the test answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.inside import (
     executor_life,
     worker_end,
 )
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 
 SETUP = Setup(0, None)
 
@@ -66,7 +66,7 @@ def test_the_item_that_is_being_drawn_is_the_oldest_that_credit_was_sent_for():
     credits = PullCredit()
     credits.begin({0: 5, 1: 0})
     credits.add(Credit(1, 0, 6))
-    assert credits.drawing is None  # not sent yet
+    assert credits.drawing is None  # the credit was not sent yet
     credits.add(Credit(1, 1, 1))
     credits.add(Credit(1, 0, 7))
     credits.take()
@@ -109,14 +109,14 @@ def test_the_credit_of_a_run_ends_with_it():
 
 
 class ByHand(Executor):
-    """Its calls are answered by the test, in any order."""
+    """An executor whose calls the test answers in any order."""
 
     starts_without_blocking = True
 
     def __init__(self):
-        self.calls: dict[int, Future] = {}  # by number, those not answered
+        self.calls: dict[int, Future] = {}  # the calls without an answer, by number
         self.asked: list[Call] = []
-        self.closes = 0  # calls that close the iterators
+        self.closes = 0  # the number of calls that close the iterators
 
     def submit(self, function, *args):
         if not args:
@@ -139,7 +139,7 @@ class ByHand(Executor):
         await self.turns()
 
     async def turns(self):
-        for _ in range(3):  # rounds of the loop until the transport has it
+        for _ in range(3):  # rounds of the loop until the transport has the answer
             await asyncio.sleep(0)
 
 
@@ -156,7 +156,7 @@ class Heard:
 
 
 async def running(credit: int = 9) -> tuple[PullTransport, ByHand, Heard]:
-    """A transport whose worker is up, with one call under way that brought the credit."""
+    """Return a transport with a running worker and one pending call, which carried the credit."""
     executor, heard = ByHand(), Heard()
     transport = PullTransport(executor, heard)
     transport.launch(SETUP, start())
@@ -167,7 +167,7 @@ async def running(credit: int = 9) -> tuple[PullTransport, ByHand, Heard]:
 
 
 async def three_ahead() -> tuple[PullTransport, ByHand, Heard]:
-    """The same, with calls 2, 3 and 4 under way."""
+    """Return a transport with a running worker and the pending calls 2, 3 and 4."""
     transport, executor, heard = await running()
     await executor.answer(1, item(0), more=True)
     assert list(executor.calls) == [2, 3, 4]
@@ -201,7 +201,7 @@ async def test_calls_are_kept_ahead_while_credit_is_left_in_the_worker():
     await executor.answer(3, *map(item, range(2, 9)))
     await executor.answer(4)
     await executor.answer(5)
-    assert executor.calls == {}  # a call more would find nothing to draw
+    assert executor.calls == {}  # another call would have nothing to draw
 
 
 @pytest.mark.both_loops
@@ -270,12 +270,12 @@ async def test_calls_that_never_come_back_do_not_hide_a_failed_one(monkeypatch):
     await executor.fail(3, BrokenExecutor("the node is gone"))
     await executor.turns()
     assert [death.reason for death in heard.deaths] == ["BrokenExecutor: the node is gone"]
-    await executor.answer(2, item(1))  # too late
+    await executor.answer(2, item(1))  # after the death
     assert (heard.messages, len(heard.deaths)) == ([], 1)
 
 
 async def test_an_exit_does_not_hide_why_a_call_was_refused():
-    """A process that could not be started has ended, too: on Python 3.14 that is known first."""
+    """A process that could not start has also ended. On Python 3.14 the loader learns of the end first."""
 
     class Refuses(ByHand):
         def submit(self, function, *args):
@@ -345,7 +345,7 @@ async def test_a_transport_that_is_closed_takes_nothing_more(caplog):
     transport, executor, heard = await three_ahead()
     await executor.fail(3, BrokenExecutor())
     await transport.aclose()
-    assert executor.closes == 0  # the executor may be dead
+    assert executor.closes == 0  # the executor may be dead, so the transport makes no call
     await executor.fail(2, ConnectionError())
     await executor.answer(4, item(3))
     assert (heard.messages, heard.deaths, caplog.text) == ([], [], "")

@@ -1,4 +1,4 @@
-"""The worker's side of the pull transport: one call after another, and how much each draws."""
+"""The worker's side of the pull transport: the order of calls, and the number of items that each draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from asyncprefetch import register
 from asyncprefetch.iterators import from_iterable
-from tests import pipelines
 from tests.inside import (
     Answer,
     Call,
@@ -32,7 +31,8 @@ from tests.inside import (
 )
 from tests.inside import producer as producer_module
 from tests.inside import shard as shard_module
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
+from tests.pipelines.reporting import fail_to_initialize
 
 SECONDS, BYTES = 0.005, 64 << 10
 
@@ -44,14 +44,14 @@ def no_states_between_items(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
     now = [0.0]
     monkeypatch.setattr(pull_runner.time, "monotonic", lambda: now[0])
     return now
 
 
 class Caller:
-    """Numbers the calls."""
+    """Makes numbered calls to a runner."""
 
     def __init__(self, *iterators, skip=()):
         self.runner = PullRunner("tests")
@@ -67,7 +67,7 @@ class Caller:
         return result
 
     def drawn(self, *messages) -> list[tuple[int, int]]:
-        """Shards and positions of the items of a call."""
+        """Make a call, and return the shards and positions of its items."""
         return [(item.shard, item.position) for item in self.call(*messages).messages if isinstance(item, Item)]
 
 
@@ -106,7 +106,7 @@ def test_a_call_is_refused_while_another_is_running():
 
 def test_an_initializer_that_fails_ends_the_first_call_with_its_error():
     runner = PullRunner("tests")
-    setup = Setup(0, pickle.dumps(pipelines.fail_to_initialize))
+    setup = Setup(0, pickle.dumps(fail_to_initialize))
     answer = runner.handle(Call(0, (setup, Start(1, {0: ShardStart(b"", 0, ())}))))
     assert [type(message) for message in answer.messages] == [SetupFailed]
 
@@ -130,12 +130,12 @@ def test_a_slow_item_makes_the_following_calls_small_again(clock, monkeypatch):
     while (0, 40) not in (drawn := caller.drawn(Credit(1, 0, 1000))):
         calls.append(len(drawn))
     assert calls[-1] > 1
-    assert drawn[-1] == (0, 40)  # it also ended its call
+    assert drawn[-1] == (0, 40)  # the slow item ended its call
     assert [len(caller.drawn()) for _ in range(16)] == [1] * 16
 
 
 def steady(*iterators) -> Caller:
-    """It may draw a thousand items in a call."""
+    """Return a caller whose runner may draw a thousand items in a call."""
     caller = Caller(*iterators)
     caller.runner._steady = 8000
     return caller
@@ -154,7 +154,7 @@ def test_a_call_returns_after_its_time_slice(clock, monkeypatch):
 
 
 def test_a_call_returns_after_so_many_bytes(clock):
-    caller = steady(Count(100, items="array:<i8:3000"))  # of 24 kB
+    caller = steady(Count(100, items="array:<i8:3000"))  # 24 kB each
     assert [len(caller.drawn(Credit(1, 0, 90))) for _ in range(3)] == [3, 3, 3]
 
 
@@ -171,7 +171,7 @@ def test_an_answer_says_whether_credit_is_left(clock):
     assert caller.call(Credit(1, 0, 9), Credit(1, 1, 1)).more
     end = caller.call()
     assert [type(message) for message in end.messages] == [State, EndOfShard]
-    assert end.more  # the other shard's
+    assert end.more  # credit of the other shard
     assert not caller.call().more
 
 

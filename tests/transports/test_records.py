@@ -1,4 +1,4 @@
-"""Records and orders come out as they went in, wherever the socket cuts them."""
+"""The reader returns the written records and orders, wherever the socket cuts them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pack_item(frame, marks, where, fingerprint, in_slot):
 
 
 def pieces(data, cuts):
-    """The data, cut at these places, over and over."""
+    """Yield the data in pieces of these sizes, which repeat."""
     cut = 0
     while data:
         size = cuts[cut % len(cuts)]
@@ -64,7 +64,7 @@ def pieces(data, cuts):
 
 
 def read(reader, data, cuts):
-    """All records, read as the loader's end of the socket does it."""
+    """Read all records like the loader's end of the socket."""
     records, cut = [], 0
     while data:
         room = reader.room

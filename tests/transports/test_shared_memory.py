@@ -1,4 +1,4 @@
-"""Slots of an anonymous file: in use while anything refers to them, given back in parts, and gone without a trace."""
+"""Slots of an anonymous file: in use while references exist, returned in parts, and removed without a trace."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ def test_a_retired_segment_gives_back_all_but_what_is_in_use(segment):
     kept[:] = 9
     assert (kept == 9).all()
     assert segment.mapped == 0
-    segment.retire()  # a second time does nothing
+    segment.retire()  # a second call does nothing
 
 
 def test_a_segment_that_is_being_retired_is_not_retired_by_another_thread(segment, monkeypatch):
-    """It would unmap the memory that the first thread is freeing."""
+    """A second thread would unmap the memory that the first thread frees."""
     real_remove = shared_memory._remove
 
     def remove(*args):
@@ -128,7 +128,7 @@ def test_a_segment_that_is_being_retired_is_not_retired_by_another_thread(segmen
 
 @pytest.mark.parametrize("retired", [True, False])
 def test_nothing_is_left_when_all_is_dropped(retired):
-    gc.collect()  # what the tests before have left
+    gc.collect()  # free what earlier tests have left
     before, mapped = descriptors(), mappings()
     segment = Segment.create(3)
     kept = array_on(segment, 2)[5:]
@@ -225,7 +225,7 @@ def test_where_address_space_is_limited_most_of_it_is_left_to_others():
         segment = Segment.create(32)
         many = Segment.create(1000)
     assert MB <= segment.stride <= 16 * MB
-    assert many.stride == MB  # or there would be none, though there is room
+    assert many.stride == MB  # a larger stride would not fit the limit
     segment.retire()
     many.retire()
 

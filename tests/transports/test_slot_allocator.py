@@ -1,4 +1,4 @@
-"""Where a worker places its items. No slot is used for two things at a time."""
+"""How a worker places its items on slots. No slot has two uses at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def address(array):
 
 
 def offset(sides, array):
-    """On which slot of the worker's memory it lies, and where."""
+    """Return the array's slot, and its offset on the slot."""
     return divmod(address(array) - sides.memory.address, sides.memory.stride)
 
 
@@ -49,7 +49,7 @@ def test_an_array_made_on_the_slot_crosses_without_a_copy(sides):
     item, slot = sides.cross({"x": array})
     assert slot == 0
     item["x"][3] = 99
-    assert array[3] == 99  # the same memory
+    assert array[3] == 99  # both arrays share the memory
     assert sides.memory.mapped == BIG
 
 
@@ -107,7 +107,7 @@ def test_contiguous_views_are_given_away_where_they_are_and_with_them_what_they_
     with pytest.raises(ValueError, match="was yielded before"):
         sides.send([array])
     with pytest.raises(ValueError, match="was yielded before"):
-        sides.send([array[25:28, :]])  # small, and still a part of it
+        sides.send([array[25:28, :]])  # the view is small, but still a part of the array
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_an_array_whose_strides_were_set_is_read_as_it_says(sides):
     array[...] = np.arange(200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        array.strides = (8, 8)  # each row begins one element after the one before
+        array.strides = (8, 8)  # each row begins one element after the previous row
     expected = array.copy()
     item, _ = sides.cross([array])
     assert_items_equal(item[0], expected)
@@ -203,7 +203,7 @@ def test_a_small_view_of_a_slot_lies_on_it_though_its_layout_was_seen_before(sid
 
 
 def pair(sides, x, y):
-    """The bytes of both as they arrive, whether they arrive in shared memory, and whether they are one array."""
+    """Send two arrays. Return the received bytes, whether they are in shared memory, and whether they are one array."""
     item, slot = sides.cross({"x": x, "y": y})
     outcome = [part.tobytes() for part in item.values()], lies_in_shared_memory(item["x"]), item["x"] is item["y"]
     del item, x, y
@@ -234,7 +234,7 @@ def test_what_looks_like_an_item_that_is_known_is_not_taken_for_it(sides, warm):
     x, y = two()
     x[0] = 1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # numpy 2.4 deprecates it, and it must work until then
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy 2.4 deprecates setting strides
         x.strides = (0,)
     assert pair(sides, x, y) == ([bytes([1]) * BIG, both[1]], True, False)
     del x, y
@@ -278,7 +278,7 @@ def test_an_error_on_the_way_gives_nothing_away(sides):
 
 
 class MakesArrays:
-    """Makes and drops one while it is pickled."""
+    """Makes and drops an array while it is pickled."""
 
     def __reduce__(self):
         return len, (full(BIG, 9, np.uint8).tobytes(),)
@@ -293,7 +293,7 @@ def test_what_is_made_while_an_item_is_pickled_does_not_lie_on_the_item(sides):
 def test_arrays_made_ahead_are_copied_when_their_turn_comes_and_their_slot_waits_for_them(sides):
     first, second, third = (full(BIG, n, np.uint8) for n in range(3))
     item, slot = sides.cross(first)
-    second += 10  # still its maker's
+    second += 10  # the array was not sent yet, so its maker may write
     assert (item == 0).all()
     del item, first
     assert sides.give_back() == [slot]
@@ -302,7 +302,7 @@ def test_arrays_made_ahead_are_copied_when_their_turn_comes_and_their_slot_waits
     assert (item == 11).all()
     del item, second
     sides.give_back()
-    assert sides.cross(np.zeros(BIG))[1] == other  # the first slot is not free, for the third array lies on it
+    assert sides.cross(np.zeros(BIG))[1] == other  # the first slot is not free, because the third array is on it
     sides.give_back()
     del third
     sides.allocator.trim(keep=2)
@@ -318,7 +318,7 @@ def test_the_slot_that_came_back_last_is_used_first(sides):
         batches[n] = None
         assert sides.give_back() == [n]
     assert [sides.cross(np.zeros(BIG))[1] for _ in range(3)] == [1, 0, 2]
-    assert sides.growths == 3  # the transport is asked for slots only before new memory is taken
+    assert sides.growths == 3  # the allocator asks the transport for slots only before it takes new memory
 
 
 def test_slots_that_come_back_just_before_new_memory_would_be_taken_are_used():
@@ -356,7 +356,7 @@ def test_an_item_that_needs_no_slot_takes_none(sides):
     scratch = full(BIG, 1)
     assert sides.pickler.dumps({"small": np.zeros(3)})
     assert sides.allocator.seal() is None
-    scratch.fill(2)  # it was not given away
+    scratch.fill(2)  # the array was not sent, so it stays writable
     assert (sides.cross([scratch])[0][0] == 2).all()
 
 
@@ -373,13 +373,13 @@ def test_what_was_made_and_dropped_leaves_its_room_to_the_next(sides):
 
 
 def test_what_is_made_and_dropped_without_a_pause_is_bounded(sides):
-    """Two at a time are alive, so the slot is never unused; what does not fit is plain."""
+    """Two arrays are alive at any time, so the slot is never unused. An array that does not fit is a plain array."""
     for _ in range(4):
         first = array = empty(MB, np.uint8)
         while array.base is not None:
             assert offset(sides, array)[1] < 64 * MB
             array = empty(MB, np.uint8)
-        sides.cross(array)  # after everything that was made on the slot
+        sides.cross(array)  # it is after all arrays that were made on the slot
         del first
         sides.give_back()
 
@@ -396,7 +396,7 @@ def test_an_iterator_with_large_items_gets_as_much_as_it_needs(sides):
     assert [array.base is None for array in held] == [False] * 4 + [True]
 
 
-def test_memory_of_free_slots_is_given_back_but_for_some(sides):
+def test_memory_of_free_slots_is_returned_except_for_some(sides):
     batches = [sides.cross(np.full(MB, n, np.uint8)) for n in range(6)]
     assert sides.memory.mapped == 6 * MB
     del batches[3:]
@@ -405,11 +405,11 @@ def test_memory_of_free_slots_is_given_back_but_for_some(sides):
     assert sides.memory.mapped == 6 * MB
     sides.allocator.trim(keep=1)
     assert sides.memory.mapped == 4 * MB
-    assert sides.cross(np.zeros(BIG))[1] == 5  # the one that was used last
+    assert sides.cross(np.zeros(BIG))[1] == 5  # the slot that was used last
     assert [(array == n).all() for n, (array, _) in enumerate(batches)] == [True] * 3
     sides.allocator.trim(keep=0)
-    assert sides.memory.mapped == 4 * MB  # 3 held, and one that was not given back
-    assert sorted(sides.cross(np.zeros(BIG))[1] for _ in range(4)) == [3, 4, 6, 7]  # the others can be used again
+    assert sides.memory.mapped == 4 * MB  # three are held, and one was not returned
+    assert sorted(sides.cross(np.zeros(BIG))[1] for _ in range(4)) == [3, 4, 6, 7]  # the other slots can be used again
 
 
 def test_a_slot_on_which_the_iterator_still_has_an_array_is_not_used_before_that_goes(sides):
@@ -435,7 +435,7 @@ def protected():
 
 
 def test_what_was_yielded_is_protected_to_the_last_byte_until_it_comes_back(protected):
-    # Less than two pages each, and too small for a slot without protection.
+    # Each array takes less than two pages, which is too small for a slot without protection.
     made = [full(5000, n, np.uint8) for n in range(2)]
     views = [made[0][:], made[1]]
     assert lies_in_shared_memory(made[0])
@@ -482,7 +482,7 @@ VIEWS = {
 
 @st.composite
 def arrays_around_the_limit(draw):
-    """How to make an array of about the size from which on arrays are placed."""
+    """Generate functions that make an array of about the smallest size that gets a slot."""
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     size = draw(st.sampled_from([MIN_PLACED - 1, MIN_PLACED, MIN_PLACED + 1, MIN_PLACED + 20, 3 * MIN_PLACED, 100]))
     count = max(size // dtype.itemsize, 1)
@@ -518,8 +518,10 @@ def views_of_an_earlier_part(draw):
 
 @st.composite
 def rounds(draw):
-    """Items, each as functions that make its parts; and what happens before and after it is sent. They come again, for
-    something is kept of those that lie as an earlier one did."""
+    """Generate items, each as functions that make its parts, with the actions before and after sending it.
+
+    Some items repeat, because the pickler caches the layouts of earlier items.
+    """
     parts = st.one_of(
         arrays_around_the_limit(),
         arrays_around_the_limit(),

@@ -1,4 +1,4 @@
-"""The states of slots, against a model that keeps a list for each state."""
+"""The states of slots, compared with a model that has a list for each state."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ACTIONS = st.tuples(st.sampled_from(["fill", "fill", "release", "keep", "drop", 
 
 
 def some(slots, n):
-    """The slot that the number picks, in a list; an empty list if there are no slots."""
+    """Return a list with the slot that the number selects, or an empty list if there are no slots."""
     slots = list(slots)
     return [slots[n % len(slots)]] if slots else []
 
 
 class Model:
-    """The slots in each state, in order. Applies an action to itself and to the real slots."""
+    """The slots in each state, in order. Each action applies to the model and to the real slots."""
 
     def __init__(self, segment):
         self.segment = segment
@@ -40,7 +40,7 @@ class Model:
         assert self.slots.n_free == len(self.free)
 
     def fill(self, n):
-        """Take a slot, or send the one that was taken."""
+        """Take a slot, or send the slot that was taken."""
         if self.current:
             self.slots.send(self.current[0])
             self.sent.append(self.current.pop())
