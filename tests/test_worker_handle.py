@@ -264,10 +264,11 @@ async def test_batches_that_only_polls_bring_let_the_loop_turn_too(core, monkeyp
     transport.say(Hello(1))
     items = (item(1, position) for position in range(3))
     transport.poll = lambda: transport.say(next(items))
-    assert suspends(core.next())
-    assert await core.take() == (0, 0)
-    assert suspends(core.next())
+    assert not suspends(core.next())
+    assert suspends(core.next())  # the loop has not turned since
     assert await core.take() == (0, 1)
+    assert suspends(core.next())
+    assert await core.take() == (0, 2)
 
 
 async def test_a_batch_that_came_while_the_consumer_waited_for_something_else_is_given_at_once(core, monkeypatch):
@@ -278,3 +279,73 @@ async def test_a_batch_that_came_while_the_consumer_waited_for_something_else_is
     await asyncio.sleep(0)
     transport.say(item(1, 1))  # a callback of the loop would do this
     assert not suspends(core.next())
+
+
+# A consumer is fast if it takes less than ``_MAX_SECONDS_UNRETURNED`` a batch. It returns credit once per quarter window.
+
+
+def credits_of(transport):
+    return [message.upto for message in transport.told if isinstance(message, Credit)]
+
+
+@pytest.fixture
+async def fast_core(monkeypatch):
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
+    core = ScriptedCore(n_batches_to_prefetch=8)
+    core.start()
+    core.transports[0].say(Hello(1))
+    yield core
+    await core.aclose()
+
+
+async def test_a_fast_consumer_that_waits_for_each_batch_returns_credit_once_per_quarter_window(fast_core):
+    (transport,) = fast_core.transports
+    seen = []
+
+    async def consume():
+        for position in range(5):
+            assert await fast_core.take() == (0, position)
+            seen.append(credits_of(transport))
+
+    consumer = asyncio.create_task(consume())
+    for position in range(5):
+        await asyncio.sleep(0)
+        transport.say(item(1, position))
+        await asyncio.sleep(0)
+    await consumer
+    assert seen == [[8], [8, 10], [8, 10], [8, 10, 12], [8, 10, 12]]
+
+
+async def test_a_fast_consumer_that_does_something_else_returns_credit_when_the_loop_turns(fast_core):
+    (transport,) = fast_core.transports
+    transport.say(item(1, 0))
+    assert await fast_core.take() == (0, 0)
+    assert credits_of(transport) == [8]
+    await asyncio.sleep(0)
+    assert credits_of(transport) == [8, 9]
+
+
+async def test_a_consumer_that_stops_waiting_returns_credit(fast_core):
+    (transport,) = fast_core.transports
+    transport.say(item(1, 0))
+    assert await fast_core.take() == (0, 0)
+    waiting = fast_core.take()
+    waiting.send(None)
+    await asyncio.sleep(0)
+    assert credits_of(transport) == [8]  # a waiting consumer needs no more than the worker has
+    with pytest.raises(asyncio.CancelledError):
+        waiting.throw(asyncio.CancelledError)
+    assert credits_of(transport) == [8, 9]
+
+
+async def test_a_fast_consumer_returns_credit_at_once_where_the_next_shard_has_none(monkeypatch):
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
+    core = ScriptedCore(shards=2, num_workers=2, n_batches_to_prefetch=64)
+    core.start()
+    first, second = core.transports
+    first.say(Hello(1), item(1, 0))  # gets all the credit, because the other worker is not up
+    second.say(Hello(2))
+    assert credits_of(second) == []
+    assert await core.take() == (0, 0)
+    assert credits_of(second) == [1]
+    await core.aclose()
