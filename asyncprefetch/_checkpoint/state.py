@@ -28,6 +28,8 @@ MOST_SHARDS, MOST_ITEMS = 1 << 31, 1 << 62
 
 _MOST_DIFFERENCES = 100  # that one error lists
 
+_EXPECT_ADVICE = "make them the same, or load without expect= to continue with the saved pipeline"
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
@@ -239,7 +241,8 @@ def check_expected(state: StateFields, expected: Sequence[IteratorState]) -> Non
     """
     if state.num_shards != len(expected):
         raise CheckpointError(
-            f"the state is of {state.num_shards} shards, and the expected pipeline has {len(expected)}"
+            f"the pipeline that was saved has {_shards(state.num_shards)}, and the one given as expect= has "
+            f"{_shards(len(expected))}: {_EXPECT_ADVICE}"
         )
     differences = [
         line
@@ -252,5 +255,10 @@ def check_expected(state: StateFields, expected: Sequence[IteratorState]) -> Non
         if len(differences) > _MOST_DIFFERENCES:
             differences[_MOST_DIFFERENCES:] = [f"and {len(differences) - _MOST_DIFFERENCES} more"]
         raise CheckpointError(
-            "the state was saved from a pipeline of another configuration:\n  " + "\n  ".join(differences)
+            f"the pipeline given as expect= differs from the one that was saved: {_EXPECT_ADVICE}\n  "
+            + "\n  ".join(differences)
         )
+
+
+def _shards(count: int) -> str:
+    return "1 shard" if count == 1 else f"{count} shards"

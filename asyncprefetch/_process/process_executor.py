@@ -94,9 +94,8 @@ class ProcessExecutor(Executor):
         # Reentrant: a garbage collection may kill the worker of a forgotten loader at any allocation within the lock.
         self._lock = threading.RLock()
         self._state = ProcessState.NEW
-        self._killed = (
-            False  # set by kill(), at any moment; a state could be overwritten by a method that kill() interrupts
-        )
+        # Set by kill(), at any moment. A state could be overwritten by a method that kill() interrupts.
+        self._killed = False
         self._why = _GONE  # no calls are taken
         self._pending: deque[Future[Any]] = deque()  # calls without an answer, in order
         self._unsent: deque[memoryview] = deque()
@@ -329,9 +328,7 @@ class ProcessExecutor(Executor):
         try:
             frames = reader.receive(sock)
         except OSError as error:
-            if error.errno == errno.EAGAIN:
-                return False
-            if isinstance(error, ConnectionError):
+            if error.errno == errno.EAGAIN or isinstance(error, ConnectionError):
                 return False
             raise
         if frames is None:

@@ -182,5 +182,6 @@ def _refuse_replay(shard: int, position: int, ended: bool) -> None:
     what = "the iterator ended" if ended else "another item came"
     raise ValueError(
         f"replaying shard {shard} from its last state, {what} at position {position} where an item had been received "
-        "before: the iterator is not deterministic, or its get_state() leaves something out"
+        "before: the iterator is not deterministic, or its get_state() leaves something out. To find the cause, call "
+        "asyncprefetch.testing.assert_resumes_exactly in a test of the iterator: it names the first field that differs"
     )
