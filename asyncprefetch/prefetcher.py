@@ -144,8 +144,8 @@ class AsyncPrefetcher(Generic[T_co]):
         batch, after the end, after an error (the state then resumes at the item that failed), and while another task waits
         for a batch. Call it in the task that consumes the batches: only there it fits what was done with them.
 
-        A call that is cancelled has changed nothing. Only the batches that are buffered at that moment are checked. The loader
-        therefore tries the first batch of each shard, and warns (``CheckpointWarning``) if a checkpoint can't hold it.
+        A call that is cancelled has changed nothing. Only batches that are buffered at that moment are checked. The loader
+        also checks the first batch of each shard, and warns (``CheckpointWarning``) if a checkpoint can't hold it.
 
         Args:
             grace: seconds after which it returns at the latest. For a worker that is still drawing an item then, the state

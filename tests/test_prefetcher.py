@@ -362,7 +362,7 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
         CheckpointError, match=r"was saved has 2 shards, and the one given as expect= has 1 shard: make"
     ):
         await AsyncPrefetcherState.load(path, expect=Count(5))
-    with pytest.raises(TypeError, match="^expect must be a StatefulIterator or a sequence of them, not 5"):
+    with pytest.raises(TypeError, match=r"^expect must be a StatefulIterator or a sequence of them, not 5"):
         await AsyncPrefetcherState.load(path, expect=5)
     with pytest.raises(CheckpointError, match=r"saved CountState, given FromIterable\.State"):
         await AsyncPrefetcherState.load(path, expect=[from_iterable(pipelines.lines), Count(6, 100)])

@@ -36,8 +36,8 @@ class Delivered:
     """How many batches were delivered, over the whole life of the shards.
 
     Attributes:
-        total: over all shards.
-        by_shard: by global shard number.
+        total: the count over all shards.
+        by_shard: the count of each shard, by its global number.
     """
 
     total: int
@@ -217,7 +217,7 @@ def read(validate: Callable[[], S], document: JsonValue, version: int) -> S:
     written = document.get("version") if isinstance(document, dict) else None
     if isinstance(written, int) and written > version:
         raise CheckpointError(
-            f"the state is of version {written}, and this asyncprefetch reads up to {version}: use a newer one"
+            f"the state has version {written}, and this asyncprefetch reads up to {version}: use a newer one"
         )
     try:
         state = validate()

@@ -31,7 +31,7 @@ class Fault:
     """Why an executor is of no more use.
 
     Attributes:
-        reason: in words.
+        reason: the fault in words.
         error: what the executor raised, if that is the fault.
         breaks_contract: whether another start would end in the same way.
         exit_code_counts: whether the exit code of its process, if there is one, says more than the reason.

@@ -89,7 +89,7 @@ class Shard:
             try:
                 item = self._next()
             except StopIteration:
-                self._end(run)
+                self._send_end(run)
                 return
             phase = "pickle"
             if collected or counted.by_name:
@@ -143,7 +143,7 @@ class Shard:
         except StopIteration:
             return True, None
 
-    def _end(self, run: int) -> None:
+    def _send_end(self, run: int) -> None:
         self.ended = True
         state = self._pickled_state()
         send_reports(self._outlet)  # the loader takes nothing from a shard after its end
