@@ -68,7 +68,8 @@ def fault_of(error: BaseException) -> Fault:
     ):  # as a process pool reports a result for which there is no memory here
         return Fault(f"no memory here for what it sent{memory_advice()}", error, exit_code_counts=False)
     # Another error leaves the process alive. It is killed then, and its exit code says nothing.
-    return Fault(f"{type(error).__name__}: {error}", error, exit_code_counts=isinstance(error, BrokenExecutor))
+    text = f"{type(error).__name__}: {error}" + (memory_advice() if isinstance(error, MemoryError) else "")
+    return Fault(text, error, exit_code_counts=isinstance(error, BrokenExecutor))
 
 
 def verdict(executor: Executor, outcomes: Sequence[Outcome]) -> Fault:
