@@ -90,7 +90,7 @@ class AsyncPrefetcher(Generic[T_co]):
         )
         if not isinstance(in_order, bool):
             raise TypeError(f"in_order must be True or False, not {in_order!r}")
-        states = _states_of(base_iterator)
+        states = _states_of(base_iterator, "base_iterator")
         shards = tuple(
             ShardSnapshot(i, ShardStart(pickle_for_worker(iterator_state, f"the state of shard {i}"), 0, ()), False, 0)
             for i, iterator_state in enumerate(states)
@@ -110,7 +110,7 @@ class AsyncPrefetcher(Generic[T_co]):
         return loader
 
     def __repr__(self) -> str:
-        return f"<AsyncPrefetcher of {self._num_shards} shards at {id(self):#x}>"
+        return f"<AsyncPrefetcher num_shards={self._num_shards} at {id(self):#x}>"
 
     async def __aenter__(self) -> Self:
         self._core.start()
@@ -144,7 +144,8 @@ class AsyncPrefetcher(Generic[T_co]):
         batch, after the end, after an error (the state then resumes at the item that failed), and while another task waits
         for a batch. Call it in the task that consumes the batches: only there it fits what was done with them.
 
-        A call that is cancelled has changed nothing.
+        A call that is cancelled has changed nothing. Only batches that are buffered at that moment are checked. The loader
+        also checks the first batch of each shard, and warns (``CheckpointWarning``) if a checkpoint can't hold it.
 
         Args:
             grace: seconds after which it returns at the latest. For a worker that is still drawing an item then, the state
@@ -184,15 +185,15 @@ class AsyncPrefetcher(Generic[T_co]):
             await self._core.aclose()
 
 
-def _states_of(base_iterator: Any) -> list[IteratorState]:
-    iterators = [base_iterator] if isinstance(base_iterator, StatefulIterator) else base_iterator
+def _states_of(pipeline: Any, argument: str) -> list[IteratorState]:
+    iterators = [pipeline] if isinstance(pipeline, StatefulIterator) else pipeline
     if not isinstance(iterators, Sequence) or isinstance(iterators, str | bytes):
         raise TypeError(
-            f"base_iterator must be a StatefulIterator or a sequence of them, not {base_iterator!r:.80}; for a plain "
-            "iterable see asyncprefetch.iterators.from_iterable"
+            f"{argument} must be a StatefulIterator or a sequence of them, not {pipeline!r:.80}; for a plain iterable see "
+            "asyncprefetch.iterators.from_iterable"
         )
     if not iterators:
-        raise ValueError("base_iterator is an empty sequence: a loader needs at least one shard")
+        raise ValueError(f"{argument} is an empty sequence: a loader needs at least one shard")
     states = []
     for i, iterator in enumerate(iterators):
         if not isinstance(iterator, StatefulIterator):
@@ -211,10 +212,10 @@ class AsyncPrefetcherState(BaseModel):
     held encoded, and become objects again only where a loader is built.
 
     :meth:`from_json`, :meth:`from_bytes` and :meth:`load` raise ``CheckpointError`` for anything that is not a whole
-    checkpoint. pydantic's own ``model_validate`` and ``model_validate_json`` raise its ``ValidationError``.
+    checkpoint. pydantic's own ``model_validate`` raises its ``ValidationError``.
 
     Attributes:
-        version: of this format.
+        version: the version of this format.
         in_order: whether the shards take strict turns.
         num_shards: the global count of shards, of which the state may hold a part.
         due: global number of the shard whose turn it is.
@@ -375,7 +376,7 @@ class AsyncPrefetcherState(BaseModel):
             CheckpointError: the file can't be read, is damaged, truncated, foreign or newer, names what is not
                 registered here, or was saved from another pipeline than ``expect``: all differing fields are listed.
         """
-        expected = None if expect is None else _states_of(expect)
+        expected = None if expect is None else _states_of(expect, "expect")
         return await in_thread(cls._load, path, expected)
 
     @classmethod

@@ -119,6 +119,7 @@ asyncio.run(main())
     )
     assert code == 1
     assert "It died before it could say hello" in err
+    assert err.count("Traceback") == 1  # the program's own: the worker ended with one line
     assert "`if __name__ == '__main__':`" in err
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor, ProcessWorkers, default_start_method
 from tests.conftest import descriptors, shared_memory
 from tests.inside import out_of_memory, worker_process
+from tests.pipelines import Count
 from tests.processes import gone, launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -399,12 +401,60 @@ def test_a_call_that_comes_just_as_the_start_fails_is_told_why(monkeypatch):
     assert str(second) == str(first.exception(0))
 
 
-def test_an_initializer_that_raises_ends_the_process(capfd):
-    executor = ProcessExecutor(start_method="spawn", initializer=refuse, initargs=(ValueError,))
-    with pytest.raises(BrokenExecutor):
-        executor.submit(os.getpid).result(30)
-    assert executor.exited.result(30) == 1
-    assert "ValueError: refused" in capfd.readouterr().err
+@EACH_WAY
+def test_an_initializer_that_raises_breaks_every_call_with_its_error(capfd, way):
+    executor = ProcessExecutor(initializer=refuse, initargs=(KeyError,), **WAYS[way])
+    first = executor.submit(os.getpid).exception(30)
+    with pytest.raises(BrokenExecutor, match=r"^the initializer raised KeyError: 'refused'$"):
+        executor.submit(os.getpid)
+    assert (type(first), str(first)) == (BrokenExecutor, "the initializer raised KeyError: 'refused'")
+    assert isinstance(first.__cause__, KeyError)
+    assert "In the worker:" in first.__notes__[0]
+    assert "in refuse" in first.__notes__[0]
+    assert executor.exited.result(30) is None
+    if way != "forkserver":  # the server has the standard error of its own start
+        assert "KeyError: 'refused'" in capfd.readouterr().err
+
+
+def test_an_initializer_without_memory_is_not_a_lack_of_memory_here():
+    executor = ProcessExecutor(initializer=refuse, initargs=(MemoryError,))
+    error = executor.submit(os.getpid).exception(30)
+    executor.shutdown(wait=True)
+    assert str(error).startswith("the initializer raised MemoryError: refused (raise the limit of memory")
+    assert error.__cause__ is None
+
+
+def test_an_initializer_that_exits_ends_the_process_with_its_code():
+    executor = ProcessExecutor(initializer=sys.exit, initargs=(5,))
+    assert isinstance(executor.submit(os.getpid).exception(30), BrokenExecutor)
+    assert executor.exited.result(30) == 5
+
+
+async def test_a_loader_reports_what_the_initializer_of_its_executor_raised():
+    loader = AsyncPrefetcher(Count(3), workers=lambda worker: ProcessExecutor(initializer=refuse, initargs=(KeyError,)))
+    async with asyncio.timeout(30), loader:
+        with pytest.raises(WorkerDiedError, match="BrokenExecutor: the initializer raised KeyError: 'refused'"):
+            await anext(loader)
+
+
+class OfManyBytes:
+    """Takes 64 MB when it is pickled, and next to nothing after that."""
+
+    def __reduce__(self):
+        return len, (b"x" * (64 << 20),)
+
+
+def resident(unused):
+    """MB of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def test_the_bytes_of_a_call_are_freed_before_it_runs():
+    """A run is one call, and brings the states of all shards."""
+    with ProcessExecutor() as executor:
+        before = executor.submit(resident, 0).result(30)
+        assert executor.submit(resident, OfManyBytes()).result(30) < before + 32
 
 
 SIGCHLD_IGNORED = """
@@ -642,8 +692,47 @@ def test_a_program_without_a_main_guard_starts_one_worker_and_ends(tmp_path, way
         repr(WAYS[way]),
     )
     assert code == 0, err
-    # The worker's own worker can't be started.
-    assert sorted(out.split()) == ["BrokenExecutor", "NoneType", "imported", "imported"]
+    # The worker ends when it would start a worker of its own. Only one line says so.
+    assert sorted(out.split()) == ["BrokenExecutor", "imported", "imported"]
+    assert err == (
+        "asyncprefetch: a worker imports this script, which starts a worker again: start the loader under "
+        "`if __name__ == '__main__':`\n"
+    )
+
+
+def test_a_thread_of_a_main_module_without_a_guard_starts_no_worker_either(tmp_path):
+    code, out, err = run(
+        tmp_path,
+        """
+        import os, sys, threading
+        from asyncprefetch.executors import ProcessExecutor
+        def work():
+            executor = ProcessExecutor(env={})
+            print(repr(executor.submit(os.getpid).exception(30)))
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        """,
+    )
+    assert (code, err) == (0, "")
+    assert "the program's main module starts a worker while a worker imports it" in out
+
+
+@pytest.mark.parametrize("way", ["spawn", "env"])
+def test_a_main_module_that_can_not_be_imported_again_breaks_the_calls_with_its_error(tmp_path, way):
+    code, out, err = run(
+        tmp_path,
+        """
+        import sys
+        from asyncprefetch.executors import ProcessExecutor
+        if __name__ != "__main__":
+            raise KeyError("again")
+        print(ProcessExecutor(**eval(sys.argv[1])).submit(int).exception(30))
+        """,
+        repr(WAYS[way]),
+    )
+    assert (code, out) == (0, "importing the program's main module raised KeyError: 'again'\n")
+    assert "KeyError: 'again'" in err
 
 
 @EACH_WAY

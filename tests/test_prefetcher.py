@@ -360,8 +360,12 @@ async def test_load_refuses_the_state_of_another_pipeline_and_lists_what_differs
         await AsyncPrefetcherState.load(path, expect=[Count(5), Count(7, 100, "batch")])
     assert "shard 1.stop: saved 6, given 7" in str(caught.value)
     assert "shard 1.items: saved 'int', given 'batch'" in str(caught.value)
-    with pytest.raises(CheckpointError, match="is of 2 shards, and the expected pipeline has 1"):
+    with pytest.raises(
+        CheckpointError, match=r"was saved has 2 shards, and the one given as expect= has 1 shard: make"
+    ):
         await AsyncPrefetcherState.load(path, expect=Count(5))
+    with pytest.raises(TypeError, match=r"^expect must be a StatefulIterator or a sequence of them, not 5"):
+        await AsyncPrefetcherState.load(path, expect=5)
     with pytest.raises(CheckpointError, match=r"saved CountState, given FromIterable\.State"):
         await AsyncPrefetcherState.load(path, expect=[from_iterable(functions.lines), Count(6, 100)])
 

@@ -223,7 +223,7 @@ async def test_closing_frees_a_consumer_that_waits_for_the_last_worker(core):
     transport.say(Hello(1))
     core._snapshots._ask()
     transport.say(State(1, 0, 0, b"end"), EndOfShard(1, 0, 0))
-    endings = [asyncio.create_task(core._end()) for _ in range(2)]
+    endings = [asyncio.create_task(core._come_to_end()) for _ in range(2)]
     await asyncio.sleep(0)
     await core.aclose()
     await asyncio.wait_for(asyncio.gather(*endings), 5)

@@ -38,7 +38,7 @@ def write_file(path: str | os.PathLike[str], *parts: bytes, turn: Turn | None = 
     The file can be read and written by its owner only. A symbolic link at ``path`` is replaced, not followed.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         parts: its bytes.
         turn: the place of this write among those to the same file, by default taken now. A file that was asked for later,
             by this process, is not replaced.

@@ -11,7 +11,7 @@ class Saved(NamedTuple):
     """A batch as a checkpoint holds it."""
 
     structure: JsonValue
-    leaves: tuple[bytes, ...]  # of the whole state: the structure names its own
+    leaves: tuple[bytes, ...]  # all leaves of the state; the structure refers to its own by index
     size: int
 
     def load(self) -> Any:

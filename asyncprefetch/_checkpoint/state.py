@@ -28,14 +28,16 @@ MOST_SHARDS, MOST_ITEMS = 1 << 31, 1 << 62
 
 _MOST_DIFFERENCES = 100  # that one error lists
 
+_EXPECT_ADVICE = "make them the same, or load without expect= to continue with the saved pipeline"
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """How many batches were delivered, over the whole life of the shards.
 
     Attributes:
-        total: over all shards.
-        by_shard: by global shard number.
+        total: the count over all shards.
+        by_shard: the count of each shard, by its global number.
     """
 
     total: int
@@ -215,7 +217,7 @@ def read(validate: Callable[[], S], document: JsonValue, version: int) -> S:
     written = document.get("version") if isinstance(document, dict) else None
     if isinstance(written, int) and written > version:
         raise CheckpointError(
-            f"the state is of version {written}, and this asyncprefetch reads up to {version}: use a newer one"
+            f"the state has version {written}, and this asyncprefetch reads up to {version}: use a newer one"
         )
     try:
         state = validate()
@@ -239,7 +241,8 @@ def check_expected(state: StateFields, expected: Sequence[IteratorState]) -> Non
     """
     if state.num_shards != len(expected):
         raise CheckpointError(
-            f"the state is of {state.num_shards} shards, and the expected pipeline has {len(expected)}"
+            f"the pipeline that was saved has {_shards(state.num_shards)}, and the one given as expect= has "
+            f"{_shards(len(expected))}: {_EXPECT_ADVICE}"
         )
     differences = [
         line
@@ -252,5 +255,10 @@ def check_expected(state: StateFields, expected: Sequence[IteratorState]) -> Non
         if len(differences) > _MOST_DIFFERENCES:
             differences[_MOST_DIFFERENCES:] = [f"and {len(differences) - _MOST_DIFFERENCES} more"]
         raise CheckpointError(
-            "the state was saved from a pipeline of another configuration:\n  " + "\n  ".join(differences)
+            f"the pipeline given as expect= differs from the one that was saved: {_EXPECT_ADVICE}\n  "
+            + "\n  ".join(differences)
         )
+
+
+def _shards(count: int) -> str:
+    return "1 shard" if count == 1 else f"{count} shards"

@@ -46,12 +46,12 @@ class Core:
         self._delivery = Delivery(
             origin, self._ledgers, options.n_batches_to_prefetch, on_room=self._deal_credit, poll=self._poll
         )
-        self.put = self._delivery.put  # for the handles: queue an entry for the consumer
+        self.put = self._delivery.put  # the handles call it to queue an entry for the consumer
         self._workers: list[WorkerHandle] = []
         self._worker_of: dict[int, WorkerHandle] = {}
         self._snapshots = SnapshotTaker(self._workers, self._look, self._deal_credit)
         self._shutdown = Shutdown(self._workers, on_begin=self._closing, on_end=self._closed)
-        self.close_transport = self._shutdown.close_transport  # for the handles
+        self.close_transport = self._shutdown.close_transport  # the handles call it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runs = 0
         self._taking = False  # whether a call waits for the next item
@@ -148,7 +148,7 @@ class Core:
             self._delivery.take()
             return item
         except StopAsyncIteration:
-            await self._end()
+            await self._come_to_end()
             raise
         finally:
             self._taking = False
@@ -166,7 +166,7 @@ class Core:
                 stacklevel=3,
             )
 
-    async def _end(self) -> None:
+    async def _come_to_end(self) -> None:
         if self.state is LoaderState.ACTIVE:
             self._step(LoaderEvent.END)
             self._ended_at = time.monotonic()

@@ -27,7 +27,7 @@ class Fault(NamedTuple):
     """Why an executor is of no more use.
 
     Attributes:
-        reason: in words.
+        reason: the fault in words.
         error: what the executor raised, if that is the fault.
         breaks_contract: whether another start would end in the same way.
         exit_code_counts: whether the exit code of its process, if there is one, says more than the reason.
@@ -64,7 +64,8 @@ def fault_of(error: BaseException) -> Fault:
     ):  # as a process pool reports a result for which there is no memory here
         return Fault(f"no memory here for what it sent{memory_advice()}", error, exit_code_counts=False)
     # Another error leaves the process alive. It is killed then, and its exit code says nothing.
-    return Fault(f"{type(error).__name__}: {error}", error, exit_code_counts=isinstance(error, BrokenExecutor))
+    text = f"{type(error).__name__}: {error}" + (memory_advice() if isinstance(error, MemoryError) else "")
+    return Fault(text, error, exit_code_counts=isinstance(error, BrokenExecutor))
 
 
 def verdict(executor: Executor, outcomes: Sequence[Outcome]) -> Fault:

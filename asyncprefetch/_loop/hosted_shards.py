@@ -13,19 +13,19 @@ class HostedShards:
     """What is known of the shards of one worker.
 
     Args:
-        ledgers: by global shard number.
+        ledgers: the ledger of each shard, by its global number.
         retries: the shards that failed and are drawn again after a pause.
     """
 
     def __init__(self, ledgers: Mapping[int, Ledger], retries: Retries) -> None:
         self.ledgers = ledgers
         self.retries = retries
-        self._failed: set[int] = set()
+        self._failed_shards: set[int] = set()
 
     @property
     def ready(self) -> list[int]:
         """The shards that a run can serve now: not at their end, not failed, not pausing before a retry."""
-        idle = self._failed | self.retries.resting
+        idle = self._failed_shards | self.retries.resting
         return [shard for shard, ledger in self.ledgers.items() if not ledger.ended and shard not in idle]
 
     @property
@@ -39,10 +39,12 @@ class HostedShards:
 
     def failed(self, shard: int) -> None:
         """The shard sends nothing more: its error was queued for the consumer."""
-        self._failed.add(shard)
+        self._failed_shards.add(shard)
 
     def give_up(self) -> list[int]:
         """Mark every shard that is not at its end as failed. Gives those that were not marked before."""
-        given_up = [shard for shard, ledger in self.ledgers.items() if not ledger.ended and shard not in self._failed]
-        self._failed.update(given_up)
+        given_up = [
+            shard for shard, ledger in self.ledgers.items() if not ledger.ended and shard not in self._failed_shards
+        ]
+        self._failed_shards.update(given_up)
         return given_up

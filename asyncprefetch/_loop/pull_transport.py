@@ -41,7 +41,7 @@ class PullTransport:
         self._runner = PullRunner(f"{os.getpid()}-{next(_keys)}")
         self._life = ExecutorLife(executor)
         self._credits = PullCredit()
-        self._calls = CallQueue(executor, self._runner.handle, on_answer=self._answered, on_fault=self._failed)
+        self._calls = CallQueue(executor, self._runner.handle, on_answer=self._answered, on_fault=self._faulted)
 
     @property
     def drawing(self) -> tuple[int, int] | None:
@@ -126,7 +126,7 @@ class PullTransport:
         while self._can_call and answer.more and self._credits.goes_on:
             self._calls.submit()
 
-    def _failed(self, fault: Fault) -> None:
+    def _faulted(self, fault: Fault) -> None:
         self._step(PullEvent.FAULT)
         if self._sink is not None:
             self._life.report_death(fault, self._report)

@@ -13,7 +13,7 @@ class Restarts:
     Attributes:
         count: how often the worker was launched again.
         was_up: whether it ever said hello. If not, it can't be launched here, and trying again does not help.
-        deaths: by item, those since that item last came; empty most of the time.
+        deaths: how many deaths each item caused since it last came; empty most of the time.
     """
 
     def __init__(self) -> None:

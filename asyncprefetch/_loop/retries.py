@@ -24,7 +24,7 @@ class Retries:
 
     Attributes:
         count: the number of retries so far.
-        attempted: by shard, how often its current item was retried; empty most of the time.
+        attempted: how often the current item of each shard was retried; empty most of the time.
     """
 
     def __init__(self, names: frozenset[str], on_due: Callable[[int], None]) -> None:
@@ -59,7 +59,7 @@ class Retries:
             "shard %d, position %d: %s: %s; retry %d of %d in %.1f s",
             *(shard, failed.position, error.type_name, error.text, attempt + 1, _MAX_RETRIES, delay),
         )
-        self._timers[shard] = asyncio.get_running_loop().call_later(delay, self._due, shard)
+        self._timers[shard] = asyncio.get_running_loop().call_later(delay, self._pause_over, shard)
         return True
 
     def succeeded(self, shard: int) -> None:
@@ -72,6 +72,6 @@ class Retries:
             timer.cancel()
         self._timers.clear()
 
-    def _due(self, shard: int) -> None:
+    def _pause_over(self, shard: int) -> None:
         del self._timers[shard]
         self._on_due(shard)

@@ -84,8 +84,8 @@ class InOrder(Scheduler):
 
     def __init__(self, shards: Sequence[int], ahead: Mapping[int, int], n_prefetch: int, due: int) -> None:
         super().__init__(shards, ahead, n_prefetch)
-        self._turn = self.active.index(due) if due in self.active else 0
-        self.due = self.active[self._turn]
+        self._due_index = self.active.index(due) if due in self.active else 0
+        self.due = self.active[self._due_index]
 
     @property
     def is_idle(self) -> bool:
@@ -94,18 +94,18 @@ class InOrder(Scheduler):
     def delivered(self, shard: int) -> None:
         self._ahead[shard] -= 1
         self._total -= 1
-        self._turn = (self._turn + 1) % len(self.active)
-        self.due = self.active[self._turn]
+        self._due_index = (self._due_index + 1) % len(self.active)
+        self.due = self.active[self._due_index]
 
     def dropped(self, shard: int) -> None:
         index = self.active.index(shard)
         del self.active[index]
-        if index < self._turn:
-            self._turn -= 1
-        if self._turn >= len(self.active):
-            self._turn = 0
+        if index < self._due_index:
+            self._due_index -= 1
+        if self._due_index >= len(self.active):
+            self._due_index = 0
         if self.active:
-            self.due = self.active[self._turn]
+            self.due = self.active[self._due_index]
 
     def _next_grant(self) -> int | None:
         size = len(self.active)
@@ -116,7 +116,7 @@ class InOrder(Scheduler):
             return due if due in self._enabled and self._ahead[due] == 0 else None
         best, best_rank = None, 0
         for offset in range(size):
-            shard = self.active[(self._turn + offset) % size]
+            shard = self.active[(self._due_index + offset) % size]
             rank = offset + self._ahead[shard] * size
             if shard in self._enabled and (best is None or rank < best_rank):
                 best, best_rank = shard, rank

@@ -67,7 +67,7 @@ class Shutdown:
                 cancelled = error
         if cancelled is not None:
             raise cancelled
-        if not closing.cancelled():  # in its last step
+        if not closing.cancelled():  # a cancellation may come in its last step
             closing.result()
 
     def begin(self) -> asyncio.Task[None]:

@@ -21,7 +21,7 @@ class Snapshot(NamedTuple):
     Attributes:
         in_order: whether the shards take strict turns.
         due: the shard whose turn it is.
-        shards: by global number.
+        shards: the snapshot of each shard.
         buffer: the batches that were made and not delivered, in order of delivery within each shard; over all shards where
             order is not promised.
     """

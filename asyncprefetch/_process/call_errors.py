@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor, CancelledError
 
 from asyncprefetch._process import limits
-from asyncprefetch._process.limits import advice
+from asyncprefetch._process.limits import advice, memory_advice
 from asyncprefetch._wire import remote_errors
 
 
@@ -25,6 +25,18 @@ def died_at_start(error: BaseException) -> BrokenExecutor:
     return BrokenExecutor(
         f"the fork server ended while it started the worker ({type(error).__name__}). {limits.NO_HELLO}"
     )
+
+
+def unusable(error: remote_errors.RemoteError) -> BrokenExecutor:
+    """The error of a worker whose set-up raised: its initializer, or the import of the main module."""
+    out_of_memory = "MemoryError" in error.bases
+    text = f"{error.phase} raised {error.type_name}: {error.text}"
+    broken = BrokenExecutor(text + memory_advice() if out_of_memory else text)
+    broken.add_note(f"In the worker:\n{error.traceback}")
+    # A MemoryError as the cause would mean that the memory of this process ran out.
+    original = None if out_of_memory else remote_errors.original_of(error)
+    broken.__cause__ = as_data(original) if original is not None else None
+    return broken
 
 
 def original(error: remote_errors.RemoteError) -> BaseException:

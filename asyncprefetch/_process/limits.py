@@ -52,7 +52,7 @@ def check_threads(count: int = 1) -> None:
 
 
 def _is_left(used: int, reserved: int = 0) -> bool:
-    """Whether so many bytes of memory can be had, and so many of address space beside them."""
+    """Whether so many bytes of memory can be had, and so many of address space in addition."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     try:
         with mmap.mmap(-1, used, flags):
@@ -104,7 +104,7 @@ def advice(error: BaseException) -> str:
         text = _advice(error)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # of the user's class, which may raise at whatever it is asked
+    except BaseException:  # any method of the user's class may raise
         text = ""
     return f" ({text})" if text else ""
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from typing import Any, ParamSpec, TypeVar
 
-from asyncprefetch._process import call_errors, limits, out_of_memory, program_end, worker_process
+from asyncprefetch._process import call_errors, limits, main_guard, out_of_memory, program_end, worker_process
 from asyncprefetch._process.process_workers import default_start_method
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._process.worker_process import WorkerProcess
@@ -50,7 +50,8 @@ class ProcessExecutor(Executor):
         start_method: a start method of multiprocessing; by default see :func:`default_start_method`.
         env: environment variables, added to those of this process. With them the worker is a new interpreter, as with
             ``spawn``, so they are in place before any module is imported.
-        initializer: called in the process before anything else, with ``initargs``. Both must be picklable.
+        initializer: called in the process before anything else, with ``initargs``. Both must be picklable. If it raises,
+            every call raises a ``BrokenExecutor`` with the type, text and traceback of the exception.
         initargs: the arguments of the initializer.
         malloc: see :class:`ProcessWorkers`.
         descriptors: sockets or numbers of descriptors for the worker. The executor owns them from now on. The initializer
@@ -93,9 +94,8 @@ class ProcessExecutor(Executor):
         # Reentrant: a garbage collection may kill the worker of a forgotten loader at any allocation within the lock.
         self._lock = threading.RLock()
         self._state = ProcessState.NEW
-        self._killed = (
-            False  # set by kill(), at any moment; a state could be overwritten by a method that kill() interrupts
-        )
+        # Set by kill(), at any moment. A state could be overwritten by a method that kill() interrupts.
+        self._killed = False
         self._why = _GONE  # no calls are taken
         self._pending: deque[Future[Any]] = deque()  # calls without an answer, in order
         self._unsent: deque[memoryview] = deque()
@@ -116,6 +116,7 @@ class ProcessExecutor(Executor):
         Raises:
             BrokenExecutor: the process is gone or can't be started, the executor was shut down, or it belongs to the
                 parent of this process.
+            SystemExit: a worker is importing the program's main module, which starts another worker.
         """
         if os.getpid() != self._creator:
             raise BrokenExecutor(
@@ -131,6 +132,8 @@ class ProcessExecutor(Executor):
         with self._lock:
             if self._killed or program_end.has_come() or self._state not in _TAKES_CALLS:
                 raise BrokenExecutor(self._why)
+            if self._state is ProcessState.NEW:
+                main_guard.check()
             self._pending.append(future)
             self._send(buffers)
             if self._state is ProcessState.NEW:
@@ -325,14 +328,14 @@ class ProcessExecutor(Executor):
         try:
             frames = reader.receive(sock)
         except OSError as error:
-            if error.errno == errno.EAGAIN:
-                return False
-            if isinstance(error, ConnectionError):
+            if error.errno == errno.EAGAIN or isinstance(error, ConnectionError):
                 return False
             raise
         if frames is None:
             return False
         for frame in frames:
+            if frame.kind == Kind.UNUSABLE:
+                raise call_errors.unusable(pickle.loads(frame.body))
             if frame.kind != Kind.MORE:
                 self._answered(frame)
         return True

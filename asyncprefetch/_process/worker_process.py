@@ -19,6 +19,7 @@ from multiprocessing import spawn
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from asyncprefetch._process import main_guard
 from asyncprefetch._worker import bootstrap
 
 # Starts happen one at a time: a forked process inherits every descriptor that is open at that moment, those of a start
@@ -123,10 +124,7 @@ def start(start_method: str, env: Mapping[str, str] | None, sock: socket.socket)
         ConnectionError, EOFError: the fork server ended during the start.
     """
     if bootstrap.importing_main:
-        raise RuntimeError(
-            "the program's main module starts a worker while a worker imports it: start the loader under "
-            "`if __name__ == '__main__':`"
-        )
+        raise RuntimeError(f"the program's main module starts a worker while a worker imports it: {main_guard.GUARD}")
     daemonic = multiprocessing.current_process().daemon  # then multiprocessing refuses to start children
     if env is None and start_method != "spawn" and not daemonic:
         context: Any = multiprocessing.get_context(start_method)

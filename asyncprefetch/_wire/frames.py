@@ -22,6 +22,7 @@ class Kind(enum.IntEnum):
     RESULT = 2  # from the worker: the value that a call returned
     ERROR = 3  # from the worker: the exception of a call, as data
     MORE = 4  # from the worker: a part of a call has come, and the worker waits for the rest
+    UNUSABLE = 5  # from the worker, at most once: the exception that its set-up raised, as data; it ends after this
 
 
 class Frame(NamedTuple):

@@ -15,7 +15,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from multiprocessing import spawn
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,16 +91,17 @@ def _be_worker(sock: socket.socket, parent_sentinel: int, parent_pid: int) -> No
 
 def _work(sock: socket.socket, descriptors: list[int]) -> None:
     reader = FrameReader()
-    while (frames := _receive(sock, reader)) is not None:
-        for frame in frames:
-            if frame.kind == Kind.BEGIN:
-                _set_up(pickle.loads(frame.body), descriptors)
+    while (received := _receive(sock, reader)) is not None:
+        frames = deque(received)
+        received.clear()
+        while frames:
+            if frames[0].kind == Kind.BEGIN:
+                _set_up(sock, pickle.loads(frames.popleft().body), descriptors)
             else:
-                _send(sock, _answer(frame))
+                _send(sock, _answer(frames))
 
 
-def _set_up(begin: Begin, descriptors: list[int]) -> None:
-    global importing_main  # noqa: PLW0603 - a process has one main module
+def _set_up(sock: socket.socket, begin: Begin, descriptors: list[int]) -> None:
     if begin.env is not None:
         # The environment of a fork server is that of the moment at which it was started.
         os.environ.clear()
@@ -107,12 +109,34 @@ def _set_up(begin: Begin, descriptors: list[int]) -> None:
     logs.collect(begin.log_level)
     malloc.raise_thresholds(begin.malloc)
     if begin.preparation is not None:
-        importing_main = True
-        spawn.prepare(begin.preparation)
-        importing_main = False
+        _or_end(sock, "importing the program's main module", _import_main, begin.preparation)
     if begin.initializer is not None:
-        function, arguments = pickle.loads(begin.initializer)
-        function(*arguments, *([descriptors] if descriptors else []))
+        _or_end(sock, "the initializer", _initialize, begin.initializer, descriptors)
+
+
+def _import_main(preparation: dict[str, Any]) -> None:
+    global importing_main  # noqa: PLW0603 - a process has one main module
+    importing_main = True
+    spawn.prepare(preparation)
+    importing_main = False
+
+
+def _initialize(initializer: bytes, descriptors: list[int]) -> None:
+    function, arguments = pickle.loads(initializer)
+    function(*arguments, *([descriptors] if descriptors else []))
+
+
+def _or_end(sock: socket.socket, phase: str, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function that runs the user's code. If it raises, report the exception and end the process."""
+    try:
+        function(*arguments)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        # Before it is sent: the executor kills a worker that it can't use.
+        sys.excepthook(type(error), error, error.__traceback__)
+        _send(sock, pack(Kind.UNUSABLE, pickle.dumps(remote_errors.describe(error, phase), 5)))
+        raise SystemExit(1) from None
 
 
 def _receive(sock: socket.socket, reader: FrameReader) -> list[Frame] | None:
@@ -131,9 +155,10 @@ def _send(sock: socket.socket, buffers: list[bytes]) -> None:
             sock.sendall(buffer, NO_SIGNAL)
 
 
-def _answer(frame: Frame) -> list[bytes]:
+def _answer(frames: deque[Frame]) -> list[bytes]:
+    """Take the first frame, and do its call. The frame is freed before the call, which may be a whole run."""
     try:
-        function, arguments, keywords = pickle.loads(frame.body)
+        function, arguments, keywords = pickle.loads(frames.popleft().body)
         return pack(Kind.RESULT, pickle.dumps(function(*arguments, **keywords), 5))
     except BaseException as error:
         return pack(Kind.ERROR, pickle.dumps(remote_errors.describe(error, "call"), 5))

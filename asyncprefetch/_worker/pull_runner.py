@@ -37,10 +37,10 @@ class PullRunner:
         self._key = key
         self._answers = Collecting()
         self._producer = Producer(self._answers)
-        self._credits: deque[Credit] = deque()  # of this run, in the order in which they are worked off
+        self._credits: deque[Credit] = deque()  # the credits of this run, in the order in which they are used
         self._steady = 0  # items drawn since the last pause
         self._running = threading.Lock()  # an executor with several threads may make calls at the same time
-        self._due = 0  # number of the next call
+        self._next_number = 0  # number of the next call
 
     def __reduce__(self) -> Any:
         return _runner_of_this_process, (self._key,)
@@ -48,15 +48,15 @@ class PullRunner:
     def handle(self, call: Call) -> Answer | Refusal:
         """Do what the call asks, then draw on the credit for one slice. Does nothing if another call is due."""
         if not self._running.acquire(blocking=False):
-            return Refusal(call.number, self._due, running=True)
+            return Refusal(call.number, self._next_number, running=True)
         try:
-            if call.number != self._due:
-                return Refusal(call.number, self._due, running=False)
+            if call.number != self._next_number:
+                return Refusal(call.number, self._next_number, running=False)
             for message in call.messages:
                 if not self._take(message):
                     break
             self._draw_slice()
-            self._due += 1
+            self._next_number += 1
             return Answer(call.number, self._answers.take(), more=bool(self._credits))
         finally:
             self._running.release()

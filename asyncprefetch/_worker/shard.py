@@ -89,7 +89,7 @@ class Shard:
             try:
                 item = self._next()
             except StopIteration:
-                self._end(run)
+                self._send_end(run)
                 return
             phase = "pickle"
             if collected or counted.by_name:
@@ -143,7 +143,7 @@ class Shard:
         except StopIteration:
             return True, None
 
-    def _end(self, run: int) -> None:
+    def _send_end(self, run: int) -> None:
         self.ended = True
         state = self._pickled_state()
         send_reports(self._outlet)  # the loader takes nothing from a shard after its end
@@ -182,5 +182,6 @@ def _refuse_replay(shard: int, position: int, ended: bool) -> None:
     what = "the iterator ended" if ended else "another item came"
     raise ValueError(
         f"replaying shard {shard} from its last state, {what} at position {position} where an item had been received "
-        "before: the iterator is not deterministic, or its get_state() leaves something out"
+        "before: the iterator is not deterministic, or its get_state() leaves something out. To find the cause, call "
+        "asyncprefetch.testing.assert_resumes_exactly in a test of the iterator: it names the first field that differs"
     )

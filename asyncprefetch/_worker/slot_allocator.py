@@ -45,7 +45,7 @@ class SlotAllocator:
         self._current = CurrentSlot(segment.stride, mmap.PAGESIZE if protect else _ALIGNMENT)
         self._item = PlacedItem()
         self._largest_item = 0  # bytes
-        self._sent: dict[int, list[Span]] = {}  # by slot: the consumer's bytes, until the slot is free
+        self._sent: dict[int, list[Span]] = {}  # the consumer's bytes in each slot, until the slot is free
 
     # ---------------------------------------------------------------------------------------------- for the iterator
 

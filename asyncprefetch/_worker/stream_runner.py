@@ -48,9 +48,9 @@ class StreamRunner:
 
     def __init__(self, sock: socket.socket, memory: int | None, geometry: Geometry | None, *, protect: bool) -> None:
         """Map the shared memory, if there is any: ``memory`` is its descriptor, ``None`` if it did not arrive."""
-        self._end = WorkerSocket(sock)
+        self._socket = WorkerSocket(sock)
         self._allocator: SlotAllocator | None = None
-        self._due: deque[Credit] = deque()
+        self._credits: deque[Credit] = deque()
         self._stop: Stop | None = None
         self._over = False  # no order can come any more
         self._looked_at = 0.0
@@ -79,26 +79,26 @@ class StreamRunner:
     def run(self, start: Start) -> None:
         """One run: until its final sentinel is sent, or until no order can come any more."""
         # Before the start is handled: that may run the user's code, which may take memory, and so receive orders.
-        self._due.clear()
+        self._credits.clear()
         self._stop = None
         try:
             self._producer.handle(start)
         except BrokenExecutor:
             return  # the initializer failed, which was reported
-        producer, due = self._producer, self._due
+        producer, credits = self._producer, self._credits
         while not self._over:
             if self._stop is not None:
                 stop, self._stop = self._stop, None
                 producer.handle(stop)
                 if stop.run == start.run:
                     return
-            elif not due:
+            elif not credits:
                 self._receive(wait=True)
-            elif producer.draw(due[0]):
+            elif producer.draw(credits[0]):
                 if time.monotonic() - self._looked_at > _LOOK_EVERY:
                     self._receive(wait=False)
             else:
-                due.popleft()
+                credits.popleft()
 
     def close(self) -> list[FromWorker]:
         """Close the iterators. Returns the last log records: the loader does not read the socket any more."""
@@ -117,7 +117,7 @@ class StreamRunner:
             die()
 
     def _receive(self, *, wait: bool) -> None:
-        orders = self._end.receive(wait=wait)
+        orders = self._socket.receive(wait=wait)
         self._looked_at = time.monotonic()
         if orders is None:
             self._over = True
@@ -126,7 +126,7 @@ class StreamRunner:
         for order in orders:
             match order:
                 case Credit():
-                    self._due.append(order)
+                    self._credits.append(order)
                 case Release(slot):
                     assert self._allocator is not None
                     self._allocator.release(slot)
@@ -135,7 +135,7 @@ class StreamRunner:
                     self._stop = order
         if released and self._allocator is not None:
             # Keep one slot for each item that may be made now, and one for the item in progress.
-            keep = sum(map(self._producer.missing, self._due)) + (not self._allocator.has_current)
+            keep = sum(map(self._producer.missing, self._credits)) + (not self._allocator.has_current)
             self._allocator.trim(keep)
 
     # ---------------------------------------------------------------------------------------- the producer's outlet
@@ -156,14 +156,14 @@ class StreamRunner:
             if allocator is not None:
                 allocator.discard()
             raise
-        self._end.send(pack_header(len(frame), marks, *where, fingerprint, slot, extent) + frame)
+        self._socket.send(pack_header(len(frame), marks, *where, fingerprint, slot, extent) + frame)
 
     def send(self, message: FromWorker) -> None:
         """Send any other message."""
         self._send(message)
 
     def _send_over_socket(self, message: FromWorker) -> None:
-        self._end.send(pack_message(message))
+        self._socket.send(pack_message(message))
 
 
 _worker: StreamRunner | None = None

@@ -20,7 +20,7 @@ from asyncprefetch.iterators._document_error import DocumentError
 
 
 def position_digest(state: IteratorState) -> str:
-    """Return a digest of where an iterator is: of the positions in its state, and in all states within.
+    """Return a digest of an iterator's position: all ``Position`` fields in its state and in the states within.
 
     Configuration is left out: it is compared elsewhere, and some of it may change, as the folder does when files are
     moved. Positions that have their default value are left out too, so that a later version can add a field without

@@ -29,8 +29,8 @@ def permutation(seed: int, block: int, n: int) -> npt.NDArray[np.int64]:
     """Return the numbers below ``n`` in random order: int64 of shape ``(n,)``.
 
     Args:
-        seed: from 0, below 2**64.
-        block: from 0, below 2**64. Each block of each seed has its own order.
+        seed: an integer from 0, below 2**64.
+        block: an integer from 0, below 2**64. Each block of each seed has its own order.
         n: how many numbers.
     """
     # Stable: two equal numbers, however rare, have the same order on every platform.

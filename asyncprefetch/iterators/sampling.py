@@ -83,7 +83,7 @@ class SamplingIterator(StatefulIterator[T]):
         sources: the iterators by name. Only their states are used; the objects themselves are not advanced.
         weights: a number for each name, from 0. Only the proportions count. A source of weight 0 is never drawn from, even
             when all others have ended.
-        seed: from 0, below 2**64.
+        seed: an integer from 0, below 2**64.
         on_exhausted: ``"stop"``, ``"drop"`` or ``"restart"``.
 
     Raises:

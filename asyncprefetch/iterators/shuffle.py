@@ -57,8 +57,8 @@ class ShuffleIterator(StatefulIterator[T]):
         inner: the iterator to draw from. It must not reuse the memory of an item after the yield. Only its state is used;
             the object itself is not advanced.
         buffer_size: items in a block, from 1, below 2**63. With 1, the order does not change.
-        seed: from 0, below 2**64. The order is a function of the seed and of the number of items, on every platform. Give
-            two shuffles, one around the other, different seeds: with the same seed both permute a block alike.
+        seed: an integer from 0, below 2**64. The order is a function of the seed and of the number of items, on every
+            platform. Give two shuffles, one around the other, different seeds: the same seed permutes a block alike in both.
 
     Raises:
         TypeError: ``inner`` is not a stateful iterator.

@@ -147,7 +147,7 @@ REASONS = {
     "a pickle as the document": "malformed JSON",
     "a version of next year": "has version 2 of the format, and this asyncprefetch reads up to 1: use a newer one",
     "a version of no number": "malformed: no version",
-    "a state of a newer version": "of version 2, and this asyncprefetch reads up to 1: use a newer one",
+    "a state of a newer version": "has version 2, and this asyncprefetch reads up to 1: use a newer one",
     "a state of version 0": "version 0 of the state",
     "a state of a version of text": "version",
     "another program's": "not a checkpoint of asyncprefetch",

@@ -395,6 +395,7 @@ async def test_a_replay_that_differs_is_an_error(transport, caplog):
     assert len(got) == 3
     assert (raised.phase, raised.shard) == ("replay", 0)
     assert "replaying shard 0 from its last state, another item came at position 0" in str(raised)
+    assert "call asyncprefetch.testing.assert_resumes_exactly in a test of the iterator" in str(raised)
 
 
 async def test_retries_back_off_exponentially_and_each_is_a_warning(caplog):

@@ -338,7 +338,7 @@ async def test_expect_lists_every_field_that_differs_and_no_position(tmp_path: P
     await (await state_of(text_pipeline(corpus), taken=5)).save(path)
     state = await AsyncPrefetcherState.load(path, expect=text_pipeline(corpus))
     assert state.delivered.total == 5
-    with pytest.raises(CheckpointError, match="another configuration") as caught:
+    with pytest.raises(CheckpointError, match="given as expect= differs from the one that was saved: make") as caught:
         await AsyncPrefetcherState.load(path, expect=text_pipeline(other, seed=8, batch_size=3))
     lines = str(caught.value).splitlines()[1:]
     sequences = "shard 0.inner.sources[0].inner.inner.start"
@@ -367,7 +367,7 @@ async def test_expect_refuses_other_shards_other_stages_and_other_functions(tmp_
             r"shard 0\.function: saved .*is_even.*, given .*is_odd_again",
         ),
         ([from_iterable(numbers)], "shard 0: saved MapState, given FromIterable.State"),
-        ([Count(3), Count(3)], "is of 1 shards, and the expected pipeline has 2"),
+        ([Count(3), Count(3)], "saved has 1 shard, and the one given as expect= has 2 shards: make them the same, or"),
     ]:
         with pytest.raises(CheckpointError, match=reason):
             await AsyncPrefetcherState.load(path, expect=expect)

@@ -230,6 +230,16 @@ async def test_a_death_after_which_calls_are_never_answered_is_seen_and_made_goo
     assert loader.statistics().restarts == 1
 
 
+class OutOfMemory(InlineExecutor):
+    def submit(self, function, /, *args):
+        raise MemoryError
+
+
+async def test_an_executor_that_has_no_memory_for_a_call_is_an_error_that_says_what_to_do():
+    with pytest.raises(WorkerDiedError, match=r"died: MemoryError:  \(raise the limit of memory "):
+        await rest(AsyncPrefetcher(Count(3), max_restarts=0, workers=lambda worker: OutOfMemory()))
+
+
 async def test_an_executor_that_goes_silent_is_a_stall_and_can_be_closed():
     class Silent(Odd):
         def odd(self, function, call):

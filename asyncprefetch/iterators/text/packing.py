@@ -37,12 +37,12 @@ class PackingState(IteratorState, kind="asyncprefetch.packing", frozen=True):
     current document again, and at most about 65,536 tokens before it. A resume in a stream of sequences draws nothing again.
 
     Attributes:
-        inner: for sequences, the state after the last row. For arrays, the anchor: the state of the token iterator before
-            the current document or an earlier one.
+        inner: the state after the last row, in a stream of sequences. In a stream of arrays, the anchor: the state of the
+            token iterator before the current document or an earlier one.
         offset: the number of tokens between the anchor and the next row.
-        witness: for arrays, the digest of the token iterator's position after the document with the last token of the last
-            batch. A resume that draws the document again compares it. Empty: nothing is drawn again, or the digest is
-            unknown.
+        witness: the digest of the token iterator's position after the document with the last token of the last batch, in a
+            stream of arrays. A resume that draws the document again compares it. Empty: nothing is drawn again, or the
+            digest is unknown.
         sequences: whether the items are sequences.
         patches: whether the sequences have patches; ``None``: not known yet.
         batch_size: rows in a batch.

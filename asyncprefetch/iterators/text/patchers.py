@@ -122,7 +122,7 @@ class EntropyPatcher:
     patch.
 
     Attributes:
-        threshold: in the unit of the entropies.
+        threshold: the threshold, in the unit of the entropies.
         monotonicity: a patch begins where the entropy is more than ``threshold`` above that of the token before,
             instead of where it is above ``threshold``. After an entropy of -inf, which :class:`PreprocessIterator` fills in
             for bos and eos, every token begins a patch.

@@ -84,7 +84,7 @@ class ByteTokenizer:
 
         Args:
             tokens: ids below ``vocabulary_size``.
-            errors: as in ``bytes.decode``, for bytes that are not UTF-8: a row may begin within a character.
+            errors: what ``bytes.decode`` does with bytes that are not UTF-8: a row may begin within a character.
 
         Raises:
             ValueError: an id is negative or not below ``vocabulary_size``.
