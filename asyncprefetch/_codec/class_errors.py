@@ -71,7 +71,7 @@ def check_class_keywords(
     if given and not passed_on:
         name, more = next(iter(given)), " and those of pydantic.ConfigDict" if config else ""
         raise TypeError(
-            f"{cls.__qualname__} has the unknown class keyword {name!r}{_closest(name, [*known, *config])}. The keywords "
+            f"{cls.__qualname__} has the unknown class keyword {name!r}{_closest(name, [*known, *config])} The keywords "
             f"are {', '.join(known)}{more}"
         )
 
@@ -82,7 +82,7 @@ def unknown_field(cls: type, error: ValidationError, fields: Iterable[str]) -> s
         if found["type"] == "extra_forbidden" and len(found["loc"]) == 1:
             name, known = str(found["loc"][0]), list(fields)
             names = ", ".join(known)
-            return f"{cls.__qualname__} has no field {name!r}{_closest(name, known)}. Its fields are: {names or 'none'}"
+            return f"{cls.__qualname__} has no field {name!r}{_closest(name, known)} Its fields are: {names or 'none'}"
     return None
 
 
@@ -105,5 +105,6 @@ def _iterator_name(cls: type) -> str:
 
 
 def _closest(name: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown name."""
     matches = get_close_matches(name, known, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"; did you mean {matches[0]!r}?" if matches else "."
