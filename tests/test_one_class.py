@@ -7,10 +7,9 @@ import functools
 import json
 import pickle
 import re
-from collections import OrderedDict, deque  # noqa: F401 - annotations name them
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence  # noqa: F401
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, TypeVar  # noqa: F401
 
 import numpy as np
@@ -177,6 +176,19 @@ def test_a_positional_argument_is_an_error_that_shows_the_keywords() -> None:
 def test_an_unknown_keyword_is_an_error_that_shows_the_fields(make: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_an_unknown_name_within_a_value_stays_an_error_of_validation() -> None:
+    class Options(BaseModel, extra="forbid"):
+        size: int = 1
+
+    class WithOptions(StatefulIterator[int], kind="tests.one.with-options"):
+        options: Options
+
+        def create_iter(self): ...
+
+    with pytest.raises(ValidationError, match=r"for \S*WithOptions\noptions.begin\n  Extra inputs are not permitted"):
+        WithOptions(options={"begin": 1})
 
 
 class Empty(StatefulIterator[int], kind="tests.one.empty"):
@@ -571,7 +583,7 @@ def define_again() -> Any:
     return Again
 
 
-def test_an_object_of_an_earlier_definition_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_an_object_of_an_earlier_definition_is_an_error_that_says_so() -> None:
     older, newer = define_again(), define_again()
 
     class OfOlder(StatefulIterator[int], kind="tests.one.of-older"):
@@ -586,10 +598,23 @@ def test_an_object_of_an_earlier_definition_is_an_error_that_says_so(tmp_path: P
     with pytest.raises(CheckpointError, match=message):
         IteratorState.model_validate_json(OfOlder(again=older(stop=1)).get_state().model_dump_json())
 
+    def define_box() -> Any:
+        class Box(IteratorState, Generic[T], kind="tests.one.box-again"):
+            value: T
+
+        return Box
+
+    older_box, newer_box = define_box(), define_box()
+
+    class OfBox(IteratorState, kind="tests.one.of-older-box"):
+        box: older_box[int]
+
+    with pytest.raises(ValidationError, match=message.replace("Again", "Box")):
+        OfBox(box=newer_box(value=1))
+
     message = "Again was defined again after this object was made, .*: make the object again from the new class"
     with pytest.raises(pickle.PicklingError, match=message):
         pickle.dumps(older(stop=1).get_state())
-    assert len(compare_configuration(newer(stop=1).get_state(), older(stop=1).get_state(), "it")) == 1
     (line,) = compare_configuration(newer(stop=1).get_state(), older(stop=1).get_state(), "it")
     assert re.fullmatch(rf"it: \S*{message}", line)
 
@@ -936,6 +961,8 @@ def test_only_fields_with_iterators_cost_more_than_a_plain_attribute() -> None:
     assert not hasattr(descriptor, "__set__")  # so the value in the instance comes first
     iterator = Take(inner=Count(stop=1), n=1)
     assert iterator.inner is vars(iterator)["inner"]
+    del iterator.inner  # it is not built again: its position would be an earlier one
+    assert not hasattr(iterator, "inner")
 
 
 def test_a_failed_get_state_leaves_the_fields_as_they_were(built: list[int]) -> None:
@@ -1067,6 +1094,32 @@ def test_an_annotation_without_iterators_is_accepted(annotation: str) -> None:
     assert vars(define_held(annotation)).get("inner") is None
 
 
+def test_a_dataclass_in_a_function_may_name_itself() -> None:
+    @dataclasses.dataclass
+    class Local:
+        after: "Local | None" = None
+
+    class OfLocal(StatefulIterator[int], kind="tests.one.of-local"):
+        local: Local
+
+        def create_iter(self): ...
+
+    assert OfLocal(local=Local(Local())).get_state().local == Local(Local())
+
+
+def test_a_type_variable_whose_bound_can_not_be_evaluated_is_named() -> None:
+    unknown = TypeVar("unknown", bound="Unknown")  # noqa: F821
+
+    with pytest.raises(
+        TypeError, match=r"OfUnknown\.items: unknown can't be evaluated \(name 'Unknown' is not defined\)"
+    ):
+
+        class OfUnknown(StatefulIterator[int], kind="tests.one.of-unknown"):
+            items: list[unknown]
+
+            def create_iter(self): ...
+
+
 def test_a_function_and_a_class_of_iterators_are_held_as_they_are() -> None:
     held = define_held("tuple[type[Count], Callable[[Count], int]]")(inner=(Count, double))
     assert held.inner == (Count, double) == held.get_state().inner
@@ -1074,8 +1127,13 @@ def test_a_function_and_a_class_of_iterators_are_held_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("validator", "container"),
-    [(deque, "deque"), (lambda counts: Pair(counts[0], 1), "Pair"), (lambda counts: PairData(counts[0]), "PairData")],
-    ids=["deque", "named tuple", "dataclass"],
+    [
+        (deque, "deque"),
+        (lambda counts: Pair(counts[0], 1), "Pair"),
+        (lambda counts: PairData(counts[0]), "PairData"),
+        (lambda counts: OrderedDict(a=counts[0]), "OrderedDict"),
+    ],
+    ids=["deque", "named tuple", "dataclass", "ordered dict"],
 )
 def test_a_validator_that_puts_iterators_into_another_container_is_an_error(validator: Any, container: str) -> None:
     class Hiding(StatefulIterator[int], kind="tests.one.hiding"):
@@ -1127,6 +1185,25 @@ def test_a_state_class_that_is_borrowed_is_not_made_from_the_fields() -> None:
 
     with pytest.raises(TypeError, match=r"Mistaken has no kind of its own, .*, or define get_state\(\)"):
         Mistaken()
+
+    class Counting(Count):
+        State = Take.State
+
+        def get_state(self) -> IteratorState:
+            return super().get_state()
+
+    assert type(Counting(stop=1).get_state()) is Count.State
+
+
+def test_get_state_of_the_base_class_needs_fields() -> None:
+    class Calls(StatefulIterator[int]):
+        def get_state(self) -> IteratorState:
+            return super().get_state()
+
+        def create_iter(self): ...
+
+    with pytest.raises(TypeError, match=r"Calls has no kind of its own, .*, or define get_state\(\)"):
+        Calls().get_state()
 
 
 @pytest.mark.parametrize(

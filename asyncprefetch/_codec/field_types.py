@@ -1,8 +1,8 @@
 """Where the annotation of a field holds iterators.
 
-A state holds the states of these iterators, so values are converted in both directions: in lists, in tuples and in the values
-of dicts. Pydantic converts iterators in other types too, as in the fields of a dataclass. There they would stay states, so
-such an annotation is a ``TypeError`` when the class is defined.
+A state holds the states of these iterators. They are converted in both directions in lists, in tuples and in the values of
+dicts. Pydantic converts iterators in other types too, as in the fields of a dataclass. There they would stay states, so such
+an annotation is a ``TypeError`` when the class is defined.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Search:
         if isinstance(annotation, list):  # the value of a ParamSpec
             parts = tuple(annotation)
         elif isinstance(annotation, TypeVar):
-            parts = _values_of(annotation)
+            parts = self._values_of(annotation)
         elif hasattr(annotation, "__supertype__"):  # a NewType
             parts = (annotation.__supertype__,)
         elif origin is Annotated:
@@ -114,7 +114,7 @@ class _Search:
         if key in self._followed:
             return ()
         self._followed.add(key)
-        value = _evaluated(alias, alias.__value__)
+        value = self._evaluated(alias, alias.__value__)
         types_given = dict(zip(alias.__type_params__, given, strict=False))
         if isinstance(value, TypeVar):
             return (types_given.get(value, value),)
@@ -123,14 +123,20 @@ class _Search:
             value = value[tuple(types_given.get(each, each) for each in parameters)]
         return (value,)
 
+    def _values_of(self, variable: Any) -> tuple[Any, ...]:
+        """Return the types for which a type variable stands."""
+        values = (*variable.__constraints__, variable.__bound__, getattr(variable, "__default__", None))
+        return tuple(self._evaluated(variable, value) for value in values if value is not None)
 
-def _values_of(variable: Any) -> tuple[Any, ...]:
-    """Return the types for which a type variable stands."""
-    values = (*variable.__constraints__, variable.__bound__, getattr(variable, "__default__", None))
-    return tuple(_evaluated(variable, value) for value in values if value is not None)
-
-
-def _evaluated(owner: Any, value: Any) -> Any:
-    """Return the value of an alias, or the bound of a type variable, which may be in quotes."""
-    text = value.__forward_arg__ if isinstance(value, typing.ForwardRef) else value
-    return eval(text, vars(sys.modules[owner.__module__])) if isinstance(text, str) else value
+    def _evaluated(self, owner: Any, value: Any) -> Any:
+        """Return the value of an alias, or the bound of a type variable, which may be in quotes."""
+        text = value.__forward_arg__ if isinstance(value, typing.ForwardRef) else value
+        if not isinstance(text, str):
+            return value
+        try:
+            return eval(text, vars(sys.modules[owner.__module__]))
+        except NameError as error:
+            raise TypeError(
+                f"{self._where}: {owner.__name__} can't be evaluated ({error}): define what it names in its module, and "
+                "import it at run time too"
+            ) from error
