@@ -71,8 +71,11 @@ class IteratorState(BaseModel):
     other states, and any type that pydantic converts to JSON and back.
     """
 
-    # By name: a checkpoint holds the names of fields, not their pydantic aliases.
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True, populate_by_name=True)
+    # By name: a checkpoint holds the names of fields, not their pydantic aliases. Deferred: building a validator takes
+    # milliseconds a class and loads pydantic's plugins, and a worker seldom validates a state.
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, populate_by_name=True, defer_build=True
+    )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse an abstract class, for calls, validation, pickle and copies alike."""

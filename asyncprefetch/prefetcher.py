@@ -226,7 +226,7 @@ class AsyncPrefetcherState(BaseModel):
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64"
+        extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64", defer_build=True
     )
     VERSION: ClassVar[int] = 1
 

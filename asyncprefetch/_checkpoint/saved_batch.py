@@ -1,17 +1,13 @@
 """A batch as a checkpoint holds it: decoded when it is delivered."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import JsonValue
 
 from asyncprefetch import _codec
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """A batch as a checkpoint holds it."""
 
     structure: JsonValue

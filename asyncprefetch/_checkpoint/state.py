@@ -45,7 +45,7 @@ class Delivered:
 class ShardState(BaseModel):
     """One shard in a loader's state: where it is started, how many items it skips then, and how many were delivered."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     shard_id: int = Field(ge=0)
     state: JsonValue
@@ -58,7 +58,7 @@ class ShardState(BaseModel):
 class BufferedBatch(BaseModel):
     """One batch that was made and not delivered."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     shard_id: int
     item: JsonValue

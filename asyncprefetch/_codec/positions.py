@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os.path
+from itertools import takewhile
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -62,7 +62,7 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
             return []
     texts = [_describe(saved), _describe(given)]
     # Long paths, for example, often differ at their end only.
-    common = len(os.path.commonprefix(texts))
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
     saved_text, given_text = (shorten(text, skipped=common - 20 if common > 60 else 0) for text in texts)
     return [f"{path}: saved {saved_text}, given {given_text}"]
 

@@ -10,8 +10,7 @@ import asyncio
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncprefetch._loop import error_reports
 from asyncprefetch._loop.ledger import Ledger
@@ -34,8 +33,7 @@ NOTHING = object()
 """In place of an item where the consumer has to wait: any item may be ``None``."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
+class _Unreadable(NamedTuple):
     """In place of an item whose payload can't be loaded."""
 
     error: BaseException

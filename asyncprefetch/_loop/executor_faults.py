@@ -5,14 +5,11 @@ the contract (more than one worker, calls out of order, calls made twice) would 
 names the executor.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncprefetch._process.limits import memory_advice
 from asyncprefetch._wire.calls import Answer, Refusal
@@ -26,8 +23,7 @@ _CONTRACT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """Why an executor is of no more use.
 
     Attributes:

@@ -1,11 +1,8 @@
 """The asyncio queue of a shard, and its entries: batches, the end, and errors."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from asyncprefetch._wire.payloads import Payload
@@ -18,15 +15,13 @@ class Ready(NamedTuple):
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """The shard has no more batches."""
 
     shard: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """An error, raised to the consumer when it reaches this place in the queue."""
 
     error: Exception

@@ -1,15 +1,12 @@
 """All that decides the rest of a stream: a loader is started from it, and a checkpoint is made of it."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncprefetch._loop.shard_queue import Ready
 from asyncprefetch._wire.messages import ShardStart
 
 
-@dataclass(frozen=True, slots=True)
-class ShardSnapshot:
+class ShardSnapshot(NamedTuple):
     """One shard in a snapshot."""
 
     shard: int
@@ -18,8 +15,7 @@ class ShardSnapshot:
     delivered: int
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """All that decides the rest of the stream. A value: nothing that happens later changes it.
 
     Attributes:

@@ -4,24 +4,20 @@ The number is what makes an executor that reorders, repeats or drops calls visib
 due, and answers with its number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncprefetch._wire.messages import FromWorker, ToWorker
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Messages for the worker. Calls are numbered from 0 over the life of one worker."""
 
     number: int
     messages: tuple[ToWorker, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the worker made in one call.
 
     Attributes:
@@ -35,8 +31,7 @@ class Answer:
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """The worker did not do the call, because it is not the one that is due.
 
     Attributes:

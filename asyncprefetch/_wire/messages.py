@@ -5,18 +5,14 @@ shard's whole life; the position of a state is that of the next item. States, fr
 are made and cross as bytes. A class that can't be found on the other side is then an error to report, not a dead worker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from asyncprefetch._wire.payloads import Payload
 from asyncprefetch._wire.remote_errors import RemoteError
 
 
-@dataclass(frozen=True, slots=True)
-class ShardStart:
+class ShardStart(NamedTuple):
     """Where a shard begins in a run: build ``state``, then draw and discard one item for each fingerprint in ``skip``."""
 
     state: bytes
@@ -32,24 +28,21 @@ class ShardStart:
 # ------------------------------------------------------------------------------------------------- loader to worker
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """The first message to a worker: its number, and the user's initializer (pickled)."""
 
     worker: int
     initializer: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Begin a run."""
 
     run: int
     shards: Mapping[int, ShardStart]
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(NamedTuple):
     """The shard may send its items below position ``upto``. The position is absolute, so a repeated credit does no harm."""
 
     run: int
@@ -57,8 +50,7 @@ class Credit:
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """End the run: send the state of every shard that was begun and is not in a replay, then ``Final``."""
 
     run: int
@@ -70,8 +62,7 @@ ToWorker = Setup | Start | Credit | Stop
 # ------------------------------------------------------------------------------------------------- worker to loader
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """The worker is up: its bootstrap, its imports and the user's initializer succeeded."""
 
     pid: int
@@ -90,8 +81,7 @@ class Item(NamedTuple):
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """The shard's state (pickled) before the item at ``position``."""
 
     run: int
@@ -100,16 +90,14 @@ class State:
     state: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Replaying:
+class Replaying(NamedTuple):
     """The shard draws items again that were received before. It sends nothing, but it makes progress."""
 
     run: int
     shard: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfShard:
+class EndOfShard(NamedTuple):
     """The shard has no item at ``position``. Its state at this position was sent before."""
 
     run: int
@@ -117,8 +105,7 @@ class EndOfShard:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """The user's code raised before the item at ``position`` was sent. The shard sends nothing more in this run."""
 
     run: int
@@ -127,29 +114,25 @@ class Failed:
     error: RemoteError
 
 
-@dataclass(frozen=True, slots=True)
-class SetupFailed:
+class SetupFailed(NamedTuple):
     """The user's initializer raised: the worker can't be used."""
 
     error: RemoteError
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(NamedTuple):
     """The final sentinel: the run is over, and no message of it follows."""
 
     run: int
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(NamedTuple):
     """A log record of the worker (the pickled dict of its attributes)."""
 
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """What the worker's iterators counted since the last ``Tally``."""
 
     counted: Mapping[str, int]
@@ -158,8 +141,7 @@ class Tally:
 FromWorker = Hello | Item | State | Replaying | EndOfShard | Failed | SetupFailed | Final | Log | Tally
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """A transport reports that its worker is gone. If the executor has no processes, only the reason is known."""
 
     reason: str

@@ -4,17 +4,14 @@ The loader sends orders, all of one length. The worker sends records: a header, 
 body of an item is its frame, or the frame's span in the item's slot. The body of any other message is the message, pickled.
 """
 
-from __future__ import annotations
-
 import pickle
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncprefetch._wire.messages import Credit, FromWorker, Stop
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """To the worker: nothing on the loader's side refers to the slot."""
 
     slot: int

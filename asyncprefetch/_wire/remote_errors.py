@@ -4,13 +4,11 @@ An exception may have a class that can't be pickled, or whose methods raise. It 
 classes and its formatted traceback. The pickled exception goes along if there is one, for the loader to raise ``from``.
 """
 
-from __future__ import annotations
-
 import logging
 import pickle
 import traceback
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 _LOG = logging.getLogger("asyncprefetch")
 
@@ -21,8 +19,7 @@ _TRACEBACK, _MRO = BaseException.__dict__["__traceback__"], type.__dict__["__mro
 _MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteError:
+class RemoteError(NamedTuple):
     """An exception as data.
 
     Attributes:

@@ -15,9 +15,8 @@ import os
 import sys
 import threading
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 if sys.platform != "win32":
     import resource
@@ -33,8 +32,7 @@ _MIN_STRIDE: Final = 1 << 20
 PROT_NONE, PROT_READ_WRITE = 0, 3
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """How a segment is cut: ``slots`` of ``stride`` bytes each."""
 
     slots: int

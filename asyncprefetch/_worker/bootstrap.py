@@ -16,10 +16,9 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing import spawn
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncprefetch._wire import remote_errors
 from asyncprefetch._wire.frames import Frame, FrameReader, Kind, pack
@@ -37,8 +36,7 @@ MAX_DESCRIPTORS = 8
 importing_main = False
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(NamedTuple):
     """How a worker sets itself up.
 
     Attributes:
