@@ -330,15 +330,17 @@ def _make_state(cls: Any, kind: str, version: int, aliases: tuple[str, ...] | li
 
 
 def _fields_state(cls: type) -> type[_FieldsState] | None:
-    """The state that was made from the fields of exactly this class."""
-    state = vars(cls).get("State")
-    is_own = isinstance(state, type) and issubclass(state, _FieldsState) and state._iterator is cls
-    return state if is_own else None
+    """The state that was made from the fields of exactly this class. ``State`` may also be borrowed, or anything else."""
+    state: Any = vars(cls).get("State")
+    return state if getattr(state, "_iterator", None) is cls else None
 
 
 def _nearest_state(cls: type) -> type[_FieldsState] | None:
     """The state that was made from the fields of a class or of the nearest base class that has one."""
-    return next(filter(None, map(_fields_state, cls.__mro__)), None)
+    for base in cls.__mro__:
+        if (state := _fields_state(base)) is not None:
+            return state
+    return None
 
 
 def _fill(iterator: StatefulIterator[Any], state: _FieldsState) -> None:
