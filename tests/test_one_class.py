@@ -591,7 +591,9 @@ def test_an_object_of_an_earlier_definition_is_an_error_that_says_so() -> None:
 
         def create_iter(self): ...
 
-    message = "Again was defined twice, as by a notebook cell that ran again, .*: define the class that has the field again"
+    message = (
+        "Again was defined twice, as by a notebook cell that ran again, .*: define the class that has the field again"
+    )
     for given in (newer(stop=1), newer(stop=1).get_state()):
         with pytest.raises(ValidationError, match=message):
             OfOlder(again=given)
