@@ -7,17 +7,22 @@ An iterator is written in one of two forms. In the *one-class form* the annotate
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
+from operator import methodcaller
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from asyncprefetch import _codec
-from asyncprefetch._codec import registry
-from asyncprefetch._codec.fields import copied, holds, is_cached_property, read_fields
+from asyncprefetch._codec import class_errors, registry
+from asyncprefetch._codec.field_types import holds_iterators
+from asyncprefetch._codec.field_values import FieldWithIterators, copied_field, read_without_building
+from asyncprefetch._codec.fields import is_cached_property, read_fields
 from asyncprefetch._codec.parametrised import describe, new_instance
 from asyncprefetch._codec.positions import Position, compare_configuration, is_position
 from asyncprefetch.errors import CheckpointError
@@ -25,6 +30,8 @@ from asyncprefetch.errors import CheckpointError
 __all__ = ["IteratorState", "Position", "StatefulIterator", "compare_configuration", "is_position"]
 
 T_co = TypeVar("T_co", covariant=True)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_state_of = methodcaller("get_state")
 
 
 def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -33,32 +40,19 @@ def _validate(declared: type[IteratorState], value: Any, handler: Callable[[Any]
     if isinstance(value, declared):
         return handler(value)
     if isinstance(value, IteratorState):
-        if type(value) is not declared.__pydantic_generic_metadata__["origin"]:
-            raise ValueError(f"a {type(value).__qualname__} is not a {declared.__qualname__}")
+        origin = declared.__pydantic_generic_metadata__["origin"]
+        if type(value) is not origin:
+            wrong = f"a {type(value).__qualname__} is not a {declared.__qualname__}"
+            raise ValueError(class_errors.defined_twice(type(value), origin or declared) or wrong)
         # A file names the generic class; the declaration says which parametrised form it is.
         value = {name: getattr(value, name) for name in type(value).model_fields}
     elif isinstance(value, dict) and registry.kind_of(declared) is None:
-        raise ValueError(_no_kind(declared))
+        raise ValueError(class_errors.no_kind(declared))
     return handler(value)
 
 
 def _serialize(state: IteratorState) -> Any:
     return _codec.encode_state(state, None)
-
-
-def _no_kind(cls: type) -> str:
-    return (
-        f"{cls.__qualname__} has no kind of its own, so a checkpoint can't name it: declare "
-        f"class {cls.__name__}(..., kind='package.name')"
-    )
-
-
-def _no_upgrade(cls: type, state: type, from_version: int) -> CheckpointError:
-    kind = registry.kind_of(state)
-    return CheckpointError(
-        f"{cls.__qualname__} can't read version {from_version} of {kind.name if kind else 'its state'!r}: define "
-        "upgrade(data, from_version)"
-    )
 
 
 class IteratorState(BaseModel):
@@ -86,13 +80,15 @@ class IteratorState(BaseModel):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse an abstract class, for calls, validation, pickle and copies alike."""
         if registry.kind_of(cls) is None:
-            raise TypeError(_no_kind(cls))
+            raise TypeError(class_errors.no_kind(cls))
         return super().__new__(cls)
 
     def __init_subclass__(
         cls, *, kind: object = None, version: object = 1, aliases: object = (), **kwargs: Any
     ) -> None:
-        # Only removes the arguments: the class is not complete before __pydantic_init_subclass__.
+        # The kind is registered in __pydantic_init_subclass__: the class is not complete before.
+        known, config = ("kind", "version", "aliases"), ConfigDict.__annotations__
+        class_errors.check_class_keywords(cls, IteratorState, kwargs, known, config)
         super().__init_subclass__(**kwargs)
 
     @classmethod
@@ -125,9 +121,11 @@ class IteratorState(BaseModel):
         Raises:
             CheckpointError: the class does not override it.
         """
-        raise _no_upgrade(cls, cls, from_version)
+        raise CheckpointError(class_errors.no_upgrade(cls, cls, from_version))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        if registry.was_defined_again(type(self)):
+            raise pickle.PicklingError(class_errors.defined_after(type(self)))
         if self.__pydantic_generic_metadata__["origin"] is None:
             return super().__reduce_ex__(protocol)
         return new_instance, (describe(type(self)),), self.__getstate__()
@@ -181,7 +179,7 @@ class StatefulIterator(ABC, Generic[T_co]):
     ``Count(stop=20)`` validates its arguments as a pydantic model does. The class ``Count.State``, ``get_state()`` and
     ``Count.State.build()`` are made from the fields. The iterator owns its fields: values are copied into it and into each
     state. If a field is given an iterator, it holds a new one, built from that iterator's state when the field is first
-    used. Names that begin with an underscore and ``ClassVar`` are not fields. The kind is not inherited; fields are.
+    read. Names that begin with an underscore and ``ClassVar`` are not fields. The kind is not inherited; fields are.
 
     In the two-class form the class has no kind, and defines ``get_state()``, which returns a state of a class of its own.
     Type checkers expect a constructor made from fields for every subclass that defines none: declare a subclass that
@@ -191,8 +189,8 @@ class StatefulIterator(ABC, Generic[T_co]):
     State: ClassVar[type[IteratorState]]
     """The state class of an iterator in the one-class form."""
 
-    _unbuilt: dict[str, Any]
-    """By name of a field that was not used yet: the states of its iterators. Missing if there are none."""
+    _unbuilt: Mapping[str, Any] = _NOTHING
+    """By name of a field with iterators that was not read yet: their states."""
 
     def __init_subclass__(
         cls,
@@ -203,6 +201,7 @@ class StatefulIterator(ABC, Generic[T_co]):
         init: bool = True,
         **kwargs: Any,
     ) -> None:
+        class_errors.check_class_keywords(cls, StatefulIterator, kwargs, ("kind", "version", "aliases", "init"))
         super().__init_subclass__(**kwargs)
         if kind is not None:
             _make_state(cls, kind, version, aliases)
@@ -214,9 +213,9 @@ class StatefulIterator(ABC, Generic[T_co]):
         self = super().__new__(cls)
         for base in cls.__mro__:
             if _fields_state(base) is not None and base is not cls:
-                raise TypeError(_no_kind(cls))
+                raise TypeError(class_errors.no_kind(cls))
             if base is StatefulIterator:
-                raise TypeError(f"{_no_kind(cls)}, or define get_state()")
+                raise TypeError(f"{class_errors.no_kind(cls)}, or define get_state()")
             if _fields_state(base) is not None or "get_state" in vars(base):
                 break
         return self
@@ -228,18 +227,24 @@ class StatefulIterator(ABC, Generic[T_co]):
         ``State.build()`` does not call it.
 
         Raises:
-            TypeError: a field was given by position.
-            ValueError: a field is missing, unknown, or its value does not fit (``pydantic.ValidationError``).
+            TypeError: a field was given by position, is unknown, or has a value that can't be copied.
+            ValueError: a field is missing, or its value does not fit (``pydantic.ValidationError``).
         """
         cls = type(self)
-        state = next(filter(None, map(_fields_state, cls.__mro__)), None)
+        state = _nearest_state(cls)
         if state is None:
             super().__init__(*positional, **fields)  # the two-class form: another base class may take them
             return
         if positional:
             usage = ", ".join(f"{name}=..." for name in state.model_fields)
             raise TypeError(f"{cls.__qualname__} takes its fields by keyword: {cls.__qualname__}({usage})")
-        _fill(self, state(**fields))
+        try:
+            given = state(**fields)
+        except ValidationError as error:
+            if unknown := class_errors.unknown_field(cls, error, state.model_fields):
+                raise TypeError(unknown) from None
+            raise
+        _fill(self, given)
 
     def get_state(self) -> IteratorState:
         """Return the state from which all items that were not yielded yet can be made again.
@@ -257,30 +262,26 @@ class StatefulIterator(ABC, Generic[T_co]):
             TypeError: one-class form: the value of a field can't be copied.
             ValueError: one-class form: the value of a field does not fit its annotation.
         """
-        state: Any = type(self).State
+        state = _nearest_state(type(self))
+        if state is None:
+            raise TypeError(f"{class_errors.no_kind(type(self))}, or define get_state()")
         values = {}
-        # Never by self.__dict__: on Python 3.11 and 3.12 every later access to an attribute would be slower.
         for name in state.model_fields:
-            try:
-                replaced = StatefulIterator if name in state._built else ()
-                values[name] = copied(_built_or_state(self, name), replaced, _state_of)
-            except (TypeError, AttributeError) as error:
-                error.add_note(
-                    f"raised while copying the field {name!r} of {type(self).__qualname__} into its state. If the field has "
-                    "no value, an __init__ did not call super().__init__(...) with the fields. What is not data belongs in "
-                    "an attribute whose name begins with an underscore; make it in post_init()"
-                )
-                raise
-        built: IteratorState = state(**values)
-        return built
+            replaced = StatefulIterator if name in state._built else ()
+            values[name] = copied_field(self, name, read_without_building(self, name), replaced, _state_of)
+        return state(**values)
 
     @abstractmethod
     def create_iter(self) -> Iterator[T_co]:
         """Return an iterator over the items that were not yielded yet. A second call continues where the first stopped."""
 
     def __iter__(self) -> Iterator[T_co]:
-        """Return :meth:`create_iter`, so that ``for item in iterator`` yields the items that were not yielded yet."""
-        return iter(self.create_iter())
+        """Return an iterator over the items that were not yielded yet: that of :meth:`create_iter`.
+
+        Raises:
+            TypeError: ``create_iter()`` is asynchronous, or did not return an iterator.
+        """
+        return iterate(self)
 
     def post_init(self) -> None:
         """Called in the one-class form when the fields are set: after construction and after ``State.build()``.
@@ -297,7 +298,7 @@ class StatefulIterator(ABC, Generic[T_co]):
         Raises:
             CheckpointError: the class does not override it.
         """
-        raise _no_upgrade(cls, cls.State, from_version)
+        raise CheckpointError(class_errors.no_upgrade(cls, cls.State, from_version))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -320,77 +321,63 @@ def _make_state(cls: Any, kind: str, version: int, aliases: tuple[str, ...] | li
     state._built = frozenset(
         name
         for name, (annotation, _) in fields.items()
-        if holds(annotation, StatefulIterator, f"{cls.__qualname__}.{name}")
+        if holds_iterators(annotation, StatefulIterator, IteratorState, f"{cls.__qualname__}.{name}")
     )
     registry.register_kind(state, kind, version, aliases)
+    for name in state._built:
+        setattr(cls, name, FieldWithIterators(name, fields[name][1], IteratorState))
     cls.State = state
-    # Only where it is needed: a class with __getattr__ pays for it at every access to an attribute.
-    if state._built and not hasattr(cls, "__getattr__"):
-        cls.__getattr__ = _build_at_first_use
-
-
-def _build_at_first_use(iterator: Any, name: str) -> Any:
-    """The ``__getattr__`` of classes with iterators in fields. Python calls it for attributes that are missing."""
-    try:
-        state = object.__getattribute__(iterator, "_unbuilt")[name]
-    except (AttributeError, KeyError):
-        text = f"{type(iterator).__qualname__!r} object has no attribute {name!r}"
-        raise AttributeError(text, name=name, obj=iterator) from None
-    value = copied(state, IteratorState, _build)
-    setattr(iterator, name, value)
-    return value
 
 
 def _fields_state(cls: type) -> type[_FieldsState] | None:
-    """The state that was made from the fields of exactly this class."""
-    state = vars(cls).get("State")
-    return state if isinstance(state, type) and issubclass(state, _FieldsState) else None
+    """The state that was made from the fields of exactly this class. ``State`` may also be borrowed, or anything else."""
+    state: Any = vars(cls).get("State")
+    return state if getattr(state, "_iterator", None) is cls else None
 
 
-def _fill(iterator: Any, state: Any) -> None:
-    """Set the fields to copies of what the state holds. Iterators are built when their field is first used.
+def _nearest_state(cls: type) -> type[_FieldsState] | None:
+    """The state that was made from the fields of a class or of the nearest base class that has one."""
+    for base in cls.__mro__:
+        if (state := _fields_state(base)) is not None:
+            return state
+    return None
 
-    A program that gives a pipeline to a loader needs only its state, and iterators should be built in a worker.
-    """
+
+def _fill(iterator: StatefulIterator[Any], state: _FieldsState) -> None:
+    """Set the fields to copies of what the state holds. Iterators are built when their field is first read."""
     unbuilt: dict[str, Any] = {}
     for name in type(state).model_fields:
         value = getattr(state, name)
-        if name not in state._built:
-            setattr(iterator, name, copied(value, (), _build))
-        elif hasattr(type(iterator), name):  # a default in the class would hide that the attribute is missing
-            setattr(iterator, name, copied(value, IteratorState, _build))
+        if name in state._built:
+            unbuilt[name] = copied_field(iterator, name, value, IteratorState)
         else:
-            unbuilt[name] = value
+            setattr(iterator, name, copied_field(iterator, name, value))
     if unbuilt:
         iterator._unbuilt = unbuilt
     iterator.post_init()
-
-
-def _built_or_state(iterator: StatefulIterator[Any], name: str) -> Any:
-    """The value of a field; the state that it was given if it was not used."""
-    try:
-        return object.__getattribute__(iterator, name)
-    except AttributeError:
-        unbuilt = getattr(iterator, "_unbuilt", {})
-        if name not in unbuilt:
-            raise
-        return unbuilt[name]
 
 
 def _state_given(declared: type[StatefulIterator[Any]], value: Any) -> Any:
     if isinstance(value, declared):
         return value.get_state()
     if not isinstance(value, IteratorState | dict):
-        raise ValueError(f"must be a {declared.__qualname__}, not {_codec.brief(value)}")
+        wrong = f"must be a {declared.__qualname__}, not {_codec.brief(value)}"
+        raise ValueError(class_errors.defined_twice(type(value), declared) or wrong)
     return value
 
 
-def _state_of(iterator: StatefulIterator[Any]) -> IteratorState:
-    return iterator.get_state()
+def iterate(iterator: StatefulIterator[T_co]) -> Iterator[T_co]:
+    """Return the iterator that ``create_iter()`` returns.
 
-
-def _build(state: IteratorState) -> StatefulIterator[Any]:
-    return state.build()
+    Raises:
+        TypeError: ``create_iter()`` is asynchronous, or did not return an iterator.
+    """
+    made = iterator.create_iter()
+    if isinstance(made, Iterable):
+        return iter(made)
+    if isinstance(made, Coroutine):
+        made.close()  # otherwise Python warns that it was never awaited
+    raise TypeError(class_errors.no_items(type(iterator), made))
 
 
 def find_forgotten(iterator: StatefulIterator[Any]) -> list[str]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from asyncprefetch._wire.tensors import as_array, is_tensor
 from asyncprefetch._worker import use_after_yield
-from asyncprefetch.base import IteratorState, StatefulIterator, find_forgotten
+from asyncprefetch.base import IteratorState, StatefulIterator, find_forgotten, iterate
 
 _MISSING = object()
 
@@ -69,7 +69,7 @@ def assert_resumes_exactly(make: Callable[[], StatefulIterator[Any]], *, max_ite
         for closing in (False, True):
             with _at(f"a second create_iter() {reference.name(position)}"):
                 iterator = make()
-                first: Any = iter(iterator.create_iter())
+                first: Any = iterate(iterator)
                 for _ in range(position):
                     next(first, None)
                 if closing and hasattr(first, "close"):
@@ -85,7 +85,7 @@ class _Reference:
         self.states: list[str] = []
         began, notice = time.monotonic(), use_after_yield.Notice()
         with notice.on():
-            items = iter(make().create_iter())
+            items = iterate(make())
             while len(self.items) < max_items and (item := next(items, _MISSING)) is not _MISSING:
                 self.items.append(copy.deepcopy(item))  # the iterator may reuse its memory
         self.seconds, self.makes_arrays = time.monotonic() - began, notice.asked
@@ -141,7 +141,7 @@ class _Reference:
         handover: use_after_yield.Handover = nullcontext,
     ) -> None:
         """Compare the items from ``position`` on, and call ``visit`` with each position up to the end."""
-        items = iter(iterator.create_iter())
+        items = iterate(iterator)
         visit(position)
         for number in range(position, len(self.items)):
             item = next(items, _MISSING)

@@ -7,7 +7,8 @@ structure as base64.
 
 Decoding constructs built-in types, numpy arrays, and classes that were registered (``registry``), and nothing else.
 
-``positions``, ``fields`` and ``parametrised`` are what ``asyncprefetch.base`` is made of.
+``positions``, ``fields``, ``field_types``, ``field_values``, ``class_errors`` and ``parametrised`` are what
+``asyncprefetch.base`` is made of.
 """
 
 from asyncprefetch._codec.arrays import raw_bytes

@@ -1,4 +1,4 @@
-"""The fields of an iterator that is one class: how they are read from the class body, and how their values are copied.
+"""The fields of an iterator that is one class: how they are read from the class body.
 
 A field is an annotated name of the class body, or of the body of a base class, that does not begin with an underscore and
 is not a ``ClassVar``. :func:`read_fields` returns the fields in the form that ``pydantic.create_model`` takes. Every mistake
@@ -7,24 +7,20 @@ in the class body is a ``TypeError`` that names the class and the field.
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import sys
-import types
 import typing
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from asyncprefetch._codec import registry
+from asyncprefetch._codec.field_values import FieldWithIterators
 
 if sys.version_info >= (3, 14):
     import annotationlib
 
 _DESCRIPTORS = (property, classmethod, staticmethod, functools.cached_property)
-_CONTAINERS = (list, tuple, dict, typing.Union, types.UnionType, typing.Annotated)
-_ATOMS = frozenset({types.NoneType, bool, int, float, complex, str, bytes})
 
 
 def read_fields(cls: type, base: type, reserved: type) -> dict[str, tuple[Any, Any]]:
@@ -47,60 +43,9 @@ def read_fields(cls: type, base: type, reserved: type) -> dict[str, tuple[Any, A
         _check_others(holder, annotations, fields, constants=not issubclass(holder, base))
         for name, annotation in annotations.items():
             _check_name(cls, holder, name, fields, reserved)
-            fields[name] = (annotation, vars(holder).get(name, ...))
+            default = vars(holder).get(name, ...)
+            fields[name] = (annotation, default.default if isinstance(default, FieldWithIterators) else default)
     return fields
-
-
-def holds(annotation: Any, cls: type, where: str) -> bool:
-    """Return whether a field with this annotation holds instances of ``cls``, itself or within lists, tuples and dicts.
-
-    Args:
-        annotation: of the field.
-        cls: the class.
-        where: the field, for messages.
-
-    Raises:
-        TypeError: ``cls`` occurs within something else, or an inner part of the annotation is in quotes.
-    """
-    annotation = getattr(annotation, "__value__", annotation)  # the value of an alias that a `type` statement made
-    origin = typing.get_origin(annotation)
-    if origin is typing.Literal:
-        return False
-    if isinstance(annotation, str | typing.ForwardRef):
-        raise TypeError(f"{where}: put the whole annotation in quotes, and not only a part of it ({annotation!r})")
-    if isinstance(annotation, typing.TypeVar):
-        parts: Any = annotation.__constraints__ or (annotation.__bound__,)
-        return any(part is not None and holds(part, cls, where) for part in parts)
-    if isinstance(origin or annotation, type) and issubclass(origin or annotation, cls):
-        return True
-    parts = annotation if isinstance(annotation, list) else typing.get_args(annotation)
-    if origin is typing.Annotated:
-        parts = parts[:1]
-    found = True in [holds(part, cls, where) for part in parts]  # all of them are examined
-    if found and origin not in _CONTAINERS:
-        raise TypeError(f"{where}: iterators can be held in lists, tuples and dicts, not in {annotation}")
-    return found
-
-
-def copied(value: Any, replaced: type | tuple[()], replace: Callable[[Any], Any]) -> Any:
-    """Return a deep copy of a value. Replace each ``x`` of type ``replaced`` in lists, tuples and dicts by ``replace(x)``.
-
-    States are not copied: they never change.
-    """
-    cls = type(value)
-    if cls in _ATOMS:
-        return value
-    if cls is list:
-        return [copied(part, replaced, replace) for part in value]
-    if cls is tuple:
-        return tuple([copied(part, replaced, replace) for part in value])
-    if cls is dict:
-        return {key: copied(part, replaced, replace) for key, part in value.items()}
-    if isinstance(value, replaced):
-        return replace(value)
-    if registry.kind_of(cls) is not None:
-        return value
-    return copy.deepcopy(value)
 
 
 def is_cached_property(cls: type, name: str) -> bool:
@@ -150,7 +95,7 @@ def _check_others(holder: type, annotations: Mapping[str, Any], fields: Mapping[
     """Check the names of a class body that declare no field there; ``constants``: it may have values of any kind."""
     declared = _own_annotations(holder)
     for name, value in vars(holder).items():
-        if name.startswith("_") or name in annotations:
+        if name.startswith("_") or name in annotations or isinstance(value, FieldWithIterators):
             continue
         where = f"{holder.__qualname__}.{name}"
         if name in fields:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic.fields import FieldInfo
 
-from asyncprefetch._codec import registry
+from asyncprefetch._codec import class_errors, registry
 from asyncprefetch._codec.arrays import raw_bytes
 from asyncprefetch._codec.common import describe, shorten
 from asyncprefetch._codec.encoder import encode
@@ -50,6 +50,8 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
                 if not is_position(field)
                 for line in compare_configuration(getattr(saved, name), getattr(given, name), f"{path}.{name}")
             ]
+        if registry.is_same_definition(type(saved), type(given)):
+            return [f"{path}: {class_errors.defined_after(type(given))}"]
     elif type(saved) is type(given):
         if isinstance(saved, list | tuple) and len(saved) == len(given):
             pairs = enumerate(zip(saved, given, strict=True))

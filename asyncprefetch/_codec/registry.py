@@ -38,6 +38,11 @@ def _definition(obj: Any) -> tuple[str, str]:
     return ("__main__" if module == "__mp_main__" else module, obj.__qualname__)
 
 
+def is_same_definition(a: type, b: type) -> bool:
+    """Return whether two classes come from one class statement, which may have run twice."""
+    return _definition(a) == _definition(b)
+
+
 def _check_name(name: object, what: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise TypeError(f"{what} must be a dotted name like 'package.name', not {name!r}")
@@ -86,6 +91,13 @@ def share_kind(cls: type, kind: Kind) -> None:
 def kind_of(cls: type) -> Kind | None:
     """Return the kind of exactly this class, or ``None``: kinds are not inherited."""
     return _kind_of.get(cls)
+
+
+def was_defined_again(cls: type) -> bool:
+    """Return whether a newer definition of a class has taken over its kind."""
+    kind = _kind_of[cls]
+    newest = _kinds.get(kind.name)
+    return newest is not None and newest.cls is not kind.cls
 
 
 def find_kind(name: str) -> Kind | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from asyncprefetch._wire.remote_errors import RemoteError, describe
-from asyncprefetch.base import IteratorState, StatefulIterator
+from asyncprefetch.base import IteratorState, StatefulIterator, iterate
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def _build(state: IteratorState) -> StatefulIterator[Any]:
 
 
 def _create_iter(iterator: StatefulIterator[Any]) -> Iterator[Any]:
-    return iter(iterator.create_iter())
+    return iterate(iterator)
 
 
 def _get_state(iterator: StatefulIterator[Any]) -> bytes:

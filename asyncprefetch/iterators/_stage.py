@@ -52,7 +52,7 @@ class Stage(StatefulIterator[T], Generic[S, T]):
         self._check()
         if self._inner is None:
             self._inner = self._state.inner.build()
-        return iter(self._inner.create_iter())
+        return iter(self._inner)
 
     def _make(self, function: Callable[..., U], *args: Any) -> U:
         """Call a function with items that were drawn. If it fails, there is no state any more."""

@@ -172,7 +172,7 @@ class SamplingIterator(StatefulIterator[T]):
         inner = self._inner[i]
         if inner is None:
             inner = self._inner[i] = self._state.sources[i].build()
-        return iter(inner.create_iter())
+        return iter(inner)
 
     def _alive(self) -> list[float]:
         """Return the weights of the sources, 0 for those that have ended."""

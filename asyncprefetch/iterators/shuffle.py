@@ -91,7 +91,7 @@ class ShuffleIterator(StatefulIterator[T]):
             ValueError: the inner iterator ended before the position from which to continue.
         """
         inner = self._anchor.build() if self._inner is None else self._inner
-        items = iter(inner.create_iter())
+        items = iter(inner)
         while True:
             if not self._block:
                 # If this block is never completed, it is drawn again from its beginning.

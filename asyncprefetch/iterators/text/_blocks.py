@@ -105,7 +105,7 @@ def draw_blocks(
     size = units = 0
     stream_begins = False
 
-    for item in source.create_iter():
+    for item in source:
         document = check(item, "SequenceIterator")
         fresh += document.tokens.size + 1  # drawing an empty document again takes time too
         if patched is None:

@@ -204,11 +204,11 @@ class PackingIterator(StatefulIterator[Batch]):
         """
         self._check()
         if self._sequences is not None:
-            yield from self._pack_sequences(self._sequences.create_iter())
+            yield from self._pack_sequences(iter(self._sequences))
             return
         state = self.get_state()
         source = state.inner.build()
-        items = source.create_iter()
+        items = iter(source)
         if state.sequences:
             self._sequences = source
             yield from self._pack_sequences(items)
