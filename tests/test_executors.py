@@ -20,7 +20,7 @@ from asyncprefetch import AsyncPrefetcher, WorkerDiedError
 from asyncprefetch.executors import InlineExecutor, ProcessExecutor, ProcessWorkers, default_start_method
 from tests.conftest import descriptors, shared_memory
 from tests.inside import out_of_memory, worker_process
-from tests.pipelines import Count
+from tests.pipelines.counting import Count
 from tests.processes import gone, launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
