@@ -63,6 +63,16 @@ def test_a_process_answers_in_order_and_its_exit_code_is_known(way):
 
 
 @EACH_WAY
+def test_a_program_may_join_all_its_children_while_an_executor_ends_one(way):
+    """multiprocessing does so when a program ends."""
+    with ProcessExecutor(**WAYS[way]) as executor:
+        executor.submit(os.getpid).result(30)
+        children = multiprocessing.active_children()
+    for child in children:
+        child.join()
+
+
+@EACH_WAY
 def test_long_calls_and_long_answers_that_cross_do_not_wait_for_each_other(way):
     """No socket holds them. The worker sends the first answer while the loader sends the second call."""
     long = b"x" * 5_000_000

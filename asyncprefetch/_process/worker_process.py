@@ -46,7 +46,7 @@ class WorkerProcess:
     ) -> None:
         assert process.pid is not None
         self.pid: int = process.pid
-        self._process = process
+        self._process: BaseProcess | subprocess.Popen[bytes] | None = process
         self._is_child = is_child
         self._owned = owned
         # Reentrant: a garbage collection may kill a worker within any method.
@@ -69,22 +69,24 @@ class WorkerProcess:
 
     def reap(self) -> int | None:
         """The exit code of a process whose sentinel is readable; ``None`` if it is not known. Closes all descriptors."""
+        process = self._process
+        assert process is not None, "it was reaped before"
         code = self._peek() if self._is_child else None
-        if isinstance(self._process, BaseProcess):
+        if isinstance(process, BaseProcess):
             # The fork server sends the exit code once. multiprocessing also asks for it at each start of a process.
             with starting if not self._is_child else contextlib.nullcontext():
                 # Without a timeout: that would wait for the pipe, which a child of the worker may hold.
-                self._process.join()
-            code = self._process.exitcode if code is None else code
+                process.join()
+            code = process.exitcode if code is None else code
         elif code is None and hasattr(os, "waitid"):
-            self._process.wait()  # the system gave the code to another caller
+            process.wait()  # the system gave the code to another caller
         else:
-            code = self._process.wait()
+            code = process.wait()
         with self._guard:
             self._reaped = True
-            if isinstance(self._process, BaseProcess):
-                with contextlib.suppress(ValueError):  # it seems to run, for the system gave its exit code to another
-                    self._process.close()
+            # Forgotten, it closes its descriptors. Not close(): another thread may be about to join all children, as
+            # multiprocessing itself does when the program ends.
+            self._process = None
             if self._pidfd is not None:
                 self._owned.append(self._pidfd)
                 self._pidfd = None
