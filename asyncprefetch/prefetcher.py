@@ -9,18 +9,18 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
-import anyio
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from asyncprefetch import _loop
 from asyncprefetch._checkpoint import container, files, state
 from asyncprefetch._checkpoint.save_order import Turn
-from asyncprefetch._loop.core import Core
 from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, Resources, pickle_for_worker
-from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
-from asyncprefetch._loop.threads import in_thread
 from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.messages import ShardStart
+
+# The fork server imports the main module, and with it this one: the workers that it forks then find their code loaded.
+from asyncprefetch._worker import bootstrap, pull_runner, stream_runner  # noqa: F401
 from asyncprefetch.base import IteratorState, StatefulIterator
 from asyncprefetch.errors import CheckpointError
 from asyncprefetch.statistics import Statistics, explain
@@ -100,7 +100,7 @@ class AsyncPrefetcher(Generic[T_co]):
     def _set_up(self, origin: Snapshot, num_shards: int, options: Options) -> None:
         options.pickled_initializer()
         self._num_shards = num_shards
-        self._core = Core(origin, options)
+        self._core = _loop.Core(origin, options)
         weakref.finalize(self, self._core.abandon, repr(self)).atexit = False
 
     @classmethod
@@ -161,7 +161,7 @@ class AsyncPrefetcher(Generic[T_co]):
             raise ValueError(f"grace must be a number of seconds from 0, not {grace!r}")
         snapshot = await self._core.snapshot(grace)
         options, num_shards = self._core.options, self._num_shards
-        return await in_thread(AsyncPrefetcherState._of, snapshot, num_shards, options)
+        return await _loop.in_thread(AsyncPrefetcherState._of, snapshot, num_shards, options)
 
     def statistics(self) -> Statistics:
         """The figures of this moment: batches, waits, workers."""
@@ -180,9 +180,7 @@ class AsyncPrefetcher(Generic[T_co]):
             PrefetcherBusyError: the loader belongs to another event loop, which is not closed. Nothing was changed. If that
                 loop is closed, the loader can be closed on any other.
         """
-        running_loop()  # anyio can't shield without one
-        with anyio.CancelScope(shield=True):
-            await self._core.aclose()
+        await self._core.aclose()
 
 
 def _states_of(pipeline: Any, argument: str) -> list[IteratorState]:
@@ -352,7 +350,7 @@ class AsyncPrefetcherState(BaseModel):
             CheckpointError: it can't be written; the old file is as it was.
         """
         with Turn() as turn:
-            await in_thread(self._save, path, turn)
+            await _loop.in_thread(self._save, path, turn)
 
     def _save(self, path: str | PathLike[str], turn: Turn | None = None) -> None:
         with turn or Turn() as taken:  # if save() was cancelled, it has left its turn
@@ -377,7 +375,7 @@ class AsyncPrefetcherState(BaseModel):
                 registered here, or was saved from another pipeline than ``expect``: all differing fields are listed.
         """
         expected = None if expect is None else _states_of(expect, "expect")
-        return await in_thread(cls._load, path, expected)
+        return await _loop.in_thread(cls._load, path, expected)
 
     @classmethod
     def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:
@@ -397,4 +395,4 @@ class AsyncPrefetcherState(BaseModel):
             CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
                 path is a folder or no path at all; the message says which.
         """
-        await in_thread(files.check_writable, path)
+        await _loop.in_thread(files.check_writable, path)

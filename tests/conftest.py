@@ -81,7 +81,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if not whole or option.keyword or option.collectonly or option.capture == "no":
         return 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MAX_TEST_PROCESSES) if usable > 1 else 0
+    # Two for each processor: a test waits for more than half of its time, mostly for processes to start and to end.
+    return min(2 * usable, MAX_TEST_PROCESSES) if usable > 1 else 0
 
 
 @pytest.fixture(params=["inline", "process", "pull"])

@@ -649,6 +649,34 @@ def test_a_worker_imports_neither_asyncio_nor_what_runs_on_the_loop(tmp_path, wa
     assert (code, out, err) == (0, "True\n[]\n", "")
 
 
+@pytest.mark.parametrize("way", ["forkserver", "spawn", "env"])
+def test_a_worker_imports_no_asyncio_because_the_main_module_imports_the_loader(tmp_path, way):
+    code, out, err = run(
+        tmp_path,
+        """
+        import sys
+        from asyncprefetch import AsyncPrefetcher, ProcessWorkers, StatefulIterator
+
+        class Modules(StatefulIterator[list[str]], kind="tests.modules"):
+            def create_iter(self):
+                yield list(sys.modules)
+
+        async def main():
+            workers = {**eval(sys.argv[1])}
+            async with AsyncPrefetcher(Modules(), workers=ProcessWorkers(**workers)) as loader:
+                modules = await anext(loader)
+            print("asyncprefetch.prefetcher" in modules)
+            print([name for name in modules if name.startswith(("asyncio", "anyio", "asyncprefetch._loop.core"))])
+
+        if __name__ == "__main__":
+            import asyncio
+            asyncio.run(main())
+        """,
+        repr(WAYS[way]),
+    )
+    assert (code, out, err) == (0, "True\n[]\n", "")
+
+
 PROGRAM = """
     import os, sys
     from asyncprefetch.executors import ProcessExecutor

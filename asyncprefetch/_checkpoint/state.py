@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from asyncprefetch import _codec
 from asyncprefetch._checkpoint.saved_batch import Saved
 from asyncprefetch._loop.options import Options, pickle_for_worker
-from asyncprefetch._loop.shard_queue import Ready
-from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
+from asyncprefetch._loop.snapshot import Ready, ShardSnapshot, Snapshot
 from asyncprefetch._wire.messages import ShardStart
 from asyncprefetch._wire.remote_errors import class_name, text_of
 from asyncprefetch.base import IteratorState, compare_configuration

@@ -1,1 +1,23 @@
-"""The event loop's side: what is known of each shard, who gets credit, the order of delivery, and how workers are ended."""
+"""The event loop's side: what is known of each shard, who gets credit, the order of delivery, and how workers are ended.
+
+What needs asyncio is loaded when it is first used: a worker imports the program's main module, which imports the loader's
+class, and needs none of it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncprefetch._loop.core import Core
+    from asyncprefetch._loop.threads import in_thread
+
+__all__ = ["Core", "in_thread"]
+
+_MODULE_OF = {"Core": "core", "in_thread": "threads"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value

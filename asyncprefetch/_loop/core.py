@@ -254,6 +254,11 @@ class Core:
         Raises:
             PrefetcherBusyError: the loader belongs to another loop, which is not closed. Nothing was changed.
         """
+        running_loop()  # anyio can't shield without one
+        with anyio.CancelScope(shield=True):
+            await self._end_workers()
+
+    async def _end_workers(self) -> None:
         if self.state is LoaderState.CLOSED:
             return
         if (owner := self._other_loop) is not None:
@@ -287,7 +292,7 @@ class Core:
     async def _loop_shuts_down(self) -> None:
         unclosed = self.needs_close
         if unclosed or self.state is LoaderState.CLOSING:
-            await self.aclose()
+            await self._end_workers()
         if unclosed:
             _warn_unclosed("an AsyncPrefetcher")
 

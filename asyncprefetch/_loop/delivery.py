@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from asyncprefetch._loop import error_reports
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.scheduler import AsReady, InOrder, Scheduler
-from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready, ShardQueue
-from asyncprefetch._loop.snapshot import Snapshot
+from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, ShardQueue
+from asyncprefetch._loop.snapshot import Ready, Snapshot
 from asyncprefetch._loop.threads import in_thread
 
 # A consumer that always finds a batch at hand would never suspend, and every other task would starve.

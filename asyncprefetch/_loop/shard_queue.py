@@ -5,14 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from asyncprefetch._wire.payloads import Payload
-
-
-class Ready(NamedTuple):
-    """A batch that was made and not delivered."""
-
-    shard: int
-    payload: Payload
+from asyncprefetch._loop.snapshot import Ready
 
 
 class Ended(NamedTuple):

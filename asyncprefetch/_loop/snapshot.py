@@ -2,8 +2,15 @@
 
 from typing import NamedTuple
 
-from asyncprefetch._loop.shard_queue import Ready
 from asyncprefetch._wire.messages import ShardStart
+from asyncprefetch._wire.payloads import Payload
+
+
+class Ready(NamedTuple):
+    """A batch that was made and not delivered."""
+
+    shard: int
+    payload: Payload
 
 
 class ShardSnapshot(NamedTuple):

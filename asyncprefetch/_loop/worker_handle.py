@@ -19,7 +19,8 @@ from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.restarts import Restarts
 from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.scheduler import Scheduler
-from asyncprefetch._loop.shard_queue import Ended, Entry, Failure, Ready
+from asyncprefetch._loop.shard_queue import Ended, Entry, Failure
+from asyncprefetch._loop.snapshot import Ready
 from asyncprefetch._loop.states import RUN, RunEvent, RunState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.watchdog import Watchdog
