@@ -24,9 +24,9 @@ from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
 from asyncprefetch._loop.loader_socket import LoaderSocket
 from asyncprefetch._loop.options import Options
-from asyncprefetch._loop.pull_credit import PullCredit
 from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.retries import Retries
+from asyncprefetch._loop.run_credit import RunCredit
 from asyncprefetch._loop.scheduler import AsReady, InOrder
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import (

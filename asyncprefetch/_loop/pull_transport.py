@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from asyncprefetch._loop.call_queue import CallQueue
 from asyncprefetch._loop.executor_faults import Fault
 from asyncprefetch._loop.executor_life import ExecutorLife
-from asyncprefetch._loop.pull_credit import PullCredit
+from asyncprefetch._loop.run_credit import RunCredit
 from asyncprefetch._loop.states import PULL, PullEvent, PullState
 from asyncprefetch._loop.transport import Sink
 from asyncprefetch._loop.worker_end import close_iterators
@@ -40,7 +40,7 @@ class PullTransport:
         self._worker = -1
         self._runner = PullRunner(f"{os.getpid()}-{next(_keys)}")
         self._life = ExecutorLife(executor)
-        self._credits = PullCredit()
+        self._credits = RunCredit()
         self._calls = CallQueue(executor, self._runner.handle, on_answer=self._answered, on_fault=self._faulted)
 
     @property

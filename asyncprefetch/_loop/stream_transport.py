@@ -12,19 +12,19 @@ import os
 import pickle
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from asyncprefetch._loop.lent_slots import LentSlots, OnSlot
 from asyncprefetch._loop.loader_socket import LoaderSocket
+from asyncprefetch._loop.run_credit import RunCredit
 from asyncprefetch._loop.transport import Sink
 from asyncprefetch._loop.worker_end import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._process.limits import advice
 from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._process.process_workers import ProcessWorkers
-from asyncprefetch._wire.messages import Credit, Death, EndOfShard, Failed, FromWorker, Item, Setup, Start, Stop
+from asyncprefetch._wire.messages import Credit, Death, FromWorker, Item, Setup, Start, Stop
 from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import (
     IN_SLOT,
@@ -44,12 +44,6 @@ _LOG = logging.getLogger("asyncprefetch")
 
 # The consumer may hold so many batches, or the prefetch number if that is larger, before it gets copies.
 _MIN_HELD = 16
-
-# Used credits are dropped when so many are kept.
-_MAX_CREDITS = 1000
-
-# The position of a shard that sends nothing more: above all credit.
-_NO_MORE = 1 << 63
 
 
 def is_supported() -> bool:
@@ -111,20 +105,14 @@ class StreamTransport:
         self._protects = workers.protect
         self._worker = -1
         self._up = False
-        self._positions: dict[int, int] = {}  # by shard of the run: of the next item to come
-        self._credits: deque[Credit] = deque()  # in the order in which the worker works them off
-        self._unsent: list[Credit] = []
+        self._credit = RunCredit()
         self._reason = ""  # why its process takes no more calls
         self._failed = False  # by an error that is neither the user's nor a death
 
     @property
     def drawing(self) -> tuple[int, int] | None:
         """Shard and next position of the oldest credit that is not used up."""
-        self._forget_credits()
-        if not self._credits:
-            return None
-        shard = self._credits[0].shard
-        return shard, self._positions[shard]
+        return self._credit.drawing
 
     @property
     def mapped(self) -> int:
@@ -140,29 +128,19 @@ class StreamTransport:
 
     def start(self, start: Start) -> None:
         """Submit the run."""
-        self._positions = {shard: begin.position for shard, begin in start.shards.items()}
-        self._credits.clear()
-        self._unsent.clear()
+        self._credit.begin({shard: begin.position for shard, begin in start.shards.items()})
         self._call(stream_runner.run, start)
 
     def credit(self, credit: Credit) -> None:
         """Keep the credit for the next flush."""
-        self._credits.append(credit)
-        last = self._unsent[-1] if self._unsent else None
-        if last is not None and last.shard == credit.shard:
-            self._unsent[-1] = credit  # credit is absolute, so the newer one includes the older
-        else:
-            self._unsent.append(credit)
-        if len(self._credits) > _MAX_CREDITS:
-            self._forget_credits()
+        self._credit.add(credit)
 
     def flush(self) -> None:
         """Send the credits, and the slots that are free again."""
-        if self._unsent:
-            orders = [pack_credit(credit) for credit in self._unsent]
+        if self._credit.has_unsent:
+            orders = [pack_credit(credit) for credit in self._credit.take()]
             if self._lent_slots is not None and self._lent_slots.lent:
                 orders[:0] = map(pack_release, self._lent_slots.returned())
-            self._unsent.clear()
             self._end.write(b"".join(orders))
 
     def poll(self) -> None:
@@ -171,7 +149,7 @@ class StreamTransport:
 
     def stop(self, stop: Stop) -> None:
         """Ask for the states."""
-        self._unsent.clear()
+        self._credit.end()
         self._end.write(pack_stop(stop))
 
     def detach(self) -> None:
@@ -236,7 +214,7 @@ class StreamTransport:
     def _records(self, records: list[Record]) -> None:
         self._up = True
         messages: list[FromWorker] = []
-        positions = self._positions
+        positions = self._credit.positions
         for (_, marks, run, shard, position, fingerprint, slot, extent), body in records:
             if marks == ITEM and slot == NO_SLOT:
                 payload: Framed | OnSlot = Framed(body)
@@ -244,8 +222,7 @@ class StreamTransport:
                 payload = self._payload(body, marks, slot, extent)
             else:
                 message: FromWorker = pickle.loads(body)
-                if isinstance(message, EndOfShard | Failed):
-                    positions[message.shard] = _NO_MORE
+                self._credit.received(message)
                 messages.append(message)
                 continue
             positions[shard] = position + 1
@@ -260,11 +237,6 @@ class StreamTransport:
         assert self._lent_slots is not None
         span = unpack_span(body) if marks & IN_SLOT else None
         return OnSlot(body, span, slot, extent, has_tensors, self._lent_slots)
-
-    def _forget_credits(self) -> None:
-        credits, positions = self._credits, self._positions
-        while credits and positions[credits[0].shard] >= credits[0].upto:
-            credits.popleft()
 
 
 async def _finish(function: Callable[[], None]) -> None:

@@ -22,12 +22,12 @@ from tests.inside import (
     FromWorker,
     Hello,
     Item,
-    PullCredit,
     PullRunner,
     PullTransport,
     Refusal,
     RemoteError,
     Replaying,
+    RunCredit,
     Setup,
     ShardStart,
     Start,
@@ -54,7 +54,7 @@ def start(run: int = 1, *shards: int) -> Start:
 
 
 def test_credit_is_sent_once_and_the_newest_of_a_shard_includes_the_older():
-    credits = PullCredit()
+    credits = RunCredit()
     credits.begin({0: 0, 1: 0})
     for credit in (Credit(1, 0, 1), Credit(1, 0, 3), Credit(1, 1, 2), Credit(1, 0, 4)):
         credits.add(credit)
@@ -63,7 +63,7 @@ def test_credit_is_sent_once_and_the_newest_of_a_shard_includes_the_older():
 
 
 def test_the_item_that_is_being_drawn_is_the_oldest_that_credit_was_sent_for():
-    credits = PullCredit()
+    credits = RunCredit()
     credits.begin({0: 5, 1: 0})
     credits.add(Credit(1, 0, 6))
     assert credits.drawing is None  # the credit was not sent yet
@@ -83,7 +83,7 @@ def test_the_item_that_is_being_drawn_is_the_oldest_that_credit_was_sent_for():
     "last", [EndOfShard(1, 0, 1), Failed(1, 0, 1, RemoteError("next", "OSError", ("OSError",), "", "", None))]
 )
 def test_a_shard_that_sends_nothing_more_is_not_drawn_from(last):
-    credits = PullCredit()
+    credits = RunCredit()
     credits.begin({0: 1, 1: 0})
     credits.add(Credit(1, 0, 9))
     credits.add(Credit(1, 1, 1))
@@ -93,7 +93,7 @@ def test_a_shard_that_sends_nothing_more_is_not_drawn_from(last):
 
 
 def test_the_credit_of_a_run_ends_with_it():
-    credits = PullCredit()
+    credits = RunCredit()
     credits.begin({0: 0})
     credits.add(Credit(1, 0, 9))
     credits.take()

@@ -1,4 +1,4 @@
-"""The credit of one run as the pull transport keeps it: what was sent to the worker, and what waits for a call."""
+"""The credit of one run as a transport keeps it: what was sent to the worker, and what waits to be sent."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from asyncprefetch._wire.messages import Credit, EndOfShard, Failed, Final, From
 _NO_MORE = 1 << 63
 
 
-class PullCredit:
-    """Credits in the order in which they were granted. The worker works them off in this order."""
+class RunCredit:
+    """Credits in the order in which they were granted. The worker works them off in this order.
+
+    Attributes:
+        positions: by shard of the run, the position of the next item to come. A transport may set it instead of calling
+            :meth:`received` for each item.
+    """
 
     def __init__(self) -> None:
-        self._positions: dict[int, int] = {}  # by shard: of the next item to come
+        self.positions: dict[int, int] = {}
         self._sent: deque[Credit] = deque()  # may hold credits that are used up, after one that is not
         self._unsent: list[Credit] = []
         self._is_open = False
@@ -23,7 +28,8 @@ class PullCredit:
     def begin(self, positions: Mapping[int, int]) -> None:
         """Begin a run, whose shards send their items from these positions on."""
         self._sent.clear()
-        self._positions = dict(positions)
+        self._unsent.clear()
+        self.positions = dict(positions)
         self._is_open = True
 
     def end(self) -> None:
@@ -47,15 +53,16 @@ class PullCredit:
     def take(self) -> Sequence[Credit]:
         """Return the credits that were not sent yet. They count as sent."""
         credits, self._unsent = self._unsent, []
+        self._forget_used()
         self._sent.extend(credits)
         return credits
 
     def received(self, message: FromWorker) -> None:
         """A message of this run came."""
         if isinstance(message, Item):
-            self._positions[message.shard] = message.position + 1
+            self.positions[message.shard] = message.position + 1
         elif isinstance(message, EndOfShard | Failed):
-            self._positions[message.shard] = _NO_MORE
+            self.positions[message.shard] = _NO_MORE
         elif isinstance(message, Final):
             self._sent.clear()
 
@@ -67,9 +74,13 @@ class PullCredit:
     @property
     def drawing(self) -> tuple[int, int] | None:
         """Shard and position of the oldest item for which credit was sent and that has not come."""
-        while self._sent and self._positions[self._sent[0].shard] >= self._sent[0].upto:
-            self._sent.popleft()
+        self._forget_used()
         if not self._sent:
             return None
         shard = self._sent[0].shard
-        return shard, self._positions[shard]
+        return shard, self.positions[shard]
+
+    def _forget_used(self) -> None:
+        sent, positions = self._sent, self.positions
+        while sent and positions[sent[0].shard] >= sent[0].upto:
+            sent.popleft()
