@@ -412,7 +412,7 @@ def test_a_run_of_a_folder_is_shared_by_processes(monkeypatch, arguments, option
     option = SimpleNamespace(**{"keyword": "", "capture": "fd", "collectonly": False, **options})
     invoked = SimpleNamespace(dir=TESTS.parent)
     config = SimpleNamespace(args=arguments, option=option, invocation_params=invoked)
-    assert pytest_xdist_auto_num_workers(config) == (3 if shared else 0)
+    assert pytest_xdist_auto_num_workers(config) == (4 if shared else 0)
 
 
 # ----------------------------------------------------------------------------------------------------- public names
