@@ -25,6 +25,7 @@ from asyncprefetch._codec.field_values import FieldWithIterators, copied_field, 
 from asyncprefetch._codec.fields import is_cached_property, read_fields
 from asyncprefetch._codec.parametrised import describe, new_instance
 from asyncprefetch._codec.positions import Position, compare_configuration, is_position
+from asyncprefetch._codec.program import is_worker
 from asyncprefetch.errors import CheckpointError
 
 __all__ = ["IteratorState", "Position", "StatefulIterator", "compare_configuration", "is_position"]
@@ -71,10 +72,10 @@ class IteratorState(BaseModel):
     other states, and any type that pydantic converts to JSON and back.
     """
 
-    # By name: a checkpoint holds the names of fields, not their pydantic aliases. Deferred: building a validator takes
-    # milliseconds a class and loads pydantic's plugins, and a worker seldom validates a state.
+    # By name: a checkpoint holds the names of fields, not their pydantic aliases. Building a validator takes milliseconds a
+    # class and loads pydantic's plugins, and a worker seldom validates a state.
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, populate_by_name=True, defer_build=True
+        extra="forbid", arbitrary_types_allowed=True, populate_by_name=True, defer_build=is_worker()
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -224,9 +224,7 @@ class AsyncPrefetcherState(BaseModel):
         num_workers: likewise.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, strict=True, ser_json_bytes="base64", val_json_bytes="base64", defer_build=True
-    )
+    model_config: ClassVar[ConfigDict] = ConfigDict(**state.CONFIG, ser_json_bytes="base64", val_json_bytes="base64")
     VERSION: ClassVar[int] = 1
 
     version: int = VERSION

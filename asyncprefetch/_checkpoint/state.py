@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from asyncprefetch import _codec
 from asyncprefetch._checkpoint.saved_batch import Saved
+from asyncprefetch._codec.program import is_worker
 from asyncprefetch._loop.options import Options, pickle_for_worker
 from asyncprefetch._loop.snapshot import Ready, ShardSnapshot, Snapshot
 from asyncprefetch._wire.messages import ShardStart
@@ -24,6 +25,9 @@ from asyncprefetch.errors import CheckpointError
 
 # Far beyond any real number, and small enough that messages to workers hold it and what is added to it.
 MOST_SHARDS, MOST_ITEMS = 1 << 31, 1 << 62
+
+CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=is_worker())
+"""The configuration of the models that make up a loader's state. A worker has no use for their validators."""
 
 _MOST_DIFFERENCES = 100  # that one error lists
 
@@ -46,7 +50,7 @@ class Delivered:
 class ShardState(BaseModel):
     """One shard in a loader's state: where it is started, how many items it skips then, and how many were delivered."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+    model_config: ClassVar[ConfigDict] = CONFIG
 
     shard_id: int = Field(ge=0)
     state: JsonValue
@@ -59,7 +63,7 @@ class ShardState(BaseModel):
 class BufferedBatch(BaseModel):
     """One batch that was made and not delivered."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+    model_config: ClassVar[ConfigDict] = CONFIG
 
     shard_id: int
     item: JsonValue
