@@ -677,6 +677,18 @@ def test_a_worker_imports_no_asyncio_because_the_main_module_imports_the_loader(
     assert (code, out, err) == (0, "True\n[]\n", "")
 
 
+def test_a_program_loads_the_loops_side_when_it_imports_the_loader(tmp_path):
+    code, out, err = run(
+        tmp_path,
+        """
+        import sys
+        from asyncprefetch import AsyncPrefetcher, IteratorState
+        print({"anyio", "asyncprefetch._loop.core"} <= set(sys.modules), IteratorState.__pydantic_complete__)
+        """,
+    )
+    assert (code, out, err) == (0, "True True\n", "")
+
+
 PROGRAM = """
     import os, sys
     from asyncprefetch.executors import ProcessExecutor

@@ -21,7 +21,6 @@ from asyncprefetch._loop.delivery import NOTHING, Delivery
 from asyncprefetch._loop.ledger import Ledger
 from asyncprefetch._loop.options import Options
 from asyncprefetch._loop.pull_transport import PullTransport
-from asyncprefetch._loop.running_loop import running_loop
 from asyncprefetch._loop.shutdown import Shutdown
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
 from asyncprefetch._loop.snapshot_taker import SnapshotTaker
@@ -30,7 +29,13 @@ from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.worker_handle import WorkerHandle
 from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._wire.transitions import advance
-from asyncprefetch.errors import AsyncPrefetchError, CheckpointWarning, PrefetcherBusyError, PrefetcherClosedError
+from asyncprefetch.errors import (
+    AsyncPrefetchError,
+    CheckpointWarning,
+    EventLoopError,
+    PrefetcherBusyError,
+    PrefetcherClosedError,
+)
 from asyncprefetch.statistics import Statistics
 
 
@@ -103,7 +108,7 @@ class Core:
     @property
     def _other_loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop on which it was started, if that is not the running one."""
-        return self._loop if self._loop is not running_loop() else None
+        return self._loop if self._loop is not _running_loop() else None
 
     def open_transport(self, worker: int, sink: Sink) -> Transport:
         """The transport for a worker, as the options and the system ask for."""
@@ -137,7 +142,7 @@ class Core:
                 "another task is waiting for the next batch of this loader: one consumer at a time, for two would "
                 "share the stream in an order that no checkpoint could restore"
             )
-        if self.state is not LoaderState.ACTIVE or self._loop is not running_loop():
+        if self.state is not LoaderState.ACTIVE or self._loop is not _running_loop():
             self.start()
         self._taking = True
         try:
@@ -254,7 +259,7 @@ class Core:
         Raises:
             PrefetcherBusyError: the loader belongs to another loop, which is not closed. Nothing was changed.
         """
-        running_loop()  # anyio can't shield without one
+        _running_loop()  # anyio can't shield without one
         with anyio.CancelScope(shield=True):
             await self._end_workers()
 
@@ -325,6 +330,21 @@ class Core:
 
     def _step(self, event: LoaderEvent) -> None:
         self.state = advance(LOADER, self.state, event)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    """Return the asyncio loop that runs here.
+
+    Raises:
+        EventLoopError: none does. The caller runs under trio, say, or in no event loop at all.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise EventLoopError(
+            "a loader needs an event loop of asyncio or uvloop, and none runs here: call it from a coroutine that "
+            "asyncio.run() runs. A program written for anyio or trio can use it under anyio.run(main, backend='asyncio')"
+        ) from None
 
 
 def _warn_unclosed(loader: str) -> None:
