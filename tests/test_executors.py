@@ -426,6 +426,17 @@ def test_an_initializer_that_raises_breaks_every_call_with_its_error(capfd, way)
         assert "KeyError: 'refused'" in capfd.readouterr().err
 
 
+def refuse_with_a_hook_that_raises():
+    sys.excepthook = refuse
+    raise KeyError("refused")
+
+
+def test_the_error_of_an_initializer_arrives_though_a_hook_for_errors_raises():
+    executor = ProcessExecutor(initializer=refuse_with_a_hook_that_raises)
+    assert str(executor.submit(os.getpid).exception(30)) == "the initializer raised KeyError: 'refused'"
+    executor.shutdown(wait=True)
+
+
 def test_an_initializer_without_memory_is_not_a_lack_of_memory_here():
     executor = ProcessExecutor(initializer=refuse, initargs=(MemoryError,))
     error = executor.submit(os.getpid).exception(30)

@@ -75,10 +75,10 @@ class ScriptedTransport:
 class ScriptedCore(Core):
     """A core with scripted transports in place of workers."""
 
-    def __init__(self, shards=1, **options):
+    def __init__(self, shards=1, in_order=True, **options):
         state = pickle.dumps("the state")
         snapshots = tuple(ShardSnapshot(i, ShardStart(state, 0, ()), False, 0) for i in range(shards))
-        super().__init__(Snapshot(True, 0, snapshots, ()), Options(**{"num_workers": 1, **options}))
+        super().__init__(Snapshot(in_order, 0, snapshots, ()), Options(**{"num_workers": 1, **options}))
         self.transports = []
 
     def open_transport(self, worker, sink):
@@ -282,6 +282,7 @@ async def test_a_batch_that_came_while_the_consumer_waited_for_something_else_is
 
 
 # A consumer is fast if it takes less than ``_MAX_SECONDS_UNRETURNED`` a batch. It returns credit once per quarter window.
+# A consumer that waits returns it after that time, too.
 
 
 def credits_of(transport):
@@ -325,17 +326,71 @@ async def test_a_fast_consumer_that_does_something_else_returns_credit_when_the_
     assert credits_of(transport) == [8, 9]
 
 
-async def test_a_consumer_that_stops_waiting_returns_credit(fast_core):
+async def let_timers_run():
+    for _ in range(2):  # a timer that is due runs at the end of a turn
+        await asyncio.sleep(0)
+
+
+async def test_a_consumer_that_waits_returns_credit_when_its_time_is_up(fast_core, monkeypatch):
+    (transport,) = fast_core.transports
+
+    async def consume():
+        assert await fast_core.take() == (0, 0)
+        monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 0)
+        assert await fast_core.take() == (0, 1)
+
+    transport.say(item(1, 0))
+    consumer = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    assert credits_of(transport) == [8]
+    await let_timers_run()
+    assert credits_of(transport) == [8, 9]
+    transport.say(item(1, 1))
+    await consumer
+
+
+async def test_a_consumer_that_stops_waiting_returns_credit_when_its_time_is_up(fast_core, monkeypatch):
     (transport,) = fast_core.transports
     transport.say(item(1, 0))
     assert await fast_core.take() == (0, 0)
+    monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 0)
     waiting = fast_core.take()
     waiting.send(None)
-    await asyncio.sleep(0)
-    assert credits_of(transport) == [8]  # a waiting consumer needs no more than the worker has
     with pytest.raises(asyncio.CancelledError):
         waiting.throw(asyncio.CancelledError)
+    assert credits_of(transport) == [8]
+    await let_timers_run()
     assert credits_of(transport) == [8, 9]
+
+
+async def test_shards_that_send_nothing_do_not_stop_the_others(monkeypatch):
+    """Where order is not promised, a shard that can send must have credit. The consumer may wait long for the others."""
+    core = ScriptedCore(in_order=False, shards=8, num_workers=8, n_batches_to_prefetch=64)
+    core.start()
+    for transport in core.transports:
+        transport.say(Hello(1))
+    first = core.transports[0]
+    run, came = first.told[0].run, 0
+    # It is called before each wait: the consumer is fast when it takes, and its time is up when it waits.
+    first.poll = lambda: monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 0)
+
+    async def consume():
+        for position in range(200):
+            assert await core.next() == (0, position)
+
+    consumer = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    while not consumer.done():
+        monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
+        upto = credits_of(first)[-1]
+        assert came < upto, "all wait: the worker for credit, the consumer for a batch"
+        first.say(*(item(run, position) for position in range(came, upto)))
+        came = upto
+        for _ in range(20):
+            if credits_of(first)[-1] == upto and not consumer.done():
+                await let_timers_run()
+    await consumer
+    await core.aclose()
 
 
 async def test_a_fast_consumer_returns_credit_at_once_where_the_next_shard_has_none(monkeypatch):

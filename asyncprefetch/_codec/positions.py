@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import takewhile
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -62,9 +61,21 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
             return []
     texts = [_describe(saved), _describe(given)]
     # Long paths, for example, often differ at their end only.
-    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+    common = _common_length(*texts)
     saved_text, given_text = (shorten(text, skipped=common - 20 if common > 60 else 0) for text in texts)
     return [f"{path}: saved {saved_text}, given {given_text}"]
+
+
+def _common_length(a: str, b: str) -> int:
+    """Return how many characters at the start of two texts are the same. A list of paths may be a text of megabytes."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _same(saved: Any, given: Any) -> bool:

@@ -22,7 +22,8 @@ from asyncprefetch._loop.threads import in_thread
 # A consumer that always finds a batch at hand would never suspend, and every other task would starve.
 _MAX_SECONDS_WITHOUT_TURN = 0.0005
 
-# Return credit at once, unless the consumer takes less than so many seconds a batch; then once per quarter window.
+# Return credit at once, unless the consumer takes less than so many seconds a batch. Then return it once per quarter window,
+# and after so many seconds at the latest: a worker may need it, even if the consumer waits for the batch of another worker.
 _MAX_SECONDS_UNRETURNED = 0.0005
 
 # A batch of more bytes is loaded in a thread: copying them would block the loop for long.
@@ -80,6 +81,7 @@ class Delivery:
         self._turned_at = self._returned_at = time.monotonic()
         self._turn: asyncio.Handle | None = None  # pending as long as the loop has not turned since a delivery
         self._unreturned = 0  # deliveries whose credit was not returned
+        self._timer: asyncio.Handle | None = None  # returns the credit of a consumer that waits
         self._max_unreturned = max(1, n_prefetch // 4)
         self._closed = False
         shared = ShardQueue()
@@ -194,16 +196,17 @@ class Delivery:
         queue = self._queues[self.scheduler.due]
         if not queue.entries:
             began = time.monotonic()
-            if self._turn is not None:  # the workers have credit for the next batches, and nothing is due to them now
+            if self._turn is not None:
+                # A callback at the next turn would return the credit of each batch by itself.
                 self._turn.cancel()
                 self._turn = None
+                if self._unreturned and self._timer is None:
+                    # It stays when the batch comes: a timer for each batch would cost more.
+                    loop = asyncio.get_running_loop()
+                    self._timer = loop.call_later(_MAX_SECONDS_UNRETURNED, self._time_is_up)
             try:
                 # Cancelled, it took nothing; otherwise there is no await between the get and the return of the entry.
                 queue.entries.appendleft(await queue.get())
-            except asyncio.CancelledError:  # the consumer may do something else for long
-                if self._unreturned:
-                    self._return_credit(time.monotonic())
-                raise
             finally:
                 self._turned_at = time.monotonic()
                 self.seconds_waiting += self._turned_at - began
@@ -234,6 +237,11 @@ class Delivery:
         self._turned_at = now = time.monotonic()
         if self._unreturned:  # a consumer that does something else now must not keep the workers waiting
             self._return_credit(now)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._unreturned:
+            self._return_credit(time.monotonic())
 
     def _return_credit(self, now: float) -> None:
         self._unreturned, self._returned_at = 0, now

@@ -133,9 +133,11 @@ def _or_end(sock: socket.socket, phase: str, function: Callable[..., None], *arg
     except SystemExit:
         raise
     except BaseException as error:
-        # Before it is sent: the executor kills a worker that it can't use.
-        sys.excepthook(type(error), error, error.__traceback__)
-        _send(sock, pack(Kind.UNUSABLE, pickle.dumps(remote_errors.describe(error, phase), 5)))
+        try:
+            # Before it is sent: the executor kills a worker that it can't use.
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:  # the user's hook may raise
+            _send(sock, pack(Kind.UNUSABLE, pickle.dumps(remote_errors.describe(error, phase), 5)))
         raise SystemExit(1) from None
 
 
