@@ -28,7 +28,7 @@ from asyncprefetch._loop.pull_transport import PullTransport
 from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.run_credit import RunCredit
 from asyncprefetch._loop.scheduler import AsReady, InOrder
-from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
+from asyncprefetch._loop.snapshot import Ready, ShardSnapshot, Snapshot
 from asyncprefetch._loop.states import (
     CALLS,
     LOADER,

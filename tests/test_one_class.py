@@ -1315,3 +1315,27 @@ def test_a_subclass_of_a_library_iterator_needs_a_kind_or_a_state_of_its_own() -
             return HeavyState(position=self.yielded)
 
     assert list(Stated(Heavy(), 2)) == [0, 1]
+
+
+class Unbuildable(StatefulIterator[int], kind="tests.one_class.unbuildable"):
+    def post_init(self) -> None:
+        raise AttributeError("no such source")
+
+    def create_iter(self) -> Iterator[int]:
+        yield 0
+
+
+class Around(StatefulIterator[int], kind="tests.one_class.around"):
+    inner: StatefulIterator[int]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"asked for {name}")
+
+    def create_iter(self) -> Iterator[int]:
+        yield from self.inner
+
+
+def test_an_attribute_error_while_an_iterator_of_a_field_is_built_is_not_taken_for_a_missing_field() -> None:
+    around = Around(inner=Unbuildable.State())
+    with pytest.raises(RuntimeError, match=r"Around\.inner can't be built: no such source"):
+        around.inner  # noqa: B018

@@ -18,6 +18,7 @@ from tests.inside import (
     Hello,
     Item,
     Options,
+    Ready,
     RunState,
     ShardSnapshot,
     ShardStart,
@@ -75,10 +76,10 @@ class ScriptedTransport:
 class ScriptedCore(Core):
     """A core with scripted transports in place of workers."""
 
-    def __init__(self, shards=1, in_order=True, **options):
+    def __init__(self, shards=1, in_order=True, buffer=(), **options):
         state = pickle.dumps("the state")
         snapshots = tuple(ShardSnapshot(i, ShardStart(state, 0, ()), False, 0) for i in range(shards))
-        super().__init__(Snapshot(in_order, 0, snapshots, ()), Options(**{"num_workers": 1, **options}))
+        super().__init__(Snapshot(in_order, 0, snapshots, tuple(buffer)), Options(**{"num_workers": 1, **options}))
         self.transports = []
 
     def open_transport(self, worker, sink):
@@ -395,12 +396,27 @@ async def test_shards_that_send_nothing_do_not_stop_the_others(monkeypatch):
 
 async def test_a_fast_consumer_returns_credit_at_once_where_the_next_shard_has_none(monkeypatch):
     monkeypatch.setattr(delivery, "_MAX_SECONDS_UNRETURNED", 3600)
-    core = ScriptedCore(shards=2, num_workers=2, n_batches_to_prefetch=64)
+    buffer = [Ready(1, frame((1, position))) for position in range(70)]  # of a loader with a larger window
+    core = ScriptedCore(shards=2, num_workers=2, n_batches_to_prefetch=64, buffer=buffer)
     core.start()
     first, second = core.transports
-    first.say(Hello(1), item(1, 0))  # gets all the credit, because the other worker is not up
+    first.say(Hello(1))
     second.say(Hello(2))
-    assert credits_of(second) == []
+    assert (credits_of(first), credits_of(second)) == ([1], [])
+    first.say(item(1, 0))
     assert await core.take() == (0, 0)
-    assert credits_of(second) == [1]
+    assert credits_of(first) == [1]
+    assert await core.take() == (1, 0)
+    assert credits_of(first) == [1, 2]
+    await core.aclose()
+
+
+async def test_the_first_worker_that_is_up_does_not_take_the_credit_of_the_others():
+    core = ScriptedCore(shards=2, num_workers=2, n_batches_to_prefetch=8)
+    core.start()
+    first, second = core.transports
+    first.say(Hello(1))
+    assert credits_of(first) == [4]
+    second.say(Hello(2))
+    assert (credits_of(first), credits_of(second)) == ([4], [4])
     await core.aclose()

@@ -65,7 +65,7 @@ def describe(value: Any) -> str:
 
 
 def shorten(text: str, skipped: int = 0) -> str:
-    """Return at most 80 characters of a text, of which so many at the start are left out."""
+    """Return at most 80 characters of a text, without its first ``skipped`` characters."""
     if skipped:
         text = f"...{text[skipped:]}"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -110,7 +110,10 @@ class FieldWithIterators:
         if name not in unbuilt:
             text = f"{type(instance).__qualname__!r} object has no attribute {name!r}"
             raise AttributeError(text, name=name, obj=instance)
-        value = copied_field(instance, name, unbuilt[name], self._states, _build)
+        try:
+            value = copied_field(instance, name, unbuilt[name], self._states, _build)
+        except AttributeError as error:  # Python would take it for a field that is missing, and ask __getattr__
+            raise RuntimeError(f"{type(instance).__qualname__}.{name} can't be built: {error}") from error
         setattr(instance, name, value)
         # A new dict: a copy of the instance refers to the same one.
         instance._unbuilt = {other: states for other, states in unbuilt.items() if other != name}

@@ -4,9 +4,9 @@ import sys
 
 
 def is_worker() -> bool:
-    """Return whether this interpreter seems to have been started for workers: with ``-c``, so its main module is no file.
+    """Return whether this interpreter seems to have been started for workers: by ``-c``, with a main module that is no file.
 
-    It imports the program's main module, but needs less of what that imports. A wrong answer costs milliseconds, no more:
-    what was not loaded is loaded when it is first used.
+    It imports the program's main module, but needs less of what that imports. A program that is given by ``-c`` looks the
+    same: what was not loaded is then loaded at its first use, and pydantic finds a mistake in a state's fields only then.
     """
-    return not hasattr(sys.modules["__main__"], "__file__")
+    return sys.argv[:1] == ["-c"] and not hasattr(sys.modules["__main__"], "__file__")

@@ -75,6 +75,7 @@ class Core:
         if self.state is not LoaderState.NEW:
             return
         self._loop = asyncio.get_running_loop()
+        anyio.CancelScope()  # loads what anyio needs for this loop: to close, there may be no descriptor left for that
         self._step(LoaderEvent.START)
         self._started_at = time.monotonic()
         self._shutdown.watch_loop(self._loop_shuts_down)
@@ -86,8 +87,6 @@ class Core:
             self._worker_of.update(dict.fromkeys(hosted, handle))
         for handle in self._workers:
             handle.launch()
-        # Loads what anyio needs for this loop, while the workers start: to close, there may be no descriptor left for that.
-        anyio.CancelScope()
 
     def check_usable(self) -> None:
         """Refuse a loader that is closed, or belongs to another loop.

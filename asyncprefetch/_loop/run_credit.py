@@ -15,8 +15,8 @@ class RunCredit:
     """Credits in the order in which they were granted. The worker works them off in this order.
 
     Attributes:
-        positions: by shard of the run, the position of the next item to come. A transport may set it instead of calling
-            :meth:`received` for each item.
+        positions: the position of the next item to come, for each shard of the run. A transport may set it instead of
+            calling :meth:`received` for each item.
     """
 
     def __init__(self) -> None:

@@ -27,6 +27,7 @@ class Scheduler(ABC):
         self._total = sum(self._ahead.values())
         self._n_prefetch = n_prefetch
         self._enabled: set[int] = set()
+        self._not_begun = set(shards)  # shards whose first worker is not up yet
 
     @property
     def ahead(self) -> int:
@@ -47,15 +48,18 @@ class Scheduler(ABC):
         """The consumer reached the end of ``shard``."""
 
     @abstractmethod
-    def _next_grant(self) -> int | None: ...
+    def _next_grant(self, share: int) -> int | None:
+        """The shard that gets the next credit. It has fewer than ``share`` batches ahead."""
 
     def enable(self, shard: int) -> None:
         """The shard's worker accepts credit from now on."""
         self._enabled.add(shard)
+        self._not_begun.discard(shard)
 
     def disable(self, shard: int, unused: int) -> None:
         """The shard's worker accepts no more credit, and ``unused`` batches of the credit that it has lapse."""
         self._enabled.discard(shard)
+        self._not_begun.discard(shard)
         self._shift(shard, -unused)
 
     def grant(self) -> list[tuple[int, int]]:
@@ -66,13 +70,22 @@ class Scheduler(ABC):
                 self._shift(shard, room)
                 return [(shard, room)]
         granted: list[tuple[int, int]] = []
-        while (next_shard := self._next_grant()) is not None:
+        # The shards of the first worker that is up must not take the credit of those whose workers still start.
+        share = -(-self._n_prefetch // len(self.active)) if self._not_begun and self.active else self._n_prefetch
+        while (next_shard := self._next_grant(share)) is not None:
             self._shift(next_shard, 1)
             if granted and granted[-1][0] == next_shard:
                 granted[-1] = next_shard, granted[-1][1] + 1
             else:
                 granted.append((next_shard, 1))
         return granted
+
+    def _drop(self, shard: int) -> int:
+        """Take the shard out of those that are active. Gives the place that it had."""
+        index = self.active.index(shard)
+        del self.active[index]
+        self._not_begun.discard(shard)
+        return index
 
     def _shift(self, shard: int, by: int) -> None:
         self._ahead[shard] += by
@@ -98,8 +111,7 @@ class InOrder(Scheduler):
         self.due = self.active[self._due_index]
 
     def dropped(self, shard: int) -> None:
-        index = self.active.index(shard)
-        del self.active[index]
+        index = self._drop(shard)
         if index < self._due_index:
             self._due_index -= 1
         if self._due_index >= len(self.active):
@@ -107,7 +119,7 @@ class InOrder(Scheduler):
         if self.active:
             self.due = self.active[self._due_index]
 
-    def _next_grant(self) -> int | None:
+    def _next_grant(self, share: int) -> int | None:
         size = len(self.active)
         if not size:
             return None
@@ -118,7 +130,7 @@ class InOrder(Scheduler):
         for offset in range(size):
             shard = self.active[(self._due_index + offset) % size]
             rank = offset + self._ahead[shard] * size
-            if shard in self._enabled and (best is None or rank < best_rank):
+            if shard in self._enabled and self._ahead[shard] < share and (best is None or rank < best_rank):
                 best, best_rank = shard, rank
         return best
 
@@ -138,14 +150,13 @@ class AsReady(Scheduler):
         self._shift(shard, -1)
 
     def dropped(self, shard: int) -> None:
-        index = self.active.index(shard)
-        del self.active[index]
+        index = self._drop(shard)
         if index <= self._last:
             self._last -= 1
         if self.active:
             self.due = self.active[0]
 
-    def _next_grant(self) -> int | None:
+    def _next_grant(self, share: int) -> int | None:
         if self._total >= self._n_prefetch:
             return None
         size = len(self.active)
@@ -153,7 +164,8 @@ class AsReady(Scheduler):
         for offset in range(1, size + 1):
             index = (self._last + offset) % size
             shard = self.active[index]
-            if shard in self._enabled and (best is None or self._ahead[shard] < self._ahead[self.active[best]]):
+            ahead = self._ahead[shard]
+            if shard in self._enabled and ahead < share and (best is None or ahead < self._ahead[self.active[best]]):
                 best = index
         if best is None:
             return None
