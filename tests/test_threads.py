@@ -1,4 +1,4 @@
-"""The library's calls in threads: they use nothing that the application shares, and each event loop has limits of its own."""
+"""The library's calls in threads use nothing that the application shares, and each event loop has limits of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+import trio
 
 from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState
 from asyncprefetch.testing import assert_items_equal
@@ -185,3 +186,9 @@ async def test_a_call_that_is_cancelled_after_it_began_completes_in_its_thread(i
     async with asyncio.timeout(SOON):
         await over.wait()
     assert _counts(limiter()) == (0, 0)
+
+
+@LIMITERS
+def test_calls_run_under_trio_too(in_a_thread, limiter):
+    """A program on trio may load and save states, though it can't run a loader."""
+    assert trio.run(in_a_thread, threading.get_ident) != threading.get_ident()

@@ -21,12 +21,12 @@ T = TypeVar("T")
 MAX_CALLS = 40
 """How many calls to :func:`in_thread`, and to :func:`in_file_thread`, run at a time on one event loop. More calls wait."""
 
-Limiter = anyio.lowlevel.RunVar[anyio.CapacityLimiter]
+LimiterOfLoop = anyio.lowlevel.RunVar[anyio.CapacityLimiter]
 
-_for_memory: Limiter = Limiter("asyncprefetch.in_thread")
+_for_memory = LimiterOfLoop("asyncprefetch.in_thread")
 # A file system that hangs holds its calls for as long as it hangs. With a limiter of their own they delay no state and no
 # batch.
-_for_files: Limiter = Limiter("asyncprefetch.in_file_thread")
+_for_files = LimiterOfLoop("asyncprefetch.in_file_thread")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -42,7 +42,7 @@ async def in_file_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kw
     return await _run(_for_files, lambda: function(*args, **kwargs))
 
 
-async def _run(which: Limiter, function: Callable[[], T]) -> T:
+async def _run(which: LimiterOfLoop, function: Callable[[], T]) -> T:
     begun = False
 
     def call() -> T:
