@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -134,21 +132,6 @@ async def test_a_loop_in_another_thread_has_limits_of_its_own(in_a_thread, limit
             other = pool.submit(asyncio.run, in_a_thread(threading.get_ident))
             async with asyncio.timeout(SOON):
                 assert await asyncio.wrap_future(other) != threading.get_ident()
-
-
-@LIMITERS
-def test_a_loop_that_was_closed_is_not_kept_and_the_next_one_starts_anew(in_a_thread, limiter):
-    async def cancel_a_call():
-        async with held(in_a_thread, limiter):
-            call = asyncio.create_task(in_a_thread(int))
-            await until(lambda: _counts(limiter()) == (MAX_CALLS, 1))
-            call.cancel()
-            return weakref.ref(asyncio.get_running_loop())
-
-    closed = asyncio.run(cancel_a_call())
-    gc.collect()
-    assert closed() is None
-    assert asyncio.run(in_a_thread(int)) == 0
 
 
 @LIMITERS
