@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
+from asyncprefetch._process.not_copied import NotCopied
 from asyncprefetch._process.process_executor import ProcessExecutor
 from asyncprefetch._process.process_workers import ProcessWorkers, default_start_method
 
@@ -19,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class InlineExecutor(Executor):
+class InlineExecutor(NotCopied, Executor):
     """Runs each call at once, in the thread that submits it.
 
     For tests: a whole loader runs in one process, in one deterministic order. A training loop gains nothing from it.

@@ -16,6 +16,7 @@ from asyncprefetch._checkpoint import container, files, state
 from asyncprefetch._checkpoint.save_order import Turn
 from asyncprefetch._loop.options import MOST_BATCHES_TO_PREFETCH, Options, Resources, pickle_for_worker
 from asyncprefetch._loop.snapshot import ShardSnapshot, Snapshot
+from asyncprefetch._process.not_copied import NotCopied
 from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.messages import ShardStart
 
@@ -28,7 +29,7 @@ from asyncprefetch.statistics import Statistics, explain
 T_co = TypeVar("T_co", covariant=True)
 
 
-class AsyncPrefetcher(Generic[T_co]):
+class AsyncPrefetcher(NotCopied, Generic[T_co]):
     """Makes the items of stateful iterators ahead of time, in worker processes, for one asynchronous consumer.
 
     ::
@@ -44,19 +45,19 @@ class AsyncPrefetcher(Generic[T_co]):
     Order: with ``in_order`` the shards take strict turns, and an exhausted shard drops out at its turn. Without it, batches
     come as they are ready. Each shard's own sequence keeps its order either way, whatever the number of workers.
 
-    Loss: none. A call that is cancelled or times out has taken nothing. A worker that dies is started again from its last
-    state, and items that were received before are skipped. Errors come after the batches received before them.
+    Loss: a call that is cancelled or times out takes nothing. The loader starts a worker that dies again, from its last
+    state, and skips the items that it received before. Errors come after the batches that were received before them.
 
     Args:
-        base_iterator: one stateful iterator, or a sequence of them: the shards. Only its state is used; it is asked for
-            here, and the iterator itself is left alone.
-        n_batches_to_prefetch: bound on the batches made and not delivered, over all shards; up to 1,000,000.
+        base_iterator: one stateful iterator, or a sequence of them: the shards. The constructor calls ``get_state()`` and
+            does nothing else with the iterator.
+        n_batches_to_prefetch: the most batches that are made and not delivered, over all shards; up to 1,000,000.
         num_workers: processes to host the shards; by default as many as there are shards and usable CPUs.
         in_order: whether the shards take strict turns.
-        max_restarts: how often in a row, without a batch in between, a dead worker is started again.
+        max_restarts: how often in a row, without a batch in between, the loader starts a dead worker again.
         retry_on: exception classes for which an item is drawn again, from the last known state, up to five times with
             growing pauses (0.1 to 1.6 s).
-        stall_timeout: seconds without a message, while something is asked of a worker, until it counts as stalled.
+        stall_timeout: seconds without a message until a worker that has work counts as stalled.
         start_timeout: seconds for a worker to start.
         workers: a :class:`ProcessWorkers`, with options for the worker processes; or a function that takes the worker's
             number and returns an executor of one worker, which runs calls in their order. The loader shuts the executor
@@ -65,6 +66,8 @@ class AsyncPrefetcher(Generic[T_co]):
     Raises:
         TypeError, ValueError: an argument is of a wrong type or value; the message says which and what to do.
     """
+
+    _instead_of_a_copy = "take a state with get_state(), copy that, and call its build() for a second loader"
 
     def __init__(
         self,
@@ -142,14 +145,14 @@ class AsyncPrefetcher(Generic[T_co]):
         It ends the workers' runs, waits until each has sent its states and its final sentinel, takes states and buffered
         batches in one step, and starts the next runs. It can be called at any time before ``aclose()``: before the first
         batch, after the end, after an error (the state then resumes at the item that failed), and while another task waits
-        for a batch. Call it in the task that consumes the batches: only there it fits what was done with them.
+        for a batch. Call it in the task that consumes the batches: only there the state matches what the task did with them.
 
-        A call that is cancelled has changed nothing. Only batches that are buffered at that moment are checked. The loader
-        also checks the first batch of each shard, and warns (``CheckpointWarning``) if a checkpoint can't hold it.
+        A call that is cancelled has changed nothing. The call checks only the batches that are buffered at that moment. The
+        loader also checks the first batch of each shard, and warns (``CheckpointWarning``) if a checkpoint can't hold it.
 
         Args:
-            grace: seconds after which it returns at the latest. For a worker that is still drawing an item then, the state
-                holds the last known state and the number of items to skip. By default it waits for the longest draw.
+            grace: the most seconds to wait for draws under way. For a worker that still draws an item then, the state holds
+                the last known state and the number of items to skip. By default the call waits for the longest draw.
 
         Raises:
             CheckpointError: a buffered batch holds what a checkpoint can't hold; the message names its path.
@@ -164,7 +167,7 @@ class AsyncPrefetcher(Generic[T_co]):
         return await _loop.in_thread(AsyncPrefetcherState._of, snapshot, num_shards, options)
 
     def statistics(self) -> Statistics:
-        """The figures of this moment: batches, waits, workers."""
+        """Counts and times at this moment: batches, waits, workers."""
         return self._core.statistics()
 
     def explain(self) -> str:
@@ -172,9 +175,9 @@ class AsyncPrefetcher(Generic[T_co]):
         return explain(self.statistics())
 
     async def aclose(self) -> None:
-        """Close the iterators, end the workers, and wait until they are gone. A busy worker is killed after a second.
+        """Close the iterators, end the workers, and wait until they are gone. A worker that is busy for a second is killed.
 
-        Idempotent. Calls that wait for a batch or a state raise ``PrefetcherClosedError``.
+        You may call it again. Calls that wait for a batch or a state raise ``PrefetcherClosedError``.
 
         Raises:
             PrefetcherBusyError: the loader belongs to another event loop, which is not closed. Nothing was changed. If that
@@ -206,8 +209,8 @@ def _states_of(pipeline: Any, argument: str) -> list[IteratorState]:
 class AsyncPrefetcherState(BaseModel):
     """A loader's state, as data: :meth:`build` gives a loader whose stream is exactly the rest.
 
-    It is a value: nothing that happens to the loader or to delivered batches changes it. Iterator states and batches are
-    held encoded, and become objects again only where a loader is built.
+    It is a value: nothing that happens to the loader or to delivered batches changes it, and you may copy and pickle it.
+    It holds iterator states and batches encoded. They become objects again only where a loader is built.
 
     :meth:`from_json`, :meth:`from_bytes` and :meth:`load` raise ``CheckpointError`` for anything that is not a whole
     checkpoint. pydantic's own ``model_validate`` raises its ``ValidationError``.
@@ -215,13 +218,13 @@ class AsyncPrefetcherState(BaseModel):
     Attributes:
         version: the version of this format.
         in_order: whether the shards take strict turns.
-        num_shards: the global count of shards, of which the state may hold a part.
+        num_shards: the global count of shards. The state may hold a part of them.
         due: global number of the shard whose turn it is.
         shards: what is known of each shard.
         buffer: the batches that were made and not delivered, in order of delivery within each shard.
         leaves: the bytes of arrays, to which ``shards`` and ``buffer`` refer by index.
-        n_batches_to_prefetch: what the loader was given, the default of :meth:`build`.
-        num_workers: likewise.
+        n_batches_to_prefetch: the loader's argument, which is the default of :meth:`build`.
+        num_workers: the same for the number of workers.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(**state.CONFIG, ser_json_bytes="base64", val_json_bytes="base64")
@@ -266,7 +269,7 @@ class AsyncPrefetcherState(BaseModel):
             shard: one of ``shards``.
 
         Raises:
-            CheckpointError: it names what is not registered here, or is no state.
+            CheckpointError: the class is not registered here, or is not a state; the message names it.
         """
         return state.iterator_state(self, shard)
 
@@ -314,7 +317,7 @@ class AsyncPrefetcherState(BaseModel):
         """The state as one safetensors container, with a checksum.
 
         Raises:
-            CheckpointError: what is no array is larger than the container's header may be (100 MB).
+            CheckpointError: the part that is not arrays is larger than the container's header may be (100 MB).
         """
         return container.pack(self._document(), self.leaves, version=self.VERSION)
 
@@ -339,19 +342,19 @@ class AsyncPrefetcherState(BaseModel):
     # ------------------------------------------------------------------------------------------------------------ files
 
     async def save(self, path: str | PathLike[str]) -> None:
-        """Write what :meth:`to_bytes` gives to ``path``, atomically: the old file or the new one is there, whatever happens.
+        """Write what :meth:`to_bytes` returns to ``path``, atomically: at any moment the old file or the new one is there.
 
-        The file can be read by its owner only. Runs in a thread; cancelled, it still completes once the thread has begun.
-        If several saves to one path in one process succeed, the one that was called last stays, whichever ends last.
+        Only the owner can read the file. A thread writes it. A save that is cancelled after its thread has begun completes.
+        If one process saves several times to one path, the file of the last call stays, in whatever order the saves end.
 
         Raises:
-            CheckpointError: it can't be written; the old file is as it was.
+            CheckpointError: the file can't be written; the old file is as it was.
         """
         with Turn() as turn:
-            await _loop.in_thread(self._save, path, turn)
+            await _loop.in_file_thread(self._save, path, turn)
 
     def _save(self, path: str | PathLike[str], turn: Turn | None = None) -> None:
-        with turn or Turn() as taken:  # if save() was cancelled, it has left its turn
+        with turn or Turn() as taken:  # a save() that was cancelled has left its turn
             parts = container.pack_parts(self._document(), self.leaves, version=self.VERSION)
             files.write_file(path, *parts, turn=taken)
 
@@ -370,10 +373,10 @@ class AsyncPrefetcherState(BaseModel):
 
         Raises:
             CheckpointError: the file can't be read, is damaged, truncated, foreign or newer, names what is not
-                registered here, or was saved from another pipeline than ``expect``: all differing fields are listed.
+                registered here, or was saved from another pipeline than ``expect``: the message lists the differing fields.
         """
         expected = None if expect is None else _states_of(expect, "expect")
-        return await _loop.in_thread(cls._load, path, expected)
+        return await _loop.in_file_thread(cls._load, path, expected)
 
     @classmethod
     def _load(cls, path: str | PathLike[str], expected: list[IteratorState] | None) -> Self:
@@ -393,4 +396,4 @@ class AsyncPrefetcherState(BaseModel):
             CheckpointError: the folder does not exist, may not be written to, or is on a full or failing disk, or the
                 path is a folder or no path at all; the message says which.
         """
-        await _loop.in_thread(files.check_writable, path)
+        await _loop.in_file_thread(files.check_writable, path)

@@ -17,6 +17,7 @@ from asyncprefetch._loop import (
     loader_socket,
     retries,
     stream_transport,
+    threads,
     worker_end,
 )
 from asyncprefetch._loop.core import Core
@@ -43,7 +44,7 @@ from asyncprefetch._loop.states import (
     RunEvent,
     RunState,
 )
-from asyncprefetch._loop.threads import in_thread
+from asyncprefetch._loop.threads import MAX_CALLS, in_file_thread, in_thread
 from asyncprefetch._loop.worker_end import in_daemon_thread
 from asyncprefetch._process import limits, out_of_memory, worker_process
 from asyncprefetch._process.states import PROCESS, ProcessState
@@ -119,3 +120,13 @@ def shutdown_of(loader):
 def snapshot_is_pending(loader):
     """Return whether a snapshot was requested and is not complete yet."""
     return loader._core._snapshots.pending
+
+
+def memory_limiter():
+    """Return the running loop's limiter of calls that work in memory."""
+    return threads._for_memory.get()
+
+
+def file_limiter():
+    """Return the running loop's limiter of calls that read or write files."""
+    return threads._for_files.get()

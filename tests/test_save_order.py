@@ -9,12 +9,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import anyio
 import pytest
 
 from asyncprefetch import AsyncPrefetcherState, CheckpointError
 from tests.faults.containers import document_of, make_container
-from tests.inside import Turn, container, files, save_order, write_file
+from tests.inside import Turn, container, file_limiter, files, in_file_thread, save_order, write_file
 
 SOON = 20  # seconds, far more than any step needs
 OLD = AsyncPrefetcherState.from_bytes(make_container(document_of(item=1)))
@@ -140,7 +139,8 @@ async def test_of_two_saves_that_are_both_waited_for_the_one_that_was_called_las
 
 @pytest.mark.both_loops
 async def test_a_save_that_is_cancelled_before_its_thread_begins_writes_and_keeps_nothing(tmp_path):
-    limiter = anyio.to_thread.current_default_thread_limiter()
+    await in_file_thread(int)  # the first call of a loop makes the limiter
+    limiter = file_limiter()
     limiter.total_tokens = 1
     async with limiter:
         task = asyncio.create_task(NEW.save(tmp_path / "state"))

@@ -11,11 +11,11 @@ from asyncprefetch._codec.program import is_worker
 
 if TYPE_CHECKING:
     from asyncprefetch._loop.core import Core
-    from asyncprefetch._loop.threads import in_thread
+    from asyncprefetch._loop.threads import in_file_thread, in_thread
 
-__all__ = ["Core", "in_thread"]
+__all__ = ["Core", "in_file_thread", "in_thread"]
 
-_MODULE_OF = {"Core": "core", "in_thread": "threads"}
+_MODULE_OF = {"Core": "core", "in_file_thread": "threads", "in_thread": "threads"}
 
 
 def __getattr__(name: str) -> Any:

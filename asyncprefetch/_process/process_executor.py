@@ -22,6 +22,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateErr
 from typing import Any, ParamSpec, TypeVar
 
 from asyncprefetch._process import call_errors, limits, main_guard, out_of_memory, program_end, worker_process
+from asyncprefetch._process.not_copied import NotCopied
 from asyncprefetch._process.process_workers import default_start_method
 from asyncprefetch._process.states import PROCESS, ProcessEvent, ProcessState
 from asyncprefetch._process.worker_process import WorkerProcess
@@ -37,7 +38,7 @@ T = TypeVar("T")
 _GONE = "the worker process is gone, or the executor was shut down"
 
 
-class ProcessExecutor(Executor):
+class ProcessExecutor(NotCopied, Executor):
     """An executor of one worker process. No method blocks, except ``shutdown`` with ``wait``.
 
     The first call starts the process. The process ignores SIGINT, drops the signal handlers of its parent, ends itself
