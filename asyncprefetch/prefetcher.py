@@ -57,7 +57,9 @@ class AsyncPrefetcher(Generic[T_co]):
         retry_on: exception classes for which an item is drawn again, from the last known state, up to five times with
             growing pauses (0.1 to 1.6 s).
         stall_timeout: seconds without a message, while something is asked of a worker, until it counts as stalled.
-        start_timeout: seconds for a worker to start.
+        start_timeout: seconds for a worker to start, counted as if it had a core of its own. While more workers start in
+            this program than there are usable cores, the seconds pass more slowly: with 24 workers on 2 cores, a worker
+            that hangs at its start is an error after 12 times ``start_timeout`` at the latest.
         workers: a :class:`ProcessWorkers`, with options for the worker processes; or a function that takes the worker's
             number and returns an executor of one worker, which runs calls in their order. The loader shuts the executor
             down.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import types
+import warnings
 
 import pytest
 
@@ -44,6 +46,7 @@ async def threads_of_workers(number=2, **options):
 
 
 @EACH_WAY
+@pytest.mark.both_loops
 async def test_workers_share_the_cores(way):
     number = max(2, limits.usable_cores())
     one = {"variable": "1", "blas": [1] * len(threads_here()["blas"])}
@@ -65,6 +68,7 @@ async def test_the_option_or_a_variable_of_the_user_leaves_the_libraries_alone(w
     assert await threads_of_workers(2, **options, **WAYS[way]) == [threads_here()] * 2
 
 
+@pytest.mark.both_loops
 async def test_executors_that_share_the_process_set_nothing():
     before = threads_here()
     assert await rest(AsyncPrefetcher(shards(2), num_workers=2, workers=inline)) == [before] * 2
@@ -164,3 +168,34 @@ def test_variables_that_the_main_module_has_set_are_replaced_only_by_a_number_of
         monkeypatch.setenv("OMP_NUM_THREADS", "9")
         library_threads.set_loaded(threads, forked=False)
         assert os.environ["OMP_NUM_THREADS"] == after
+
+
+class Controller:
+    """Stands for the one of ``threadpoolctl``."""
+
+    lib_controllers = ()
+
+    def __init__(self):
+        warnings.warn("two runtimes of OpenMP", RuntimeWarning, stacklevel=2)
+
+
+class FailingController:
+    def __init__(self):
+        raise OSError("it can't look into a library")
+
+
+@pytest.mark.parametrize(
+    ("controller", "said"),
+    [
+        (Controller, []),
+        (FailingController, ["threads of libraries: threadpoolctl failed, so the loaded libraries keep theirs"]),
+    ],
+)
+def test_a_library_that_threadpoolctl_does_not_like_does_not_end_the_worker(
+    torch_on, monkeypatch, caplog, controller, said
+):
+    torch = torch_on(16)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", types.SimpleNamespace(ThreadpoolController=controller))
+    library_threads.set_loaded(LibraryThreads(4, forced=False), forked=True)
+    assert torch.number == 4
+    assert [record.message for record in caplog.records] == said

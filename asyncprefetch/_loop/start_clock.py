@@ -19,11 +19,11 @@ class StartClock:
     """Counts the seconds of a core that each starting worker could have used.
 
     Args:
-        cores: the cores that the workers share.
+        cores: how many cores the workers share at this moment.
         time: the clock that does not change its pace.
     """
 
-    def __init__(self, cores: int, time: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cores: Callable[[], int], time: Callable[[], float] = time.monotonic) -> None:
         self._cores = cores
         self._time = time
         self._read_at = time()
@@ -38,7 +38,7 @@ class StartClock:
         """The seconds counted so far."""
         with self._lock:
             now = self._time()
-            self._counted += (now - self._read_at) * min(1.0, self._cores / max(1, len(self._starting)))
+            self._counted += (now - self._read_at) * min(1.0, self._cores() / max(1, len(self._starting)))
             self._read_at = now
             return self._counted
 
@@ -50,4 +50,4 @@ class StartClock:
 
 
 # Shared by all loaders of the program, because their workers share the cores.
-start_clock = StartClock(usable_cores())
+start_clock = StartClock(usable_cores)

@@ -363,8 +363,8 @@ class WorkerHandle:
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
         text = (
-            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the initializer take "
-            "longer, or its executor has no room for it"
+            f"did not say hello within start_timeout={seconds:g} s, counted as if it had a core of its own: its start, its "
+            "imports or the initializer take longer, or its executor has no room for it"
         )
         self._abort(seconds, text)
 

@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from typing import Any, NamedTuple
 
 _LOG = logging.getLogger("asyncprefetch.worker")
@@ -85,9 +86,17 @@ def _pools() -> dict[str, Any]:
         threadpoolctl = importlib.import_module("threadpoolctl")
     except ImportError:
         return pools
-    for library in threadpoolctl.ThreadpoolController().lib_controllers:
-        pools[library.filepath] = library
-    return pools
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # two runtimes of OpenMP in one process: in each worker, and not the worker's doing
+            libraries = threadpoolctl.ThreadpoolController().lib_controllers
+    except Exception:
+        # A library that it can't look into costs speed, and is no reason to end the worker.
+        _LOG.warning("threads of libraries: threadpoolctl failed, so the loaded libraries keep theirs", exc_info=True)
+        return pools
+    return pools | {library.filepath: library for library in libraries}
 
 
 def _is_default(number: int) -> bool:
