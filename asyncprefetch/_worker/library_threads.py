@@ -88,9 +88,8 @@ def _pools() -> dict[str, Any]:
         return pools
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # two runtimes of OpenMP in one process: in each worker, and not the worker's doing
+            # It warns of two OpenMP runtimes in one process. Each worker would write that to standard error.
+            warnings.simplefilter("ignore")
             libraries = threadpoolctl.ThreadpoolController().lib_controllers
     except Exception:
         # A library that it can't look into costs speed, and is no reason to end the worker.
