@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from asyncprefetch import AsyncPrefetcher, ProcessWorkers
+from asyncprefetch.executors import ProcessExecutor
 from tests import programs
 from tests.conftest import inline
 from tests.consumer import rest
@@ -73,6 +74,14 @@ async def test_executors_that_share_the_process_set_nothing():
     before = threads_here()
     assert await rest(AsyncPrefetcher(shards(2), num_workers=2, workers=inline)) == [before] * 2
     assert threads_here() == before
+
+
+@EACH_WAY
+def test_an_executor_sets_a_number_only_if_it_has_one(way):
+    here = threads_here()
+    with ProcessExecutor(**WAYS[way]) as left, ProcessExecutor(threads=1, **WAYS[way]) as limited:
+        assert left.submit(threads_here).result(30) == here
+        assert limited.submit(threads_here).result(30) == {"variable": "1", "blas": [1] * len(here["blas"])}
 
 
 MAIN_MODULE = """

@@ -79,7 +79,7 @@ class ProcessExecutor(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         malloc: str = "raised",
-        threads: LibraryThreads | None = None,
+        threads: LibraryThreads | int | None = None,
         descriptors: Iterable[int | socket.socket] = (),
     ) -> None:
         self._handed: deque[int | socket.socket] = deque(descriptors)
@@ -93,7 +93,7 @@ class ProcessExecutor(Executor):
         self._env = dict(env) if env is not None else None
         self._initializer = (initializer, initargs) if initializer is not None else None
         self._malloc = malloc
-        self._threads = threads
+        self._threads = LibraryThreads(threads, forced=True) if isinstance(threads, int) else threads
         self._creator = os.getpid()
         # Reentrant: a garbage collection may kill the worker of a forgotten loader at any allocation within the lock.
         self._lock = threading.RLock()
