@@ -19,6 +19,7 @@ from asyncprefetch._loop import (
     stream_transport,
     threads,
     worker_end,
+    worker_handle,
 )
 from asyncprefetch._loop.core import Core
 from asyncprefetch._loop.ledger import Ledger
@@ -30,6 +31,7 @@ from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.run_credit import RunCredit
 from asyncprefetch._loop.scheduler import AsReady, InOrder
 from asyncprefetch._loop.snapshot import Ready, ShardSnapshot, Snapshot
+from asyncprefetch._loop.start_clock import StartClock
 from asyncprefetch._loop.states import (
     CALLS,
     LOADER,
@@ -77,7 +79,17 @@ from asyncprefetch._wire.records import NO_SLOT, RecordReader, Release
 from asyncprefetch._wire.remote_errors import RemoteError, class_name
 from asyncprefetch._wire.shared_memory import PROT_NONE, PROT_READ_WRITE, Geometry, Segment
 from asyncprefetch._wire.transitions import WrongTransitionError, advance
-from asyncprefetch._worker import counters, producer, pull_runner, shard, use_after_yield, user_code, worker_socket
+from asyncprefetch._worker import (
+    counters,
+    library_threads,
+    producer,
+    pull_runner,
+    shard,
+    use_after_yield,
+    user_code,
+    worker_socket,
+)
+from asyncprefetch._worker.library_threads import LibraryThreads
 from asyncprefetch._worker.outlet import Collecting
 from asyncprefetch._worker.pull_runner import PullRunner
 from asyncprefetch._worker.slot_allocator import SlotAllocator

@@ -847,6 +847,9 @@ def test_a_start_that_does_not_end_does_not_keep_a_program_from_its_exit(tmp_pat
         ({"env": ["A"]}, TypeError, "env must map strings to strings"),
         ({"env": {}, "start_method": "fork"}, ValueError, "env needs a new interpreter"),
         ({"protect": 1}, TypeError, "protect must be True or False, not 1"),
+        ({"threads": "few"}, ValueError, "threads must be 'shared', 'default' or an int, not 'few'"),
+        ({"threads": 0}, ValueError, "threads must be at least 1, not 0"),
+        ({"threads": True}, TypeError, "threads must be 'shared', 'default' or an int, not True"),
         ({"malloc": "jemalloc"}, ValueError, "malloc must be 'raised' or 'default', not 'jemalloc'"),
     ],
 )

@@ -24,10 +24,12 @@ from tests.inside import (
     ShardStart,
     Snapshot,
     Start,
+    StartClock,
     State,
     Stop,
     delivery,
     item_pickler,
+    worker_handle,
 )
 
 
@@ -420,3 +422,88 @@ async def test_the_first_worker_that_is_up_does_not_take_the_credit_of_the_other
     second.say(Hello(2))
     assert (credits_of(first), credits_of(second)) == ([4], [4])
     await core.aclose()
+
+
+# A start takes seconds of a core. ``check`` lets the watchdog decide at the moment that the test has set.
+
+
+class Time:
+    """A clock that the test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+@pytest.fixture
+async def starting(time, monkeypatch):
+    """Eight workers that start on two cores, each with three seconds for it."""
+    monkeypatch.setattr(worker_handle, "start_clock", StartClock(lambda: 2, time))
+    core = ScriptedCore(shards=8, num_workers=8, start_timeout=3)
+    core.start()
+    yield core
+    await core.aclose()
+
+
+def check(handle):
+    """Let the handle's watchdog check now, after all that has arrived was received."""
+    watchdog = handle._start_watch
+    watchdog.cancel()
+    watchdog._confirm(0)
+    return handle.state
+
+
+@pytest.mark.both_loops
+async def test_workers_that_share_the_cores_have_their_seconds_each(starting, time):
+    time.now += 11.9
+    assert {check(handle) for handle in starting._workers} == {RunState.STARTING}
+    for transport in starting.transports:
+        transport.say(Hello(1))
+    time.now += 1000
+    assert {check(handle) for handle in starting._workers} == {RunState.RUNNING}
+
+
+async def test_a_worker_that_hangs_at_its_start_ends_when_it_had_its_seconds(starting, time):
+    time.now += 8
+    for transport in starting.transports[1:]:
+        transport.say(Hello(1))  # in the two seconds that each of them had
+    hanging = starting._workers[0]
+    time.now += 0.9
+    assert check(hanging) is RunState.STARTING
+    time.now += 0.2
+    assert check(hanging) is RunState.FAILED
+
+
+async def test_all_workers_that_hang_end_in_bounded_time(starting, time):
+    time.now += 12.1
+    assert check(starting._workers[0]) is RunState.FAILED
+
+
+async def test_a_check_of_a_slow_clock_comes_a_bounded_number_of_times(starting, time):
+    """What is left on the clock gets less at each check. It would never be nothing."""
+    hanging, checks = starting._workers[0], 0
+    watchdog = hanging._start_watch
+    while time.now < 100 + 12:
+        watchdog.cancel()
+        watchdog._expired()
+        time.now += watchdog._timer.when() - watchdog._loop.time()
+        checks += 1
+    assert 10 < checks < 40
+    assert check(hanging) is RunState.FAILED
+
+
+async def test_a_worker_that_is_started_again_alone_has_a_clock_of_full_pace(starting, time):
+    for transport in starting.transports:
+        transport.say(Hello(1))
+    starting._workers[0].died(Death("it was killed"))
+    time.now += 2.9
+    assert check(starting._workers[0]) is RunState.STARTING
+    time.now += 0.2
+    assert check(starting._workers[0]) is RunState.FAILED

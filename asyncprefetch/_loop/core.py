@@ -28,6 +28,7 @@ from asyncprefetch._loop.states import LOADER, LoaderEvent, LoaderState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.worker_handle import WorkerHandle
 from asyncprefetch._process.process_executor import ProcessExecutor
+from asyncprefetch._process.process_workers import threads_of
 from asyncprefetch._wire.transitions import advance
 from asyncprefetch.errors import (
     AsyncPrefetchError,
@@ -117,12 +118,18 @@ class Core:
             return PullTransport(executor, sink)
         workers = options.process_workers
         if not stream_transport.is_supported():
-            executor = ProcessExecutor(start_method=workers.start_method, env=workers.env, malloc=workers.malloc)
+            executor = ProcessExecutor(
+                start_method=workers.start_method,
+                env=workers.env,
+                malloc=workers.malloc,
+                threads=threads_of(workers, self._num_workers),
+            )
             return PullTransport(executor, sink)
         return stream_transport.StreamTransport(
             sink,
             n_prefetch=options.n_batches_to_prefetch,
             workers=workers,
+            num_workers=self._num_workers,
         )
 
     # -------------------------------------------------------------------------------------------------------- consuming

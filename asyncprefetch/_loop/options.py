@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from asyncprefetch._process.limits import usable_cores
 from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.remote_errors import class_name
 
@@ -88,7 +88,7 @@ class Options:
             ValueError: more workers were asked for than there are shards.
         """
         if self.num_workers is None:
-            return min(num_shards, _usable_cpus())
+            return min(num_shards, usable_cores())
         if self.num_workers > num_shards:
             raise ValueError(
                 f"num_workers={self.num_workers} with {num_shards} shard{'s' if num_shards > 1 else ''}: a worker hosts "
@@ -139,12 +139,6 @@ def pickle_for_worker(value: Any, what: str) -> bytes:
             f"{what} can't be sent to a worker process: {type(error).__name__}: {error}. Workers find functions and "
             "classes by their module: define them at the top level of one, not in a function or as a lambda"
         ) from error
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_int(name: str, value: object, least: int) -> None:

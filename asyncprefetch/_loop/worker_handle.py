@@ -21,6 +21,7 @@ from asyncprefetch._loop.retries import Retries
 from asyncprefetch._loop.scheduler import Scheduler
 from asyncprefetch._loop.shard_queue import Ended, Entry, Failure
 from asyncprefetch._loop.snapshot import Ready
+from asyncprefetch._loop.start_clock import start_clock
 from asyncprefetch._loop.states import RUN, RunEvent, RunState
 from asyncprefetch._loop.transport import Sink, Transport
 from asyncprefetch._loop.watchdog import Watchdog
@@ -107,7 +108,10 @@ class WorkerHandle:
         self._pid: int | None = None
         self._counted: Counter[str] = Counter()
         self._start_watch = Watchdog(
-            options.start_timeout, lambda: self.state is RunState.STARTING, self._start_timed_out
+            options.start_timeout,
+            lambda: self.state is RunState.STARTING,
+            self._start_timed_out,
+            start_clock.seconds,
         )
         self._stall_watch = (
             Watchdog(options.stall_timeout, lambda: self._owes, self._stalled)
@@ -324,6 +328,7 @@ class WorkerHandle:
 
     def _step(self, event: RunEvent) -> None:
         self.state = advance(RUN, self.state, event)
+        start_clock.set_starting(self, starts=self.state is RunState.STARTING)
 
     # ---------------------------------------------------------------------------------------------- death and silence
 
@@ -358,8 +363,8 @@ class WorkerHandle:
     def _start_timed_out(self) -> None:
         seconds = self._options.start_timeout
         text = (
-            f"did not say hello within start_timeout={seconds:g} s: its start, its imports or the initializer take "
-            "longer, or its executor has no room for it"
+            f"did not say hello within start_timeout={seconds:g} s, counted as if it had a core of its own: its start, its "
+            "imports or the initializer take longer, or its executor has no room for it"
         )
         self._abort(seconds, text)
 

@@ -25,6 +25,13 @@ def _stack_size() -> int:
     return 8 << 20 if size == resource.RLIM_INFINITY else min(size, 1 << 40)
 
 
+def usable_cores() -> int:
+    """How many cores this process may use at a time."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 _STACK = _stack_size() if sys.platform != "win32" else 0
 
 

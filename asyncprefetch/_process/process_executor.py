@@ -31,6 +31,7 @@ from asyncprefetch._wire.sockets import NO_SIGNAL
 from asyncprefetch._wire.transitions import advance
 from asyncprefetch._worker import logs
 from asyncprefetch._worker.bootstrap import Begin
+from asyncprefetch._worker.library_threads import LibraryThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class ProcessExecutor(NotCopied, Executor):
             every call raises a ``BrokenExecutor`` with the type, text and traceback of the exception.
         initargs: the arguments of the initializer.
         malloc: see :class:`ProcessWorkers`.
+        threads: how many threads the libraries in the process use, see :class:`ProcessWorkers`; ``None`` leaves them.
         descriptors: sockets or numbers of descriptors for the worker. The executor owns them from now on. The initializer
             gets their numbers in the worker as a list, after ``initargs``; the list is shorter if the worker has no room.
 
@@ -78,6 +80,7 @@ class ProcessExecutor(NotCopied, Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         malloc: str = "raised",
+        threads: LibraryThreads | int | None = None,
         descriptors: Iterable[int | socket.socket] = (),
     ) -> None:
         self._handed: deque[int | socket.socket] = deque(descriptors)
@@ -91,6 +94,7 @@ class ProcessExecutor(NotCopied, Executor):
         self._env = dict(env) if env is not None else None
         self._initializer = (initializer, initargs) if initializer is not None else None
         self._malloc = malloc
+        self._threads = LibraryThreads(threads, forced=True) if isinstance(threads, int) else threads
         self._creator = os.getpid()
         # Reentrant: a garbage collection may kill the worker of a forgotten loader at any allocation within the lock.
         self._lock = threading.RLock()
@@ -248,7 +252,7 @@ class ProcessExecutor(NotCopied, Executor):
         self._refuse_calls(failure)
         exit_code = None
         if process is not None:
-            _wait_for(process.sentinel)
+            worker_process.wait_for(process.sentinel)
             exit_code = process.reap()
         if oom_kills is not None:
             # It may not be readable now, or be that of another group that this process was moved to.
@@ -282,6 +286,7 @@ class ProcessExecutor(NotCopied, Executor):
                 env=env if preparation is None else None,
                 log_level=logs.level(),
                 malloc=self._malloc,
+                threads=self._threads,
                 preparation=preparation,
                 initializer=initializer,
             )
@@ -392,9 +397,3 @@ class ProcessExecutor(NotCopied, Executor):
 
 
 _TAKES_CALLS = {ProcessState.NEW, ProcessState.STARTING, ProcessState.RUNNING}
-
-
-def _wait_for(sentinel: int) -> None:
-    poll = select.poll()
-    poll.register(sentinel, select.POLLIN)
-    poll.poll()

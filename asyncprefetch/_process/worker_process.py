@@ -183,6 +183,13 @@ def is_readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def wait_for(descriptor: int) -> None:
+    """Wait until something can be read, or the end was reached."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
+
+
 def _pidfd(pid: int) -> int | None:
     if not hasattr(os, "pidfd_open"):
         return None

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 from asyncprefetch._wire import remote_errors
 from asyncprefetch._wire.frames import Frame, FrameReader, Kind, pack
 from asyncprefetch._wire.sockets import NO_SIGNAL
-from asyncprefetch._worker import logs, malloc
+from asyncprefetch._worker import library_threads, logs, malloc
+from asyncprefetch._worker.library_threads import LibraryThreads
 
 if sys.platform != "win32":
     import fcntl
@@ -44,6 +45,7 @@ class Begin(NamedTuple):
         env: the whole environment; ``None`` leaves it as it is.
         log_level: records of this level or above go to the parent.
         malloc: see :func:`asyncprefetch._worker.malloc.raise_thresholds`.
+        threads: how many threads the libraries use; ``None`` leaves them.
         preparation: what ``multiprocessing.spawn`` needs to import the main module; ``None`` where that was done.
         initializer: a function and its arguments, pickled: they are loaded when the environment is in place.
     """
@@ -51,6 +53,7 @@ class Begin(NamedTuple):
     env: Mapping[str, str] | None
     log_level: int
     malloc: str
+    threads: LibraryThreads | None
     preparation: dict[str, Any] | None
     initializer: bytes | None
 
@@ -108,8 +111,11 @@ def _set_up(sock: socket.socket, begin: Begin, descriptors: list[int]) -> None:
         os.environ.update(begin.env)
     logs.collect(begin.log_level)
     malloc.raise_thresholds(begin.malloc)
+    sets_threads = library_threads.set_variables(begin.threads)
     if begin.preparation is not None:
         _or_end(sock, "importing the program's main module", _import_main, begin.preparation)
+    if sets_threads and begin.threads is not None:
+        library_threads.set_loaded(begin.threads, forked=begin.preparation is None)
     if begin.initializer is not None:
         _or_end(sock, "the initializer", _initialize, begin.initializer, descriptors)
 

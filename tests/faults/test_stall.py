@@ -18,7 +18,7 @@ from tests.conftest import EXECUTORS, inline
 from tests.consumer import rest, take, through_bytes, until, until_error
 from tests.faults import mortals
 from tests.faults.mortals import Slow, SlowState, World
-from tests.inside import handle_of, transport_of
+from tests.inside import handle_of, limits, transport_of
 from tests.pipelines.counting import Count, in_turns
 from tests.pipelines.gates import Gate, GateKeeper
 
@@ -165,6 +165,12 @@ async def test_a_worker_that_does_not_start_is_an_error_after_start_timeout():
 
     with pytest.raises(ProducerStalledError, match=r"worker 0 did not say hello within start_timeout=0.05 s"):
         await rest(AsyncPrefetcher(Count(3), start_timeout=0.05, workers=lambda worker: Nowhere()))
+    # With more workers than cores it takes longer, and still comes.
+    many = 3 * limits.usable_cores()
+    loader = AsyncPrefetcher([Count(3)] * many, num_workers=many, start_timeout=0.05, workers=lambda worker: Nowhere())
+    with pytest.raises(ProducerStalledError, match=r"worker 0 did not say hello within start_timeout=0.05 s"):
+        await rest(loader)
+    await loader.aclose()
 
 
 # ------------------------------------------------------------------------------------------------- closing, and states
