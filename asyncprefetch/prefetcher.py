@@ -58,8 +58,8 @@ class AsyncPrefetcher(NotCopied, Generic[T_co]):
         retry_on: exception classes for which an item is drawn again, from the last known state, up to five times with
             growing pauses (0.1 to 1.6 s).
         stall_timeout: seconds without a message until a worker that has work counts as stalled.
-        start_timeout: seconds for a worker to start, counted as if it had a core of its own: while 24 workers of this program
-            start on 2 cores, for example, they pass 12 times more slowly.
+        start_timeout: seconds for a worker to start, counted as if it had a core of its own: while 24 workers start on 2
+            cores, for example, they pass 12 times more slowly.
         workers: a :class:`ProcessWorkers`, with options for the worker processes; or a function that takes the worker's
             number and returns an executor of one worker, which runs calls in their order. The loader shuts the executor
             down.
