@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.inside import counters, jsonl
+from tests.inside import compressed, counters
 from tests.iterators.corpora import LINES, after, ids, lines_of, write
 from tests.iterators.sources import drain
 
@@ -187,7 +187,7 @@ def test_entropies_are_float64_whatever_kind_of_numbers_they_are(tmp_path: Path)
 def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, damage: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "_CHUNK", 64)
+    monkeypatch.setattr(compressed, "_CHUNK", 64)
     path = write(tmp_path / f"x{suffix}", [{"text": f"row {i}"} for i in range(30)], group=10)
     write(tmp_path / "y.jsonl", [{"text": "y"}])
     content = path.read_bytes()
@@ -223,7 +223,7 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
 def test_a_damaged_compressed_file_breaks_off_at_the_same_row_wherever_one_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "_CHUNK", 5000)
+    monkeypatch.setattr(compressed, "_CHUNK", 5000)
     random = Random(7)
     path = write(tmp_path / f"x{suffix}", [{"text": random.randbytes(2500).hex()} for _ in range(60)], group=25)
     content = path.read_bytes()

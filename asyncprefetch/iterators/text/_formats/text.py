@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 
 from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators.text._document import Document, Wanted
-from asyncprefetch.iterators.text._files import Place, SourceFile, hash_head, not_utf8, open_file, refuse
+from asyncprefetch.iterators.text._files import Place, SourceFile, hash_head, name_wide_mark, not_utf8, open_file, refuse
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
@@ -25,6 +26,10 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
 
 
 def _document(file: SourceFile, data: bytes, errors: str) -> Document | DocumentError:
+    wrong = name_wide_mark(data)
+    if wrong is not None:
+        return refuse(file, None, wrong)
+    data = data.removeprefix(codecs.BOM_UTF8)
     if not data:
         return refuse(file, None, "the file is empty: exclude it with exclude=, or use on_error='skip'")
     try:
