@@ -43,16 +43,16 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
         lines = decompress(opened, file)
         _seek(lines, file, begin)
         wrong: str | None = None
-        for line in lines:
+        for content in lines:
+            line = content
             if row == 0:
-                length, wrong = len(line), name_wide_mark(line)
+                wrong = name_wide_mark(content)
                 if wrong is not None:
                     break
-                line = line.removeprefix(codecs.BOM_UTF8)
-                offset += length - len(line)
+                line = content.removeprefix(codecs.BOM_UTF8)
             if line[-1:] != b"\n" and damage_of(lines) is not None and not _is_object(line):
                 break  # a part of a row
-            offset += len(line)
+            offset += len(content)
             row += 1
             if not line or line.isspace():
                 continue

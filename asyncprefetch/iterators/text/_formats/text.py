@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators.text._document import Document, Wanted
-from asyncprefetch.iterators.text._files import Place, SourceFile, hash_head, name_wide_mark, not_utf8, open_file, refuse
+from asyncprefetch.iterators.text._files import (
+    Place,
+    SourceFile,
+    hash_head,
+    name_wide_mark,
+    not_utf8,
+    open_file,
+    refuse,
+)
 
 
 def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place, Document | DocumentError | None]]:
