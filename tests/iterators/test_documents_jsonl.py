@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import logging
@@ -100,6 +101,56 @@ def test_blank_lines_are_rows_and_no_documents_and_the_last_line_needs_no_end(tm
     (tmp_path / f"x{suffix}").write_bytes(compress(content))
     assert ids(DocumentFileIterator(tmp_path)) == [f"x{suffix}:{i}" for i in (1, 4, 6)]
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", LINES)
+@pytest.mark.parametrize("first", [b"", b"\n", b" \r\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row_and_offsets_count_it(
+    tmp_path: Path, suffix: str, first: bytes
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    compress: Any = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[suffix]
+    rows = first + lines_of([{"text": "a"}, {"text": "b"}, None, {"text": "c"}])
+    path.write_bytes(compress(rows))
+    without = [after(DocumentFileIterator(path), n) for n in range(1, 4)]
+    documents = drain(DocumentFileIterator(path))
+    path.write_bytes(compress(codecs.BOM_UTF8 + rows))
+    assert drain(DocumentFileIterator(path)) == documents
+    states = [after(DocumentFileIterator(path), n) for n in range(1, 4)]
+    assert [state.offset for state in states] == [3 + state.offset for state in without]
+    assert [state.row for state in states] == [state.row for state in without]
+    assert_resumes_exactly(lambda: DocumentFileIterator(path))
+    halves = [drain(DocumentFileIterator(path, shard=(i, 2))) for i in range(2)]
+    assert halves == [documents[::2], documents[1::2]]
+
+
+@pytest.mark.parametrize("suffix", LINES)
+def test_a_file_of_a_byte_order_mark_alone_is_empty(tmp_path: Path, suffix: str) -> None:
+    compress: Any = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[suffix]
+    (tmp_path / f"x{suffix}").write_bytes(compress(codecs.BOM_UTF8))
+    with pytest.raises(DocumentError, match="the file is empty: it has no rows"):
+        drain(DocumentFileIterator(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", LINES)
+@pytest.mark.parametrize("encoding", ["UTF-16", "UTF-32"])
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_the_byte_order_mark_of_another_encoding_is_an_error_of_the_file_and_counts_once(
+    tmp_path: Path, suffix: str, encoding: str, order: str
+) -> None:
+    compress: Any = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[suffix]
+    text = "\ufeff" + lines_of([{"text": "a"}, {"text": "b"}]).decode()
+    (tmp_path / f"x{suffix}").write_bytes(compress(text.encode(f"{encoding}-{order}")))
+    write(tmp_path / "y.jsonl", [{"text": "c"}, {"text": "d"}])
+    message = rf"x{suffix}: it begins with the byte order mark of {encoding}: convert the file to UTF-8, exclude it"
+    with pytest.raises(DocumentError, match=message) as caught:
+        drain(DocumentFileIterator(tmp_path))
+    assert (caught.value.file, caught.value.row) == (f"x{suffix}", None)
+    counters.drain()
+    assert ids(damaged(tmp_path, (0, 1))) == ["y.jsonl:0", "y.jsonl:1"]
+    assert counters.drain() == {"documents skipped": 1}
+    assert [ids(damaged(tmp_path, (i, 2))) for i in range(2)] == [["y.jsonl:0"], ["y.jsonl:1"]]
+    assert_resumes_exactly(lambda: damaged(tmp_path, (0, 1)))
 
 
 BAD_ROWS = [

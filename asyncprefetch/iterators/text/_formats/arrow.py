@@ -25,6 +25,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     place = begin
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
+        if file.size == 0:
+            yield Place(place.document, begin.file + 1), None
+            return
         with columns.open(opened, mapped=True) as source:
             try:
                 indexed, first, broken = _find_index(source, file, begin, columns)

@@ -21,6 +21,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     end = Place(before, begin.file + 1)
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
+        if file.size == 0:
+            yield end, None
+            return
         with columns.open(opened) as source:
             try:
                 table = load("pyarrow.parquet", "files", f"reading {file.shown}").ParquetFile(source)
