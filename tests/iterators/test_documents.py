@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_a_file_that_several_paths_mean_counts_once(corpus: Path) -> None:
 def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
     (tmp_path / "a[1].txt").write_text("x", "utf-8")
     assert ids(DocumentFileIterator(tmp_path / "a[1].txt")) == ["a[1].txt"]
+
+
+def test_an_empty_glob_in_a_folder_with_brackets_says_what_to_write(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]" / "b?"
+    folder.mkdir(parents=True)
+    (folder / "c[2].txt").write_text("x", "utf-8")
+    with pytest.raises(DocumentError, match=r"matches no file\. The folder '.*' exists, but") as caught:
+        DocumentFileIterator(folder / "*.txt")
+    advice = str(caught.value).partition("write ")[2]
+    assert ids(DocumentFileIterator(literal_eval(advice))) == ["a[1]/b?/c[2].txt"]
+    assert ids(DocumentFileIterator(folder)) == ["c[2].txt"]
+    with pytest.raises(DocumentError, match=r"missing\.txt' does not exist"):
+        DocumentFileIterator(folder / "missing.txt")
+    with pytest.raises(DocumentError, match=r"holds no file .* that is not excluded"):
+        DocumentFileIterator(folder, exclude="*.txt")
+    with pytest.raises(DocumentError, match=r"holds no file .* that is not excluded"):
+        DocumentFileIterator(tmp_path / "nowhere[1]" / "*.txt")
 
 
 def test_names_that_begin_with_a_dot_are_left_out(corpus: Path) -> None:
