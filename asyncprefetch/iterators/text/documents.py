@@ -91,12 +91,12 @@ class DocumentFileIterator(StatefulIterator[Document]):
       as documents.
     - ``.parquet``, ``.arrow`` (the file format and the stream format): each row is a document.
 
-    Text is UTF-8. A byte order mark at the beginning of a file is not part of the first document. A file with the mark of UTF-16
-    or UTF-32 is an error.
+    Text is UTF-8. A byte order mark at the beginning of a file is not part of the first document. A file with the mark of
+    UTF-16 or UTF-32 is an error.
 
-    In a damaged file, the whole rows before the damage are yielded first: the rows of a compressed file, the record batches of an
-    ``.arrow`` file, also without its index, and the rows of a ``.parquet`` file before a damaged page. Then the error follows. It
-    names the row after the last good one.
+    In a damaged file, the whole rows before the damage are yielded first: the rows of a compressed file, the record batches
+    of an ``.arrow`` file, also without its index, and the rows of a ``.parquet`` file before a damaged page. Then the error
+    follows. It names the row after the last good one.
 
     A row has the field ``text`` and, optionally, ``sample_id`` (a string or an integer) and ``entropies`` (a list of finite
     numbers). Further fields are ignored. JSON may be nested 201 levels deep.
@@ -121,10 +121,10 @@ class DocumentFileIterator(StatefulIterator[Document]):
         on_error: what to do with a row or a file that can't be read. ``"raise"`` raises. ``"skip"`` skips it, counts it as
             ``"documents skipped"``, and logs a warning for the first ten of each file. A row or a text file counts once. A
             larger damaged part also counts once, no matter how many rows it holds: a record batch of an ``.arrow`` file,
-            the rest of a row group of a ``.parquet`` file, the rest of a compressed file, of an arrow stream or of an arrow file
-            without its index, or a file of rows. Each shard counts such a part (a row group only if the shard has rows in that rest). Rows of other shards
-            are neither read nor counted. It is always an error if a file has changed since the checkpoint or can't be
-            opened or read, or if memory runs out.
+            the rest of a row group of a ``.parquet`` file, the rest of a compressed file, of an arrow stream or of an arrow
+            file without its index, or a file of rows. Each shard counts such a part (a row group only if the shard has rows
+            in that rest). Rows of other shards are neither read nor counted. It is always an error if a file has changed
+            since the checkpoint or can't be opened or read, or if memory runs out.
         text_field: the field, or column, with the text.
         id_field: the field with the name of a document; ``None``: name all by file and row.
         entropies_field: the field with the entropies; ``None``: do not read them.
