@@ -198,7 +198,7 @@ def test_a_text_with_the_byte_order_mark_of_another_encoding_is_an_error_that_na
     tmp_path: Path, encoding: str, errors: Any
 ) -> None:
     (tmp_path / "a.txt").write_bytes("hello".encode(encoding))
-    message = rf"a\.txt: it begins with the byte order mark of {encoding.upper()}: convert the file to UTF-8"
+    message = rf"a\.txt: it begins with the byte order mark of {encoding.upper()}: use encoding='{encoding}' for"
     with pytest.raises(DocumentError, match=message):
         drain(DocumentFileIterator(tmp_path, encoding_errors=errors))
 

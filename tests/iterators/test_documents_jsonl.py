@@ -142,7 +142,8 @@ def test_the_byte_order_mark_of_another_encoding_is_an_error_of_the_file_and_cou
     text = "\ufeff" + lines_of([{"text": "a"}, {"text": "b"}]).decode()
     (tmp_path / f"x{suffix}").write_bytes(compress(text.encode(f"{encoding}-{order}")))
     write(tmp_path / "y.jsonl", [{"text": "c"}, {"text": "d"}])
-    message = rf"x{suffix}: it begins with the byte order mark of {encoding}: convert the file to UTF-8, exclude it"
+    advice = f"use encoding='{encoding.lower()}' for such files, convert"
+    message = rf"x{suffix}: it begins with the byte order mark of {encoding}: {advice}"
     with pytest.raises(DocumentError, match=message) as caught:
         drain(DocumentFileIterator(tmp_path))
     assert (caught.value.file, caught.value.row) == (f"x{suffix}", None)

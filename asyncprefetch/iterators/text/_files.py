@@ -23,7 +23,6 @@ _WIDE_MARKS = (  # the mark of UTF-16 in little endian is the beginning of that 
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_NOT_UTF8 = "convert the file to UTF-8, exclude it with exclude="
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +184,18 @@ def name_wide_mark(data: bytes) -> str | None:
     """Return what is wrong with text that begins with the byte order mark of UTF-16 or UTF-32; ``None``: it does not."""
     for mark, encoding in _WIDE_MARKS:
         if data.startswith(mark):
-            return f"it begins with the byte order mark of {encoding}: {_NOT_UTF8}"
+            return (
+                f"it begins with the byte order mark of {encoding}: use encoding={encoding.lower()!r} for such files, "
+                "convert the file to UTF-8, or exclude it with exclude="
+            )
     return None
 
 
-def not_utf8(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
-    """Return the error for bytes that are not UTF-8."""
-    return refuse(file, row, f"not UTF-8 ({error}): {_NOT_UTF8}, or use encoding_errors='replace'")
+def undecoded(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
+    """Return the error for bytes that are not text in the encoding of the file."""
+    encoding = error.encoding.upper()
+    advice = "convert the file to UTF-8, exclude it with exclude=, or use encoding_errors='replace'"
+    return refuse(file, row, f"not {encoding} ({error}): {advice}")
 
 
 def name_place(file: str, row: int | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted, make_document
-from asyncprefetch.iterators.text._files import SourceFile, check_size, failure_of, name_place, not_utf8, refuse
+from asyncprefetch.iterators.text._files import SourceFile, check_size, failure_of, name_place, refuse, undecoded
 
 
 class Columns:
@@ -121,7 +121,7 @@ class Columns:
                 if name == self._wanted.id_field:
                     yield self._bytes_for_id(first + row, error)
                 else:
-                    yield not_utf8(self._file, first + row, error)
+                    yield undecoded(self._file, first + row, error)
             except (
                 self.pyarrow.ArrowException,
                 ValueError,

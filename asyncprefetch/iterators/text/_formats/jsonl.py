@@ -20,11 +20,12 @@ from asyncprefetch.iterators.text._files import (
     check_head,
     check_size,
     name_wide_mark,
-    not_utf8,
     open_file,
     refuse,
+    undecoded,
 )
 from asyncprefetch.iterators.text._formats.compressed import damage_of, decompress
+from asyncprefetch.iterators.text._formats.encodings import UTF8, needs_mark, no_mark, ordered, split_lines
 
 _BUFFER = 1 << 18
 _DEPTH = 201
@@ -40,17 +41,32 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     number, offset, row = begin.document, begin.offset, begin.row
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
+        encoding = wanted.encoding
+        if needs_mark(encoding):
+            encoding = ordered(encoding, decompress(opened, file).read(4)) or ""
+            opened.seek(0)
+            if not encoding:
+                yield begin, refuse(file, None, no_mark(wanted.encoding))
+                yield Place(number, begin.file + 1), None
+                return
+        line_feed = "\n".encode(encoding)
         lines = decompress(opened, file)
-        _seek(lines, file, begin)
+        _seek(lines, file, begin, line_feed)
         wrong: str | None = None
-        for content in lines:
-            line = content
-            if row == 0:
+        for content in lines if len(line_feed) == 1 else split_lines(lines, line_feed):
+            line, error = content, None
+            if encoding != UTF8:
+                try:
+                    line = content.decode(encoding, wanted.encoding_errors).encode()
+                except UnicodeDecodeError as undecodable:
+                    error = undecodable
+            elif row == 0:
                 wrong = name_wide_mark(content)
                 if wrong is not None:
                     break
-                line = content.removeprefix(codecs.BOM_UTF8)
-            if line[-1:] != b"\n" and damage_of(lines) is not None and not _is_object(line):
+            if row == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not content.endswith(line_feed) and damage_of(lines) is not None and (error or not _is_object(line)):
                 break  # a part of a row
             offset += len(content)
             row += 1
@@ -59,7 +75,7 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
             number += 1
             if (number - 1) % count == index:
                 place = Place(number, begin.file, offset, 0, row, file.size, head)
-                yield place, _parse(line, wanted, file, row - 1)
+                yield place, undecoded(file, row - 1, error) if error else _parse(line, wanted, file, row - 1)
         check_size(opened, file)
         place = Place(number, begin.file, offset, 0, row, file.size, head)
         damage = damage_of(lines)
@@ -70,10 +86,10 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     yield Place(number, begin.file + 1), None
 
 
-def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
+def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place, line_feed: bytes) -> None:
     if begin.offset == 0:
         return
-    before = begin.offset - 1
+    before = begin.offset - len(line_feed)
     if file.name.lower().endswith(".jsonl"):
         before -= lines.seek(before)
     else:
@@ -82,8 +98,8 @@ def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
         )
         while before and (data := lines.read(min(before, _BUFFER))):
             before -= len(data)
-    last = lines.read(1)
-    if before or not last or (last != b"\n" and lines.peek(1)):
+    last = lines.read(len(line_feed))
+    if before or not last or (last != line_feed and lines.peek(1)):
         reason = f"no row begins at byte {begin.offset}: the file has changed since the checkpoint"
         raise refuse(file, begin.row, reason)
 
@@ -116,7 +132,7 @@ def _parse_with_care(line: bytes, wanted: Wanted, file: SourceFile, row: int) ->
             data = json.dumps(used, ensure_ascii=False).encode("utf-8", "surrogatepass")
             fields |= json.loads(data.decode("utf-8", wanted.encoding_errors))
     except UnicodeDecodeError as error:
-        raise not_utf8(file, row, error) from error
+        raise undecoded(file, row, error) from error
     except ValueError as error:
         raise refuse(file, row, f"broken JSON: {error}") from error
     return fields
