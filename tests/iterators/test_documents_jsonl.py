@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import tracemalloc
+import zlib
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -357,20 +358,26 @@ def test_the_longest_window_of_zstd_is_read(tmp_path: Path, log: int) -> None:
     assert len(ids(DocumentFileIterator(tmp_path))) == 3
 
 
-def test_want_of_memory_for_a_zstd_file_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "x.jsonl.zst", [{"text": "a"}])
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_a_lack_of_memory_for_a_compressed_file_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    write(tmp_path / f"x{suffix}", [{"text": "a"}])
 
     class Without:
-        def __init__(self, **kwargs: Any) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
         def decompressobj(self) -> Any:
             return self
 
         def decompress(self, data: bytes) -> bytes:
+            if suffix == ".jsonl.gz":
+                raise zlib.error("Error -4 while decompressing data: insufficient memory")
             raise zstandard.ZstdError("zstd decompressor error: Allocation error : not enough memory")
 
+    monkeypatch.setattr(zlib, "decompressobj", Without)
     monkeypatch.setattr(zstandard, "ZstdDecompressor", Without)
-    with pytest.raises(MemoryError, match="not enough memory"):
+    with pytest.raises(MemoryError, match=r"not enough memory|insufficient memory"):
         drain(DocumentFileIterator(tmp_path, on_error="skip"))
 
 
