@@ -99,7 +99,7 @@ from asyncprefetch.iterators._functions import called, named
 from asyncprefetch.iterators._position_digest import position_digest
 from asyncprefetch.iterators._random import permutation, uniforms
 from asyncprefetch.iterators.text import _blocks, _files
-from asyncprefetch.iterators.text._formats import columnar, jsonl, parquet
+from asyncprefetch.iterators.text._formats import columnar, compressed, jsonl, parquet
 from asyncprefetch.iterators.text._formats.columnar import Columns
 from asyncprefetch.iterators.text._tokens import ANCHOR_EVERY
 

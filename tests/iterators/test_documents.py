@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,23 @@ def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path: Path) -> None:
     assert ids(DocumentFileIterator(tmp_path / "a[1].txt")) == ["a[1].txt"]
 
 
+def test_an_empty_glob_in_a_folder_with_brackets_says_what_to_write(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]" / "b?"
+    folder.mkdir(parents=True)
+    (folder / "c[2].txt").write_text("x", "utf-8")
+    with pytest.raises(DocumentError, match=r"matches no file\. The folder '.*' exists, but") as caught:
+        DocumentFileIterator(folder / "*.txt")
+    advice = str(caught.value).partition("write ")[2]
+    assert ids(DocumentFileIterator(literal_eval(advice))) == ["a[1]/b?/c[2].txt"]
+    assert ids(DocumentFileIterator(folder)) == ["c[2].txt"]
+    with pytest.raises(DocumentError, match=r"missing\.txt' does not exist"):
+        DocumentFileIterator(folder / "missing.txt")
+    with pytest.raises(DocumentError, match=r"holds no file .* that is not excluded"):
+        DocumentFileIterator(folder, exclude="*.txt")
+    with pytest.raises(DocumentError, match=r"holds no file .* that is not excluded"):
+        DocumentFileIterator(tmp_path / "nowhere[1]" / "*.txt")
+
+
 def test_names_that_begin_with_a_dot_are_left_out(corpus: Path) -> None:
     (corpus / ".hidden").mkdir()
     (corpus / ".hidden" / "x.txt").write_text("x", "utf-8")
@@ -159,6 +178,29 @@ def test_a_text_file_that_is_not_utf8_is_an_error_that_names_it_and_says_what_to
 def test_bytes_of_a_text_file_that_are_no_utf8_can_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"na\xefve")
     assert drain(DocumentFileIterator(tmp_path, encoding_errors="replace")) == [Document("a.txt", "na\ufffdve")]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + b"a")
+    (tmp_path / "b.txt").write_bytes(codecs.BOM_UTF8)
+    (tmp_path / "c.txt").write_bytes(codecs.BOM_UTF8 * 2)
+    assert drain(DocumentFileIterator(tmp_path, on_error="skip")) == [
+        Document("a.txt", "a"),
+        Document("c.txt", "\ufeff"),
+    ]
+    with pytest.raises(DocumentError, match=r"b\.txt: the file is empty"):
+        drain(DocumentFileIterator(tmp_path))
+
+
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_text_with_the_byte_order_mark_of_another_encoding_is_an_error_that_names_both(
+    tmp_path: Path, encoding: str, errors: Any
+) -> None:
+    (tmp_path / "a.txt").write_bytes("hello".encode(encoding))
+    message = rf"a\.txt: it begins with the byte order mark of {encoding.upper()}: use encoding='{encoding}' for"
+    with pytest.raises(DocumentError, match=message):
+        drain(DocumentFileIterator(tmp_path, encoding_errors=errors))
 
 
 def test_missing_and_empty_places_are_errors_that_name_them(corpus: Path) -> None:

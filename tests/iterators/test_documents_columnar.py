@@ -246,6 +246,15 @@ def test_bytes_that_are_no_utf8_are_an_error_that_names_the_row_or_are_replaced(
 
 
 @pytest.mark.parametrize("suffix", TABLES)
+def test_binary_names_are_an_error_with_advice_that_helps(tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"text": ["a", "b"], "sample_id": pa.array([b"\xff\x00", b"\xfe\x00"], pa.binary())})
+    path = write_table(tmp_path / f"x{suffix}", table)
+    with pytest.raises(DocumentError, match=r"row 0: the column 'sample_id' names the document, but .*id_field=None"):
+        drain(DocumentFileIterator(path))
+    assert ids(DocumentFileIterator(path, id_field=None)) == [f"x{suffix}:0", f"x{suffix}:1"]
+
+
+@pytest.mark.parametrize("suffix", TABLES)
 @pytest.mark.parametrize("damage", ["cut", "cut after a group", "no such file", "one group"])
 def test_a_damaged_table_is_an_error_that_names_it_and_can_be_passed_over(
     tmp_path: Path, suffix: str, damage: str

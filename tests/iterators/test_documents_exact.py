@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch.iterators import DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.inside import jsonl, parquet
+from tests.inside import compressed, parquet
 from tests.iterators.corpora import FORMATS, LINES, lines_of, write, write_table
 from tests.iterators.sources import drain
 
@@ -60,7 +60,7 @@ def test_random_corpora_resume_exactly_and_are_shared_out(
         return DocumentFileIterator(folder, shard=(index, count), on_error="skip", columns=columns)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl, "_CHUNK", chunk)
+        patch.setattr(compressed, "_CHUNK", chunk)
         patch.setattr(parquet, "_ROWS", 1 + chunk % 4)
         assert [d.text for d in drain(make())] == expected
         shards = [drain(make(index, count)) for index in range(count)]

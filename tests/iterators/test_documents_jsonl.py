@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import logging
 import os
 import tracemalloc
+import zlib
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +22,7 @@ from pydantic_core import from_json
 
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.inside import counters, jsonl
+from tests.inside import compressed, counters
 from tests.iterators.corpora import LINES, after, ids, lines_of, write
 from tests.iterators.sources import drain
 
@@ -100,6 +102,57 @@ def test_blank_lines_are_rows_and_no_documents_and_the_last_line_needs_no_end(tm
     (tmp_path / f"x{suffix}").write_bytes(compress(content))
     assert ids(DocumentFileIterator(tmp_path)) == [f"x{suffix}:{i}" for i in (1, 4, 6)]
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", LINES)
+@pytest.mark.parametrize("first", [b"", b"\n", b" \r\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row_and_offsets_count_it(
+    tmp_path: Path, suffix: str, first: bytes
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    compress: Any = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[suffix]
+    rows = first + lines_of([{"text": "a"}, {"text": "b"}, None, {"text": "c"}])
+    path.write_bytes(compress(rows))
+    without = [after(DocumentFileIterator(path), n) for n in range(1, 4)]
+    documents = drain(DocumentFileIterator(path))
+    path.write_bytes(compress(codecs.BOM_UTF8 + rows))
+    assert drain(DocumentFileIterator(path)) == documents
+    states = [after(DocumentFileIterator(path), n) for n in range(1, 4)]
+    assert [state.offset for state in states] == [3 + state.offset for state in without]
+    assert [state.row for state in states] == [state.row for state in without]
+    assert_resumes_exactly(lambda: DocumentFileIterator(path))
+    halves = [drain(DocumentFileIterator(path, shard=(i, 2))) for i in range(2)]
+    assert halves == [documents[::2], documents[1::2]]
+
+
+@pytest.mark.parametrize("suffix", LINES)
+def test_a_file_of_a_byte_order_mark_alone_is_empty(tmp_path: Path, suffix: str) -> None:
+    compress: Any = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[suffix]
+    (tmp_path / f"x{suffix}").write_bytes(compress(codecs.BOM_UTF8))
+    with pytest.raises(DocumentError, match="the file is empty: it has no rows"):
+        drain(DocumentFileIterator(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", LINES)
+@pytest.mark.parametrize("encoding", ["UTF-16", "UTF-32"])
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_the_byte_order_mark_of_another_encoding_is_an_error_of_the_file_and_counts_once(
+    tmp_path: Path, suffix: str, encoding: str, order: str
+) -> None:
+    compress: Any = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}[suffix]
+    text = "\ufeff" + lines_of([{"text": "a"}, {"text": "b"}]).decode()
+    (tmp_path / f"x{suffix}").write_bytes(compress(text.encode(f"{encoding}-{order}")))
+    write(tmp_path / "y.jsonl", [{"text": "c"}, {"text": "d"}])
+    advice = f"use encoding='{encoding.lower()}' for such files, convert"
+    message = rf"x{suffix}: it begins with the byte order mark of {encoding}: {advice}"
+    with pytest.raises(DocumentError, match=message) as caught:
+        drain(DocumentFileIterator(tmp_path))
+    assert (caught.value.file, caught.value.row) == (f"x{suffix}", None)
+    counters.drain()
+    assert ids(damaged(tmp_path, (0, 1))) == ["y.jsonl:0", "y.jsonl:1"]
+    assert counters.drain() == {"documents skipped": 1}
+    assert [ids(damaged(tmp_path, (i, 2))) for i in range(2)] == [["y.jsonl:0"], ["y.jsonl:1"]]
+    assert_resumes_exactly(lambda: damaged(tmp_path, (0, 1)))
 
 
 BAD_ROWS = [
@@ -187,7 +240,7 @@ def test_entropies_are_float64_whatever_kind_of_numbers_they_are(tmp_path: Path)
 def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, damage: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "_CHUNK", 64)
+    monkeypatch.setattr(compressed, "_CHUNK", 64)
     path = write(tmp_path / f"x{suffix}", [{"text": f"row {i}"} for i in range(30)], group=10)
     write(tmp_path / "y.jsonl", [{"text": "y"}])
     content = path.read_bytes()
@@ -223,7 +276,7 @@ def test_a_damaged_compressed_file_is_an_error_that_names_the_row_and_can_be_pas
 def test_a_damaged_compressed_file_breaks_off_at_the_same_row_wherever_one_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "_CHUNK", 5000)
+    monkeypatch.setattr(compressed, "_CHUNK", 5000)
     random = Random(7)
     path = write(tmp_path / f"x{suffix}", [{"text": random.randbytes(2500).hex()} for _ in range(60)], group=25)
     content = path.read_bytes()
@@ -305,20 +358,26 @@ def test_the_longest_window_of_zstd_is_read(tmp_path: Path, log: int) -> None:
     assert len(ids(DocumentFileIterator(tmp_path))) == 3
 
 
-def test_want_of_memory_for_a_zstd_file_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "x.jsonl.zst", [{"text": "a"}])
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_a_lack_of_memory_for_a_compressed_file_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    write(tmp_path / f"x{suffix}", [{"text": "a"}])
 
     class Without:
-        def __init__(self, **kwargs: Any) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
         def decompressobj(self) -> Any:
             return self
 
         def decompress(self, data: bytes) -> bytes:
+            if suffix == ".jsonl.gz":
+                raise zlib.error("Error -4 while decompressing data: insufficient memory")
             raise zstandard.ZstdError("zstd decompressor error: Allocation error : not enough memory")
 
+    monkeypatch.setattr(zlib, "decompressobj", Without)
     monkeypatch.setattr(zstandard, "ZstdDecompressor", Without)
-    with pytest.raises(MemoryError, match="not enough memory"):
+    with pytest.raises(MemoryError, match=r"not enough memory|insufficient memory"):
         drain(DocumentFileIterator(tmp_path, on_error="skip"))
 
 

@@ -62,6 +62,7 @@ class Wanted:
     columns: tuple[str, ...]
     encoding_errors: Literal["strict", "replace"]
     shard: tuple[int, int]
+    encoding: str
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 from collections.abc import Callable
@@ -15,6 +16,13 @@ HEAD = 1 << 16
 """How many bytes at the beginning of a file identify it."""
 
 _BUFFER = 1 << 18  # lines are read several times faster with this buffer than with the default one
+
+_WIDE_MARKS = (  # the mark of UTF-16 in little endian is the beginning of that of UTF-32
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +180,22 @@ def refuse(file: SourceFile, row: int | None, reason: str) -> DocumentError:
     return DocumentError(f"{name_place(file.shown, row)}: {reason}", file=file.name, row=row)
 
 
-def not_utf8(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
-    """Return the error for bytes that are not UTF-8."""
-    advice = "convert the file, exclude it with exclude=, or use encoding_errors='replace'"
-    return refuse(file, row, f"not UTF-8 ({error}): {advice}")
+def name_wide_mark(data: bytes) -> str | None:
+    """Return what is wrong with text that begins with the byte order mark of UTF-16 or UTF-32; ``None``: it does not."""
+    for mark, encoding in _WIDE_MARKS:
+        if data.startswith(mark):
+            return (
+                f"it begins with the byte order mark of {encoding}: use encoding={encoding.lower()!r} for such files, "
+                "convert the file to UTF-8, or exclude it with exclude="
+            )
+    return None
+
+
+def undecoded(file: SourceFile, row: int | None, error: UnicodeDecodeError) -> DocumentError:
+    """Return the error for bytes that are not text in the encoding of the file."""
+    encoding = error.encoding.upper()
+    advice = "convert the file to UTF-8, exclude it with exclude=, or use encoding_errors='replace'"
+    return refuse(file, row, f"not {encoding} ({error}): {advice}")
 
 
 def name_place(file: str, row: int | None) -> str:

@@ -36,7 +36,7 @@ def list_files(paths: Sequence[str], exclude: Sequence[str]) -> list[SourceFile]
         is_url = _URL.match(given) and not os.path.lexists(given)
         filesystem, root, sizes = _expand_url(given, exclude) if is_url else _expand(given, exclude)
         if not sizes:
-            raise DocumentError(f"{given!r} holds no file ({', '.join(SUFFIXES)}) that is not excluded", file=given)
+            raise DocumentError(_nothing_found(given) if filesystem is None else _holds_nothing(given), file=given)
         places.setdefault(filesystem, {}).setdefault(root, {}).update(sizes)
     found: dict[str, SourceFile] = {}
     for filesystem, roots in places.items():
@@ -104,6 +104,28 @@ def _expand_url(given: str, exclude: Sequence[str]) -> tuple[Any, str, dict[str,
                 )
             sizes[name] = info["size"]
     return filesystem, root, sizes
+
+
+def _nothing_found(given: str) -> str:
+    """Return the error for a local path without files. It may be a glob in a folder whose name looks like a pattern."""
+    parts = Path(given).parts
+    existing = 0
+    while existing < len(parts) and os.path.lexists(Path(*parts[: existing + 1])):
+        existing += 1
+    if existing == len(parts) or not any(map(glob.has_magic, parts[:existing])):
+        return _holds_nothing(given)
+    if not any(map(glob.has_magic, parts[existing:])):
+        return f"{given!r} does not exist"
+    escaped = str(Path(*map(glob.escape, parts[:existing]), *parts[existing:]))
+    folder = str(Path(*parts[:existing]))
+    return (
+        f"{given!r} matches no file. The folder {folder!r} exists, but * ? and [ ] in a glob are patterns. "
+        f"To search in this folder, write {escaped!r}"
+    )
+
+
+def _holds_nothing(given: str) -> str:
+    return f"{given!r} holds no file ({', '.join(SUFFIXES)}) that is not excluded"
 
 
 def _check_known(given: str) -> None:

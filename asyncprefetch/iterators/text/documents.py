@@ -14,6 +14,7 @@ from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators.text._document import Document, Wanted
 from asyncprefetch.iterators.text._files import Place, SourceFile, refuse
 from asyncprefetch.iterators.text._formats import reader_of, require_packages
+from asyncprefetch.iterators.text._formats.encodings import UTF8, check_encoding
 from asyncprefetch.iterators.text._listing import list_files, summarize
 from asyncprefetch.iterators.text._skipping import OnError, pass_over
 
@@ -26,12 +27,13 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
     Attributes:
         paths: the paths that were given.
         exclude: shell patterns of names that are left out.
-        encoding_errors: what to do with bytes that are not UTF-8.
+        encoding_errors: what to do with bytes that are not text in the encoding.
         on_error: what to do with a row that can't be read.
         text_field: the field, or column, with the text.
         id_field: the field with the name of a document; ``None``: none.
         entropies_field: the field with the entropies; ``None``: none.
         columns: further fields that documents have.
+        encoding: the encoding of text files and JSON lines.
         shard: which documents belong to this shard, as ``(index, count)``.
         listing: number, size and digest of the files. A resume compares it.
         document: how many documents of all shards come before the next one.
@@ -56,6 +58,7 @@ class DocumentFileState(IteratorState, kind="asyncprefetch.documents", frozen=Tr
     id_field: str | None = "sample_id"
     entropies_field: str | None = "entropies"
     columns: tuple[str, ...] = ()
+    encoding: str = UTF8
     shard: tuple[NonNegativeInt, NonNegativeInt]
     listing: str
     document: Position[NonNegativeInt] = 0
@@ -91,6 +94,13 @@ class DocumentFileIterator(StatefulIterator[Document]):
       as documents.
     - ``.parquet``, ``.arrow`` (the file format and the stream format): each row is a document.
 
+    Text is UTF-8 unless ``encoding`` says otherwise. A byte order mark at the beginning of a file is not part of the first
+    document. A file of UTF-8 with the mark of UTF-16 or UTF-32 is an error.
+
+    In a damaged file, the whole rows before the damage are yielded first: the rows of a compressed file, the record batches
+    of an ``.arrow`` file, also without its index, and the rows of a ``.parquet`` file before a damaged page. Then the error
+    follows. It names the row after the last good one.
+
     A row has the field ``text`` and, optionally, ``sample_id`` (a string or an integer) and ``entropies`` (a list of finite
     numbers). Further fields are ignored. JSON may be nested 201 levels deep.
 
@@ -110,18 +120,21 @@ class DocumentFileIterator(StatefulIterator[Document]):
             with our rows and the metadata are read. Lines of other shards are read but not parsed.
         exclude: a shell pattern, or several. A file is left out if a pattern matches its name or that of a folder below the
             path that was given.
-        encoding_errors: ``"replace"`` replaces bytes that are not UTF-8 by U+FFFD; ``"strict"`` raises.
+        encoding_errors: ``"replace"`` replaces bytes that are not text in the encoding by U+FFFD; ``"strict"`` raises.
         on_error: what to do with a row or a file that can't be read. ``"raise"`` raises. ``"skip"`` skips it, counts it as
             ``"documents skipped"``, and logs a warning for the first ten of each file. A row or a text file counts once. A
             larger damaged part also counts once, no matter how many rows it holds: a record batch of an ``.arrow`` file,
-            the rest of a row group of a ``.parquet`` file, the rest of a compressed file or of an arrow stream, or a file of
-            rows. Each shard counts such a part (a row group only if the shard has rows in that rest). Rows of other shards
-            are neither read nor counted. It is always an error if a file has changed since the checkpoint or can't be
-            opened or read, or if memory runs out.
+            the rest of a row group of a ``.parquet`` file, the rest of a compressed file, of an arrow stream or of an arrow
+            file without its index, or a file of rows. Each shard counts such a part (a row group only if the shard has rows
+            in that rest). Rows of other shards are neither read nor counted. It is always an error if a file has changed
+            since the checkpoint or can't be opened or read, or if memory runs out.
         text_field: the field, or column, with the text.
         id_field: the field with the name of a document; ``None``: name all by file and row.
         entropies_field: the field with the entropies; ``None``: do not read them.
         columns: further fields. Every row must have them; they are in ``Document.columns``.
+        encoding: the encoding of text files and JSON lines, such as ``"utf-16"`` or ``"cp1252"``. With ``"utf-16"`` and
+            ``"utf-32"``, each file must begin with a byte order mark. Strings in ``.parquet`` and ``.arrow`` files are
+            always UTF-8.
 
     Raises:
         DocumentError: a path does not exist, or stands for no file that can be read.
@@ -141,6 +154,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
         id_field: str | None = "sample_id",
         entropies_field: str | None = "entropies",
         columns: Sequence[str] = (),
+        encoding: str = UTF8,
     ) -> None:
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         names = tuple(os.fspath(path) for path in given)
@@ -163,6 +177,7 @@ class DocumentFileIterator(StatefulIterator[Document]):
             id_field=id_field,
             entropies_field=entropies_field,
             columns=tuple(columns),
+            encoding=check_encoding(encoding),
             shard=(index, count),
             listing=summarize(files),
         )
@@ -195,7 +210,13 @@ class DocumentFileIterator(StatefulIterator[Document]):
             )
         state = self._state
         wanted = Wanted(
-            state.text_field, state.id_field, state.entropies_field, state.columns, state.encoding_errors, state.shard
+            state.text_field,
+            state.id_field,
+            state.entropies_field,
+            state.columns,
+            state.encoding_errors,
+            state.shard,
+            state.encoding,
         )
         while place.file < len(files):
             begin, file, errors = place, files[place.file], 0

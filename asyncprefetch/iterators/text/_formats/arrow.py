@@ -12,6 +12,8 @@ from asyncprefetch.iterators.text._files import Place, SourceFile, check_head, o
 from asyncprefetch.iterators.text._formats.columnar import Columns
 
 _MAGIC = b"ARROW1"
+_PADDED_MAGIC = 8
+"""How many bytes precede the schema in the file format."""
 
 _Batches = Iterator[tuple[dict[str, Any], Callable[[], Any], dict[str, Any]]]
 """For each record batch: the fields of a place in it, a function that reads it, and the fields of the place after it."""
@@ -23,23 +25,26 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     place = begin
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
+        if file.size == 0:
+            yield Place(place.document, begin.file + 1), None
+            return
         with columns.open(opened, mapped=True) as source:
             try:
-                indexed = source.read(len(_MAGIC)) == _MAGIC
+                indexed, first, broken = _find_index(source, file, begin, columns)
                 open_reader = columns.pyarrow.ipc.open_file if indexed else columns.pyarrow.ipc.open_stream
-                source.seek(0)
+                source.seek(first)
                 reader = open_reader(source)
                 wrong = columns.missing(reader.schema.names)
                 if wrong is not None:
                     yield place, wrong
                 else:
                     schema = reader.schema
-                    source.seek(0)
+                    source.seek(first)
                     reader = open_reader(source, options=_only(columns, schema.names))
                     batches = (
                         _of_file(reader, file, begin, columns)
                         if indexed
-                        else _of_stream(source, reader, schema, begin, columns)
+                        else _of_stream(source, reader, schema, begin, columns, broken=broken)
                     )
                     for after, document in _rows(batches, begin, wanted.shard, columns, file):
                         place = after._replace(size=file.size, head=head)
@@ -49,6 +54,28 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
                 columns.raise_unless_damage(error, place.row)
                 yield place, refuse(file, place.row, f"not an arrow file, or damaged from here on: {error}")
     yield Place(place.document, begin.file + 1), None
+
+
+def _find_index(source: Any, file: SourceFile, begin: Place, columns: Columns) -> tuple[bool, int, str | None]:
+    """Return whether a file is read by its index, at which byte its schema begins, and what is wrong with the index.
+
+    A file in the file format holds a stream between its magic bytes and its index. If the index is missing, as in a file
+    that was cut, or damaged, the batches of this stream are read until the damage.
+    """
+    if source.read(len(_MAGIC)) != _MAGIC:
+        return False, 0, None
+    source.seek(0)
+    try:
+        columns.pyarrow.ipc.open_file(source)
+    except Exception as error:
+        columns.raise_unless_damage(error, begin.row)
+        if begin.batch:  # the number of a batch in the index; as a stream, the file would begin again
+            reason = (
+                "the index at its end is missing or damaged, and it was not at the checkpoint: the file has changed"
+            )
+            raise refuse(file, begin.row, reason) from error
+        return False, _PADDED_MAGIC, f"the index at the end of the file is missing or damaged: {error}"
+    return True, 0, None
 
 
 def _only(columns: Columns, names: list[str]) -> Any:
@@ -105,8 +132,13 @@ def _number(reader: Any, file: SourceFile, begin: Place) -> int:
     return number
 
 
-def _of_stream(source: Any, reader: Any, schema: Any, begin: Place, columns: Columns) -> _Batches:
-    """Yield the batches of the stream format, which are contiguous. A damaged one ends the stream."""
+def _of_stream(
+    source: Any, reader: Any, schema: Any, begin: Place, columns: Columns, *, broken: str | None
+) -> _Batches:
+    """Yield the batches of the stream format, which are contiguous. A damaged one ends the stream.
+
+    ``broken`` says what is wrong after the stream; ``None``: the stream ends the file.
+    """
     size = source.size()
     if any(_has_dictionary(columns.pyarrow, field.type) for field in schema):
         # Dictionaries lie between the batches, so read these too. In a mapped file, skipping a batch reads almost nothing.
@@ -120,6 +152,8 @@ def _of_stream(source: Any, reader: Any, schema: Any, begin: Place, columns: Col
         try:
             batch = reader.read_next_batch()
         except StopIteration:
+            if broken is not None:
+                raise columns.pyarrow.ArrowInvalid(broken) from None
             # pyarrow accepts the end of the file, and a zero, as the end of the stream: a file that was cut looks whole.
             if source.tell() == offset:
                 raise columns.pyarrow.ArrowInvalid("the mark of the end of the stream is missing") from None

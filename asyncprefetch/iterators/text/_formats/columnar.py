@@ -11,7 +11,7 @@ from typing import Any
 from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted, make_document
-from asyncprefetch.iterators.text._files import SourceFile, check_size, failure_of, name_place, not_utf8, refuse
+from asyncprefetch.iterators.text._files import SourceFile, check_size, failure_of, name_place, refuse, undecoded
 
 
 class Columns:
@@ -118,13 +118,25 @@ class Columns:
             except DocumentError as error:
                 yield error
             except UnicodeDecodeError as error:
-                yield not_utf8(self._file, first + row, error)
+                if name == self._wanted.id_field:
+                    yield self._bytes_for_id(first + row, error)
+                else:
+                    yield undecoded(self._file, first + row, error)
             except (
                 self.pyarrow.ArrowException,
                 ValueError,
                 OverflowError,
             ) as error:  # such as a time that no Python type can hold
                 yield refuse(self._file, first + row, f"the column {name!r} can't be read: {error}")
+
+    def _bytes_for_id(self, row: int, error: UnicodeDecodeError) -> DocumentError:
+        """Return the error for the name of a document that is not UTF-8: replaced bytes would make names equal."""
+        return refuse(
+            self._file,
+            row,
+            f"the column {self._wanted.id_field!r} names the document, but holds bytes that are not UTF-8 ({error}): "
+            "choose another column with id_field=, or name the documents by file and row with id_field=None",
+        )
 
     def _converter(self, type_: Any, name: str) -> Callable[[Any], Any]:
         """Return the function that converts scalars of a column to Python values."""

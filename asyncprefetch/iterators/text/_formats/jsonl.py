@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import io
 import json
 import logging
 import re
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic_core import from_json
 
 from asyncprefetch.iterators._document_error import DocumentError
-from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted, make_document
 from asyncprefetch.iterators.text._files import (
     Place,
     SourceFile,
     check_head,
     check_size,
-    failure_of,
-    not_utf8,
+    name_wide_mark,
     open_file,
     refuse,
+    undecoded,
 )
+from asyncprefetch.iterators.text._formats.compressed import damage_of, decompress
+from asyncprefetch.iterators.text._formats.encodings import UTF8, needs_mark, no_mark, ordered, split_lines
 
-_CHUNK = 1 << 18
-_PIECE = 1 << 10  # bytes of zstd decompressed at a time: four may expand to 131,072, so these to 32 MiB
-_WINDOW = 1 << 31  # the largest window of zstd --long
+_BUFFER = 1 << 18
 _DEPTH = 201
-_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 _TOKENS = re.compile(rb'[][{}]|"(?:[^"\\]|\\.)*+"?')  # brackets, and strings, whose brackets do not count
 
@@ -44,54 +41,65 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     number, offset, row = begin.document, begin.offset, begin.row
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
-        try:
-            lines = _decompressed(opened, file)
-            _seek(lines, file, begin)
-            for line in lines:
-                offset += len(line)
-                row += 1
-                if line.isspace():
-                    continue
-                number += 1
-                if (number - 1) % count == index:
-                    place = Place(number, begin.file, offset, 0, row, file.size, head)
-                    yield place, _parse(line, wanted, file, row - 1)
-            check_size(opened, file)
-        except _DAMAGED as error:
-            failure = failure_of(opened)
-            if failure is not None:
-                raise failure from None
-            check_size(opened, file)
-            place = Place(number, begin.file, offset, 0, row, file.size, head)
-            yield place, refuse(file, row, f"the compressed file is damaged from here on: {error}")
+        encoding = wanted.encoding
+        if needs_mark(encoding):
+            encoding = ordered(encoding, decompress(opened, file).read(4)) or ""
+            opened.seek(0)
+            if not encoding:
+                yield begin, refuse(file, None, no_mark(wanted.encoding))
+                yield Place(number, begin.file + 1), None
+                return
+        line_feed = "\n".encode(encoding)
+        lines = decompress(opened, file)
+        _seek(lines, file, begin, line_feed)
+        wrong: str | None = None
+        for content in lines if len(line_feed) == 1 else split_lines(lines, line_feed):
+            line, error = content, None
+            if encoding != UTF8:
+                try:
+                    line = content.decode(encoding, wanted.encoding_errors).encode()
+                except UnicodeDecodeError as undecodable:
+                    error = undecodable
+            elif row == 0:
+                wrong = name_wide_mark(content)
+                if wrong is not None:
+                    break
+            if row == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not content.endswith(line_feed) and damage_of(lines) is not None and (error or not _is_object(line)):
+                break  # a part of a row
+            offset += len(content)
+            row += 1
+            if not line or line.isspace():
+                continue
+            number += 1
+            if (number - 1) % count == index:
+                place = Place(number, begin.file, offset, 0, row, file.size, head)
+                yield place, undecoded(file, row - 1, error) if error else _parse(line, wanted, file, row - 1)
+        check_size(opened, file)
+        place = Place(number, begin.file, offset, 0, row, file.size, head)
+        damage = damage_of(lines)
+        if wrong is not None:
+            yield place, refuse(file, None, wrong)
+        elif damage is not None:
+            yield place, refuse(file, row, f"the compressed file is damaged from here on: {damage}")
     yield Place(number, begin.file + 1), None
 
 
-def _decompressed(opened: io.BufferedReader, file: SourceFile) -> io.BufferedReader:
-    # A GzipFile reads lines in small pieces, so put a buffer around it.
-    name = file.name.lower()
-    if name.endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=opened), _CHUNK)
-    if name.endswith(".zst"):
-        return io.BufferedReader(_Zstandard(opened), _CHUNK)
-    return opened
-
-
-def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place) -> None:
+def _seek(lines: io.BufferedReader, file: SourceFile, begin: Place, line_feed: bytes) -> None:
     if begin.offset == 0:
         return
-    before = begin.offset - 1
+    before = begin.offset - len(line_feed)
     if file.name.lower().endswith(".jsonl"):
         before -= lines.seek(before)
     else:
         _log.info(
             "%s is compressed: reading %d bytes of it again to get to row %d", file.shown, begin.offset, begin.row
         )
-        # Buffer by buffer, as lines are read: so a damaged file fails at the same byte as without a resume.
-        while before and (buffered := len(lines.peek())):
-            before -= len(lines.read(min(before, buffered)))
-    last = lines.read(1)
-    if before or not last or (last != b"\n" and lines.peek(1)):
+        while before and (data := lines.read(min(before, _BUFFER))):
+            before -= len(data)
+    last = lines.read(len(line_feed))
+    if before or not last or (last != line_feed and lines.peek(1)):
         reason = f"no row begins at byte {begin.offset}: the file has changed since the checkpoint"
         raise refuse(file, begin.row, reason)
 
@@ -124,10 +132,18 @@ def _parse_with_care(line: bytes, wanted: Wanted, file: SourceFile, row: int) ->
             data = json.dumps(used, ensure_ascii=False).encode("utf-8", "surrogatepass")
             fields |= json.loads(data.decode("utf-8", wanted.encoding_errors))
     except UnicodeDecodeError as error:
-        raise not_utf8(file, row, error) from error
+        raise undecoded(file, row, error) from error
     except ValueError as error:
         raise refuse(file, row, f"broken JSON: {error}") from error
     return fields
+
+
+def _is_object(line: bytes) -> bool:
+    """Return whether a line is a whole JSON object: the object's last bracket shows that nothing of it is missing."""
+    try:
+        return isinstance(from_json(line), dict)
+    except ValueError:
+        return False
 
 
 def _nests_deeper(line: bytes, limit: int) -> bool:
@@ -138,42 +154,3 @@ def _nests_deeper(line: bytes, limit: int) -> bool:
         if depth > limit:
             return True
     return False
-
-
-class _Zstandard(io.RawIOBase):
-    """The content of a file of zstd frames. An end within a frame is an error; the package's own reader accepts it."""
-
-    def __init__(self, opened: io.BufferedReader) -> None:
-        self._opened = opened
-        self._zstandard = load("zstandard", "files", "reading .zst files")
-        self._frame: Any = None
-        self._input = memoryview(b"")
-        self._output = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            self._input = self._input or memoryview(self._opened.read(_CHUNK // 4))
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("it ends within a frame of zstd")
-                return 0
-            if self._frame is None:
-                self._frame = self._zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
-            piece = self._input[:_PIECE]
-            try:
-                self._output = memoryview(self._frame.decompress(piece))
-            except self._zstandard.ZstdError as error:
-                if "not enough memory" in str(error):
-                    raise MemoryError(str(error)) from error
-                raise EOFError(str(error)) from error
-            rest = len(self._frame.unused_data) if self._frame.eof else 0
-            self._input = self._input[len(piece) - rest :]
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._output))
-        buffer[:size] = self._output[:size]
-        self._output = self._output[size:]
-        return size

@@ -21,6 +21,9 @@ def read(file: SourceFile, begin: Place, wanted: Wanted) -> Iterator[tuple[Place
     end = Place(before, begin.file + 1)
     with open_file(file) as opened:
         head = check_head(opened, file, begin)
+        if file.size == 0:
+            yield end, None
+            return
         with columns.open(opened) as source:
             try:
                 table = load("pyarrow.parquet", "files", f"reading {file.shown}").ParquetFile(source)
@@ -71,18 +74,24 @@ def _rows(
         row, stop = max(first, ours.start), min(begin, ours.stop)
         if row >= stop:
             continue
-        try:
-            for batch in table.iter_batches(_ROWS, row_groups=[group], columns=names, use_threads=False):
-                columns.check(batch)
-                local = range(max(row - first, 0), min(batch.num_rows, stop - first))
-                for document in columns.documents(batch, local, first):
-                    row += 1
-                    yield row, document
-                first += batch.num_rows
-                if row == stop < begin:
-                    break
-            if row < stop or first > begin:
-                raise columns.pyarrow.ArrowInvalid(f"it does not have the {rows} rows that the file declares")
-        except Exception as error:
-            columns.raise_unless_damage(error, row)
-            yield stop, refuse(file, row, f"the rest of row group {group} is damaged: {error}")
+        # Damage fails a whole batch. Then the group is read again row by row, for the rows of that batch before the damage.
+        for size in (_ROWS, 1):
+            at = first
+            try:
+                for batch in table.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
+                    if row < at + batch.num_rows:
+                        columns.check(batch)
+                        local = range(row - at, min(batch.num_rows, stop - at))
+                        for document in columns.documents(batch, local, at):
+                            row += 1
+                            yield row, document
+                    at += batch.num_rows
+                    if row == stop < begin:
+                        break
+                if row < stop or at > begin:
+                    raise columns.pyarrow.ArrowInvalid(f"it does not have the {rows} rows that the file declares")
+                break
+            except Exception as error:
+                columns.raise_unless_damage(error, row)
+                if size == 1:
+                    yield stop, refuse(file, row, f"the rest of row group {group} is damaged: {error}")
