@@ -166,6 +166,11 @@ def test_only_functions_and_classes_can_be_registered(thing):
     assert find_tag("tests.registry.thing") is None
 
 
+def test_the_error_for_a_partial_says_that_its_function_is_to_be_registered():
+    with pytest.raises(TypeError, match=r"not functools.partial.*; register the function of the partial, then bind"):
+        register("tests.registry.thing")(functools.partial(print))
+
+
 @pytest.mark.parametrize("thing", [{}, [], 3, object()])
 def test_what_has_no_hash_or_was_never_registered_has_no_tag(thing):
     assert tag_of(thing) is None

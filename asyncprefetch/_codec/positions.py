@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Annotated, Any, TypeVar
 
@@ -57,6 +58,10 @@ def compare_configuration(saved: Any, given: Any, path: str) -> list[str]:
             return [line for i, (a, b) in pairs for line in compare_configuration(a, b, f"{path}[{i}]")]
         if isinstance(saved, dict) and saved.keys() == given.keys():
             return [line for k in saved for line in compare_configuration(saved[k], given[k], f"{path}[{k!r}]")]
+        names = _fields_of(saved)
+        if names and names == _fields_of(given):
+            pairs_of = ((name, getattr(saved, name), getattr(given, name)) for name in names)
+            return [line for name, a, b in pairs_of for line in compare_configuration(a, b, f"{path}.{name}")]
         if _same(saved, given):
             return []
     texts = [_describe(saved), _describe(given)]
@@ -78,6 +83,13 @@ def _common_length(a: str, b: str) -> int:
     return low
 
 
+def _fields_of(value: Any) -> list[str]:
+    """Return the fields of a registered dataclass that have a value. A partial of a registered function is one."""
+    if registry.tag_of(type(value)) is None or not dataclasses.is_dataclass(value):
+        return []
+    return [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+
+
 def _same(saved: Any, given: Any) -> bool:
     if isinstance(saved, np.ndarray):  # the memory order may differ
         same_kind = saved.dtype == given.dtype and saved.shape == given.shape
@@ -91,4 +103,7 @@ def _same(saved: Any, given: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    return type(value).__qualname__ if registry.kind_of(type(value)) is not None else describe(value)
+    if registry.kind_of(type(value)) is not None:
+        return type(value).__qualname__
+    tag = registry.tag_of(value)
+    return describe(value) if tag is None else repr(tag)

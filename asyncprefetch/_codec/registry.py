@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -120,7 +121,14 @@ def register(tag: str) -> Callable[[T], T]:
 
     def decorate(obj: T) -> T:
         if not callable(obj) or not hasattr(obj, "__qualname__") or not hasattr(obj, "__module__"):
-            raise TypeError(f"register({tag!r}) takes a function or a class, not {obj!r}")
+            raise TypeError(
+                f"register({tag!r}) takes a function or a class, not {obj!r:.200}"
+                + (
+                    "; register the function of the partial, then bind its arguments"
+                    if isinstance(obj, partial)
+                    else ""
+                )
+            )
         if tag in _tagged:
             _check_free(tag, _tagged[tag], obj, "the tag")
         known = _tag_of.get(obj)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ def double(item: int) -> int:
     return 2 * item
 
 
+@register("tests.golden.scaled")
+def scaled(factors: list[int], *, count: int = 8) -> Iterator[int]:
+    yield from (factors[i % len(factors)] * i for i in range(count))
+
+
 @register("tests.golden.odd")
 def odd(item: int) -> bool:
     return item % 2 == 1
@@ -68,6 +74,7 @@ def sequences() -> StatefulIterator[Any]:
 
 PIPELINES: dict[str, Callable[[], StatefulIterator[Any]]] = {
     "from_iterable": lambda: from_iterable(numbers),
+    "from_iterable_of_partial": lambda: from_iterable(partial(scaled, [2, 3], count=7)),
     "limit": lambda: LimitIterator(from_iterable(numbers), 6),
     "looping": looped,
     "limit_of_looping": lambda: LimitIterator(looped(), 12),

@@ -83,7 +83,9 @@ def test_the_function_and_what_it_binds_are_configuration() -> None:
         return compare_configuration(saved.get_state(), MapIterator(ListIterator([1]), given).get_state(), "it")
 
     assert lines(partial(scaled, 3)) == []
-    assert len(lines(partial(scaled, 4))) == len(lines(halved)) == 1
+    assert lines(partial(scaled, 4)) == ["it.function.args[0]: saved 3, given 4"]
+    assert lines(partial(scaled, 3, plus=1)) == ["it.function.keywords: saved {}, given {'plus': 1}"]
+    assert len(lines(halved)) == 1
 
 
 def test_refuses_what_is_no_stateful_iterator() -> None:
