@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from asyncprefetch._wire.tensors import as_array, is_tensor
+from asyncprefetch._codec.tensors import as_array, is_tensor
 
 NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
 """The dtypes of plain numbers: their names by their letters. Two letters of one dtype have one name."""
