@@ -49,11 +49,17 @@ def _encode_records(encoder: Encoding, value: Any, path: str, depth: int) -> Jso
 
 def _encode_masked(encoder: Encoding, value: Any, path: str, depth: int) -> JsonValue:
     mask = np.ma.getmask(value)
+    fill: npt.NDArray[Any] | None = np.array(value.fill_value)
+    if (
+        fill is not None and fill.dtype != value.dtype
+    ):  # numpy's default for texts does not fit into short ones, and can't be given
+        default = value.dtype.kind in "SU" and fill == np.ma.default_fill_value(value)
+        fill = None if default else fill.astype(value.dtype)
     return {
         "$": "masked",
         "v": encoder.encode(np.ma.getdata(value, subok=False), path, depth + 1),
         "mask": None if mask is np.ma.nomask else encoder.encode(np.asarray(mask), path, depth + 1),
-        "fill": encoder.encode(np.array(value.fill_value, value.dtype), f"{path}.fill_value", depth + 1),
+        "fill": encoder.encode(fill, f"{path}.fill_value", depth + 1),
         "hard": bool(value.hardmask),
     }
 
@@ -105,15 +111,18 @@ def _decode_records(decoder: Decoding, node: Node, depth: int) -> Any:
 
 
 def _decode_masked(decoder: Decoding, node: Node, depth: int) -> Any:
-    data, fill = _array(decoder, node, "v", depth), _array(decoder, node, "fill", depth)
+    data = _array(decoder, node, "v", depth)
+    fill = None if node["fill"] is None else _array(decoder, node, "fill", depth)
     masked = importlib.import_module("numpy.ma")
     mask = masked.nomask
     if node["mask"] is not None:
         mask = _array(decoder, node, "mask", depth)
         if mask.shape != data.shape or mask.dtype != masked.make_mask_descr(data.dtype):
             raise malformed(f"a mask of dtype {mask.dtype!s:.60} and shape {mask.shape!r:.60}")
-    if fill.shape or fill.dtype != data.dtype or type(node["hard"]) is not bool:
-        raise malformed(f"a masked array with a fill value of dtype {fill.dtype!s:.60} and shape {fill.shape!r:.60}")
+    if fill is not None and (fill.shape or fill.dtype != data.dtype):
+        raise malformed(f"a fill value of dtype {fill.dtype!s:.60} and shape {fill.shape!r:.60}")
+    if type(node["hard"]) is not bool:
+        raise malformed(f"a mask of hardness {node['hard']!r:.60}")
     return masked.MaskedArray(data, mask=mask, fill_value=fill, hard_mask=node["hard"])
 
 
@@ -121,8 +130,9 @@ def _decode_objects(decoder: Decoding, node: Node, depth: int) -> npt.NDArray[An
     elements, shape, order = _elements(decoder, node, depth)
     if is_vast(np.dtype(object), shape):
         raise malformed(f"an array of no bytes and of shape {shape!r:.60}")
-    # Assignment would take an array of no dimensions apart.
-    return np.fromiter(elements, object, len(elements)).reshape(shape, order=order)
+    # Assigning one element at a time would take an array of no dimensions apart.
+    flat = np.fromiter(elements, object, len(elements))
+    return _fill(np.empty(shape, object, order), flat)
 
 
 def _decode_strings(decoder: Decoding, node: Node, depth: int) -> npt.NDArray[Any]:
@@ -140,7 +150,7 @@ def _decode_strings(decoder: Decoding, node: Node, depth: int) -> npt.NDArray[An
     dtype = make(coerce=node["coerce"], **given)
     if is_vast(dtype, shape):
         raise malformed(f"an array of no bytes and of shape {shape!r:.60}")
-    return np.array(elements, dtype).reshape(shape, order=order)
+    return _fill(np.empty(shape, dtype, order), np.array(elements, dtype))
 
 
 def _elements(decoder: Decoding, node: Node, depth: int) -> tuple[list[Any], tuple[int, ...], Literal["C", "F"]]:
@@ -148,6 +158,12 @@ def _elements(decoder: Decoding, node: Node, depth: int) -> tuple[list[Any], tup
     if not isinstance(elements, list) or math.prod(shape) != len(elements) or order not in ("C", "F"):
         raise malformed(f"{node['$']} of shape {shape!r:.60} and order {order!r:.20}")
     return [decoder.decode(v, depth + 1) for v in elements], shape, "F" if order == "F" else "C"
+
+
+def _fill(array: npt.NDArray[Any], elements: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Fill an array in its memory order."""
+    array[...] = elements.reshape(array.shape, order=memory_order(array))
+    return array
 
 
 def _array(decoder: Decoding, node: Node, key: str, depth: int) -> npt.NDArray[Any]:
