@@ -118,7 +118,7 @@ def test_every_dtype_of_ml_dtypes_comes_back(ml_dtypes):
 
 READ_ELSEWHERE = """
 import json, sys
-from asyncprefetch._codec import decode
+from tests.inside import decode
 if {missing}:
     sys.modules["ml_dtypes"] = None
 try:
