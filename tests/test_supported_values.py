@@ -19,7 +19,7 @@ from asyncprefetch.iterators import from_iterable
 from tests import support
 from tests.consumer import rest, until
 from tests.faults.containers import audited, document_of, make_container
-from tests.inside import ItemPickler, decode, encode, explain_unsupported, item_pickler
+from tests.inside import ItemPickler, decode, encode, explain_unsupported, item_pickler, rebuild_tensor
 from tests.processes import ROOT
 from tests.support import assert_same
 from tests.transports.sides import Sides
@@ -167,11 +167,11 @@ def test_tensors_come_back():
             back = restored({"x": tensor}, inline=inline)["x"]
             assert type(back) is torch.Tensor
             assert (back.dtype, back.shape, back.requires_grad) == (tensor.dtype, tensor.shape, tensor.requires_grad)
-            assert back.stride() == tensor.stride()
+            assert not tensor.numel() or back.stride() == tensor.stride()
             assert torch.equal(back, tensor)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:torch.quantize_per_tensor")
 def test_tensors_that_a_checkpoint_cannot_hold_are_named():
     torch = pytest.importorskip("torch")
     assert "of layout torch.sparse_coo" in (explain_unsupported(torch.zeros(2, 2).to_sparse()) or "")
@@ -190,6 +190,7 @@ TENSOR = {
 
 
 def test_without_torch_the_error_names_it(monkeypatch):
+    rebuild_tensor.cache_clear()
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "asyncprefetch._codec.torch_tensors", raising=False)
     with pytest.raises(CheckpointError, match="the checkpoint holds a tensor: install torch"):
