@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from pydantic import BaseModel
 
-from asyncprefetch._wire.tensors import as_array, is_tensor
+from asyncprefetch._codec.tensors import as_array, is_tensor
 from asyncprefetch._worker import use_after_yield
 from asyncprefetch.base import IteratorState, StatefulIterator, find_forgotten, iterate
 

@@ -8,6 +8,7 @@ from asyncprefetch._checkpoint.files import unpack_file, write_file
 from asyncprefetch._checkpoint.save_order import Turn
 from asyncprefetch._codec import MAX_DEPTH, decode, encode, encode_state, explain_unsupported
 from asyncprefetch._codec.registry import find_kind, find_tag, kind_of, tag_of
+from asyncprefetch._codec.tensors import rebuild_tensor
 from asyncprefetch._loop import (
     call_queue,
     delivery,

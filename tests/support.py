@@ -3,9 +3,14 @@
 import copy
 import ctypes
 import dataclasses
+import datetime
+import decimal
 import functools
 import json
+import pathlib
 import struct
+import uuid
+import zoneinfo
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +29,23 @@ def assert_same(a, b, path="item"):
     if isinstance(a, float | complex) and not isinstance(a, np.generic):
         pack = struct.Struct("<dd").pack
         assert pack(a.real, a.imag) == pack(b.real, b.imag), f"{path}: {a!r} and {b!r}"
+    elif isinstance(a, np.ma.MaskedArray):
+        assert_same(np.ma.getdata(a), np.ma.getdata(b), f"{path}.data")
+        # numpy chooses the memory order of a mask.
+        masks = [[v is np.ma.nomask, np.array(v, order="C")] for v in map(np.ma.getmask, (a, b))]
+        assert_same(*masks, f"{path}.mask")
+        assert (repr(a.fill_value), a.hardmask) == (repr(b.fill_value), b.hardmask), path
+    elif isinstance(a, np.ndarray) and a.dtype.hasobject:
+        assert repr(a.dtype) == repr(b.dtype), path
+        assert a.shape == b.shape, path
+        assert_same(a.ravel().tolist(), b.ravel().tolist(), path)
+        assert _is_fortran(a) == _is_fortran(b), f"{path}: memory order"
     elif isinstance(a, np.ndarray):
         assert a.dtype == b.dtype, path
         assert repr(a.dtype) == repr(b.dtype), path
         assert a.shape == b.shape, path
         assert _raw(a) == _raw(b), path
-        fortran = [v.flags.f_contiguous and not v.flags.c_contiguous for v in (a, b)]
-        assert fortran[0] == fortran[1], f"{path}: memory order"
+        assert _is_fortran(a) == _is_fortran(b), f"{path}: memory order"
     elif isinstance(a, np.str_):  # str() and == ignore NULs at the end
         assert a.encode("utf-8", "surrogatepass") == b.encode("utf-8", "surrogatepass"), path
     elif isinstance(a, np.bytes_):
@@ -58,8 +73,17 @@ def assert_same(a, b, path="item"):
     elif dataclasses.is_dataclass(a):
         x, y = (object.__getstate__(v) for v in (a, b))
         assert_same(x if isinstance(x, tuple) else (x,), y if isinstance(y, tuple) else (y,), path)
+    elif isinstance(a, _VALUE_TYPES):  # == ignores zones, folds and exponents, and NaN differs from itself
+        assert (repr(a), getattr(a, "is_safe", None)) == (repr(b), getattr(b, "is_safe", None)), path
     else:
         assert a == b, f"{path}: {a!r} and {b!r}"
+
+
+_VALUE_TYPES = (datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, uuid.UUID)
+
+
+def _is_fortran(array):
+    return array.flags.f_contiguous and not array.flags.c_contiguous
 
 
 def _raw(array):
@@ -208,6 +232,95 @@ def numpy_scalars(draw):
     return array[0]
 
 
+def zones():
+    """Generate time zones: fixed offsets with and without a name, and zones of the time zone database."""
+    offsets = st.timedeltas(
+        datetime.timedelta(hours=-24, microseconds=1), datetime.timedelta(hours=24, microseconds=-1)
+    )
+    fixed = st.builds(datetime.timezone, offsets) | st.builds(datetime.timezone, offsets, texts())
+    keys = st.sampled_from(["UTC", "Etc/GMT+1", "Europe/Berlin", "America/Argentina/Ushuaia"])
+    return st.just(datetime.UTC) | fixed | keys.map(zoneinfo.ZoneInfo)
+
+
+def decimals():
+    """Generate decimals of any exponent, infinities, and NaNs of both kinds with and without a payload."""
+    digits = st.lists(st.integers(0, 9), min_size=1, max_size=300).map(tuple)
+    exponents = st.integers(-400, 400) | st.integers(-(10**17), 10**17)
+    return st.builds(
+        lambda *parts: decimal.Decimal(parts), st.integers(0, 1), digits, exponents | st.sampled_from("FnN")
+    )
+
+
+def _with_fold(values):
+    return st.builds(lambda value, fold: value.replace(fold=fold), values, st.integers(0, 1))
+
+
+VALUES = {
+    "datetime": _with_fold(st.datetimes(timezones=st.none() | zones())),
+    "date": st.dates(),
+    "time": _with_fold(st.times(timezones=st.none() | zones())),
+    "timedelta": st.timedeltas(),
+    "tzinfo": zones(),
+    "Decimal": decimals(),
+    "Fraction": st.fractions(),
+    "UUID": st.builds(
+        lambda number, safe: uuid.UUID(int=number, is_safe=safe),
+        st.integers(0, 2**128 - 1),
+        st.sampled_from(uuid.SafeUUID),
+    ),
+    "Path": st.builds(
+        lambda cls, text: cls(text.replace("\0", "")),
+        st.sampled_from([pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())]),
+        texts(),
+    ),
+}
+"""Strategies for the standard library's value types that a checkpoint can contain, by name."""
+
+
+def values():
+    return st.one_of(*VALUES.values())
+
+
+@st.composite
+def masked_arrays(draw):
+    """Generate masked arrays. A mask of all elements, because pickle makes one of a mask that is not there."""
+    dtype = draw(st.sampled_from(["i4", "f8", "U2", "M8[s]"]) | st.just([("a", "i4"), ("b", "f8")]))
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3))
+    array = np.zeros(shape, dtype, order=draw(st.sampled_from("CF")))
+    mask = np.zeros(shape, np.ma.make_mask_descr(array.dtype))
+    mask[...] = draw(st.booleans())
+    masked = np.ma.MaskedArray(array, mask=mask)
+    if array.dtype.kind in "if":
+        masked.fill_value = draw(st.integers(-9, 9))
+    return masked
+
+
+def record_arrays():
+    return hnp.array_shapes(max_dims=2, max_side=3).map(
+        lambda n: np.zeros(n, [("a", "i4"), ("b", "f8")]).view(np.recarray)
+    )
+
+
+@st.composite
+def object_arrays(draw, inner):
+    elements = draw(st.lists(inner, max_size=4))
+    array = np.fromiter(elements, object, len(elements))
+    return draw(st.sampled_from([array, array[::-1], array.reshape(1, -1), np.asfortranarray(array.reshape(-1, 1))]))
+
+
+@st.composite
+def text_arrays(draw):
+    """Generate arrays of texts of any length, in numpy 2."""
+    make = getattr(np.dtypes, "StringDType", None)
+    texts_ = st.text(max_size=8) | st.text(max_size=8).map(lambda text: text * 100)
+    if make is None:
+        return draw(arrays())
+    missing = draw(st.sampled_from([{}, {"na_object": None}, {"na_object": float("nan")}]))
+    elements = draw(st.lists(st.one_of(texts_, *map(st.just, missing.values())), max_size=4))
+    array = np.array(elements, make(coerce=draw(st.booleans()), **missing))
+    return draw(st.sampled_from([array, array[::-1], array.reshape(1, -1)]))
+
+
 def hashables():
     simple = st.one_of(
         st.none(),
@@ -220,13 +333,16 @@ def hashables():
         st.integers().map(hex),
     )
     simple |= texts().map(np.str_) | st.integers(-9, 9).map(np.int32)
+    simple |= values().filter(lambda value: not (isinstance(value, decimal.Decimal) and value.is_snan()))
     return simple | st.tuples(simple) | st.builds(Slotted, simple) | st.builds(Pair, simple, simple)
 
 
 def leaves():
     numpy_texts = texts().map(np.str_) | st.binary(max_size=5).map(np.bytes_)
     definitions = st.sampled_from([function, Plain, Model])
-    return hashables() | st.binary().map(bytearray) | arrays() | numpy_scalars() | numpy_texts | definitions
+    more_arrays = masked_arrays() | record_arrays() | text_arrays()
+    plain = hashables() | values() | st.binary().map(bytearray) | arrays() | more_arrays
+    return plain | numpy_scalars() | numpy_texts | definitions
 
 
 def items():
@@ -241,6 +357,7 @@ def _containers(inner):
         st.dictionaries(texts(), inner, max_size=3),
         st.dictionaries(hashables(), inner, max_size=3),
         st.dictionaries(st.sampled_from(["$", "v", "tag", "dtype", "state"]), inner, max_size=3),
+        object_arrays(inner),
         st.builds(Plain, inner, inner),
         st.builds(_unset, inner),
         st.builds(Pair, inner, inner),
@@ -307,6 +424,7 @@ def damaged(draw, structure):
 
 _HOSTILE = [-1, 2**31, 2**63, 10**30, 1e300, float("nan"), True, [], [0], [2**40], {}, {"$": []}, {"$": "state"}]
 _HOSTILE += ["", "O", "<f8", "|S0", "|V2147483647", "(01)i4", "a5", "AAAA", "é", "model", "dataclass", "array", "F"]
+_HOSTILE += ["datetime", "zoneinfo", "decimal", "fraction", "masked", "objects", "strings", "records", "9E999999999"]
 _HOSTILE += ["tests.support.count", "tests.support.Plain", "tests.support.function", "asyncprefetch.Batch"]
 
 

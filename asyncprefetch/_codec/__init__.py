@@ -5,7 +5,8 @@ The structure is plain JSON. A value that JSON has no form for is an object with
 structure, which holds their index. Where there is no such list, as in the JSON of one iterator state, they are in the
 structure as base64.
 
-Decoding constructs built-in types, numpy arrays, and classes that were registered (``registry``), and nothing else.
+Decoding constructs built-in types, the standard library's value types (``values``), numpy arrays (``arrays``,
+``array_kinds``), tensors (``tensor_nodes``), and classes that were registered (``registry``), and nothing else.
 
 ``positions``, ``fields``, ``field_types``, ``field_values``, ``class_errors`` and ``parametrised`` are what
 ``asyncprefetch.base`` is made of.

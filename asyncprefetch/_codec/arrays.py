@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from typing import Any, Literal
@@ -14,7 +15,9 @@ from asyncprefetch._codec.common import is_utf8, malformed, refuse
 from asyncprefetch.errors import CheckpointError
 
 _PLAIN_DTYPE = re.compile(r"[<>|][bBiufcSUV][0-9]{1,10}|[<>][mM]8(\[[0-9]{0,10}[A-Za-z]{1,2}\])?")
-
+_ML_DTYPES = "ml_dtypes"
+"""The package that defines bfloat16, float8, int4 and others for numpy."""
+_ML_DTYPE = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 _MOST_OF_NOTHING = 1 << 16
 
@@ -54,6 +57,8 @@ def _dtype_structure(dtype: np.dtype[Any]) -> JsonValue:
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return {"base": _dtype_structure(base), "shape": list(shape)}
+    if dtype.type.__module__ == _ML_DTYPES:
+        return {_ML_DTYPES: dtype.name}
     if dtype.fields is None:
         return dtype.str
     fields: list[JsonValue] = []
@@ -63,7 +68,8 @@ def _dtype_structure(dtype: np.dtype[Any]) -> JsonValue:
         if not is_utf8(name) or not (title is None or (isinstance(title, str) and is_utf8(title))):
             return None
         fields.append([name, _dtype_structure(part), offset, title])
-    return {"fields": fields, "itemsize": dtype.itemsize, "aligned": dtype.isalignedstruct}
+    record: dict[str, JsonValue] = {"record": True} if dtype.type is np.record else {}
+    return {"fields": fields, "itemsize": dtype.itemsize, "aligned": dtype.isalignedstruct, **record}
 
 
 def read_array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
@@ -93,8 +99,12 @@ def read_dtype(described: JsonValue, depth: int = 0) -> np.dtype[Any]:
     if isinstance(described, dict) and depth < 16:
         if depth and described.keys() == {"base", "shape"}:
             return np.dtype((read_dtype(described["base"], depth + 1), read_shape(described["shape"])))
+        if described.keys() == {_ML_DTYPES}:
+            return _read_ml_dtype(described[_ML_DTYPES])
         fields = described.get("fields")
-        if described.keys() == {"fields", "itemsize", "aligned"} and isinstance(fields, list):
+        record = described.get("record") is True
+        known = {"fields", "itemsize", "aligned", *(["record"] if record else [])}
+        if described.keys() == known and isinstance(fields, list):
             names, parts, offsets, titles = zip(*fields, strict=True) if fields else ((), (), (), ())
             structure = {
                 "names": names,
@@ -103,5 +113,24 @@ def read_dtype(described: JsonValue, depth: int = 0) -> np.dtype[Any]:
                 "titles": titles,
                 "itemsize": described["itemsize"],
             }
-            return np.dtype(structure, align=described["aligned"] is True)  # type: ignore[call-overload,no-any-return]
+            dtype: np.dtype[Any] = np.dtype(structure, align=described["aligned"] is True)  # type: ignore[call-overload]
+            return np.dtype((np.record, dtype)) if record else dtype
     raise malformed(f"dtype {described!r:.60}")
+
+
+def _read_ml_dtype(name: JsonValue) -> np.dtype[Any]:
+    """Return a dtype of ml_dtypes. The package is imported here: the name in the file chooses one of its scalar types."""
+    if not isinstance(name, str) or not _ML_DTYPE.fullmatch(name):
+        raise malformed(f"a dtype of {_ML_DTYPES} named {name!r:.60}")
+    try:
+        package = importlib.import_module(_ML_DTYPES)
+    except ImportError as error:
+        raise CheckpointError(
+            f"the checkpoint holds an array of dtype {name!r}: install the package {_ML_DTYPES}, and load it again"
+        ) from error
+    found = vars(package).get(name)
+    if not isinstance(found, type) or not issubclass(found, np.generic):
+        raise CheckpointError(
+            f"the version of {_ML_DTYPES} that is installed has no dtype {name!r}: install a newer one"
+        )
+    return np.dtype(found)

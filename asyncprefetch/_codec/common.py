@@ -6,7 +6,7 @@ import functools
 import struct
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pydantic import JsonValue, ValidationError
 
@@ -23,6 +23,23 @@ _MAX_OF_ONE_HASH = 256
 
 UNSET: JsonValue = {"$": "unset"}
 """Stands for a dataclass field that has no value."""
+
+Node = dict[str, JsonValue]
+"""An object of the structure that stands for a value. Its key ``"$"`` names the kind of value."""
+
+
+class Encoding(Protocol):
+    """The encoder, for the modules that encode one kind of value."""
+
+    def encode(self, value: Any, path: str, depth: int) -> JsonValue:
+        """Return the structure of a part of an item. ``depth`` is the number of nodes around it."""
+
+
+class Decoding(Protocol):
+    """The decoder, for the modules that decode one kind of value."""
+
+    def decode(self, node: JsonValue, depth: int) -> Any:
+        """Return the value that a part of a structure describes. ``depth`` is the number of nodes around it."""
 
 
 class UnsupportedError(CheckpointError):

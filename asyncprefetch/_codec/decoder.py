@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from asyncprefetch._codec import registry
+from asyncprefetch._codec import array_kinds, registry, values
 from asyncprefetch._codec.arrays import read_array, read_dtype, read_shape
 from asyncprefetch._codec.common import (
     COMPLEX,
@@ -25,6 +25,7 @@ from asyncprefetch._codec.common import (
     unknown_names,
     validation_text,
 )
+from asyncprefetch._codec.tensor_nodes import decode_tensor
 from asyncprefetch.errors import CheckpointError
 
 
@@ -224,6 +225,9 @@ _DECODERS: dict[str, tuple[Callable[[_Decoder, dict[str, JsonValue], int], Any],
     "dataclass": (_Decoder._dataclass, {"tag", "v"}),
     "namedtuple": (_Decoder._namedtuple, {"tag", "v"}),
     "state": (_Decoder._state, {"kind", "version", "fields"}),
+    "tensor": (decode_tensor, {"dtype", "order", "grad", "v"}),
+    **values.DECODERS,
+    **array_kinds.DECODERS,
 }
 
 

@@ -9,15 +9,15 @@ import math
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from asyncprefetch._codec import registry
-from asyncprefetch._codec.arrays import describe_dtype, is_vast, raw_bytes
+from asyncprefetch._codec import array_kinds, registry, values
+from asyncprefetch._codec.arrays import describe_dtype, raw_bytes
 from asyncprefetch._codec.common import (
     COMPLEX,
     DOUBLE,
@@ -32,6 +32,8 @@ from asyncprefetch._codec.common import (
     unknown_names,
 )
 from asyncprefetch._codec.decoder import decode
+from asyncprefetch._codec.tensor_nodes import encode_tensor
+from asyncprefetch._codec.tensors import is_tensor
 from asyncprefetch.errors import CheckpointError
 
 _MAX_INT = 2**63
@@ -103,6 +105,10 @@ class _Encoder:
             return method(self, value, path, depth)
         if isinstance(value, np.generic) and type(value) is value.dtype.type:
             return {"$": "scalar", "dtype": describe_dtype(value.dtype, path), "v": _base64(value.tobytes())}
+        if isinstance(value, np.ndarray) and (encode_kind := array_kinds.find_encoder(value)) is not None:
+            return encode_kind(self, value, path, depth)
+        if is_tensor(type(value)):
+            return encode_tensor(self, value, path, depth)
         return self._object(value, path, depth)
 
     def _leaf(self, data: Callable[[], bytes]) -> JsonValue:
@@ -160,10 +166,10 @@ class _Encoder:
         }
 
     def _array(self, value: npt.NDArray[Any], path: str, depth: int) -> JsonValue:
-        if is_vast(value.dtype, value.shape):  # the decoder would refuse it
-            refuse(path, f"a checkpoint can't hold an array of no bytes and of shape {value.shape}")
-        # Memory order is kept: a Fortran array comes back as one.
-        order: Literal["C", "F"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        if value.dtype.hasobject and (encode_kind := array_kinds.find_encoder(value)) is not None:
+            return encode_kind(self, value, path, depth)
+        array_kinds.refuse_vast(value, path)
+        order = array_kinds.memory_order(value)
         return {
             "$": "array",
             "dtype": describe_dtype(value.dtype, path),
@@ -269,8 +275,10 @@ _ENCODERS: dict[type, Callable[[_Encoder, Any, str, int], JsonValue]] = {
     tuple: _Encoder._tuple,
     dict: _Encoder._dict,
     np.ndarray: _Encoder._array,
+    np.memmap: _Encoder._array,  # it comes back as a plain array, as it crosses to the consumer
     np.str_: _Encoder._numpy_str,
     np.bytes_: _Encoder._numpy_bytes,
+    **values.ENCODERS,
 }
 
 
@@ -280,6 +288,14 @@ def _refuse_type(value: Any, path: str) -> NoReturn:
     if dataclasses.is_dataclass(value) or isinstance(value, BaseModel) or named_tuple or _is_definition(value):
         what = qualified_name(value if _is_definition(value) else cls)
         refuse(path, f"{what} is not registered; decorate it with @asyncprefetch.register('your.tag')")
+    advice = values.advice(value)
+    if advice is not None:
+        refuse(path, f"a checkpoint can't hold a {qualified_name(cls)}, {advice}")
+    if isinstance(value, np.ndarray):
+        what = "which is a subclass of numpy.ndarray; yield a plain array: numpy.asarray(value) makes one"
+        refuse(path, f"a checkpoint can't hold a {qualified_name(cls)}, {what}")
+    if cls.__module__.partition(".")[0] == "pyarrow" and hasattr(value, "as_py"):
+        refuse(path, f"a checkpoint can't hold a {qualified_name(cls)}; yield the Python value: as_py() makes one")
     refuse(path, f"a checkpoint can't hold a {qualified_name(cls)}; use numpy arrays, built-in or registered types")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from asyncprefetch._wire.tensors import as_array, is_tensor
+from asyncprefetch._codec.tensors import as_array, is_tensor
 
 NUMBERS = {letter: np.dtype(letter).str for letter in "?bBhHiIlLqQefdFD"}
 """The dtypes of plain numbers: their names by their letters. Two letters of one dtype have one name."""
@@ -149,7 +149,9 @@ def _add_array(array: npt.NDArray[Any], samples: list[bytes], ahead: deque[Any])
         if array.size == 0 or dtype.itemsize == 0:
             return name, array.shape
         if dtype.hasobject:
-            ahead.extend(array.flat[:: max(1, array.size // _ELEMENTS)].tolist())
+            # numpy's flat iterator fails for long texts of StringDType.
+            elements: Any = array.ravel() if dtype.char == "T" else array.flat
+            ahead.extend(elements[:: max(1, array.size // _ELEMENTS)].tolist())
             return name, array.shape
         if dtype.names is not None:  # the padding between the fields is undefined
             return tuple((field, _add_array(array[field], samples, ahead)) for field in dtype.names)

@@ -16,8 +16,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch._codec.tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch._wire.fingerprint import NUMBERS, sample, sample_step, sampled_parts, structure_checksum
-from asyncprefetch._wire.tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch.batch import Batch
 
 MIN_PLACED = 8 << 10

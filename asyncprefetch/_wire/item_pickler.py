@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from asyncprefetch._codec.tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch._wire.fingerprint import fingerprint
 from asyncprefetch._wire.item_layout import MIN_PLACED, NAMES, Arrays, Known, Layouts, Offsets
-from asyncprefetch._wire.tensors import as_array, dtype_name, is_tensor, rebuild_tensor
 from asyncprefetch.batch import Batch
 
 # Stands in the frame for the slot's memory, which has another address in each process.
@@ -200,6 +200,8 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
     def __init__(self, reduce_array: Callable[[Any], Any], reduce_tensor: Callable[[Any], Any]) -> None:
         self[np.ndarray] = reduce_array
+        # It arrives as a plain array, because the consumer's copy is not mapped to the file.
+        self[np.memmap] = lambda mapped: reduce_array(mapped.view(np.ndarray))
         # Several times quicker than the reduction of dataclasses with slots. Subclasses may have more fields, and keep it.
         self[Batch] = lambda batch: (Batch, _fields_of(batch))
         # numpy's own reduction drops trailing zeros.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from asyncprefetch.iterators import Document, DocumentError, DocumentFileIterator
 from asyncprefetch.testing import assert_resumes_exactly
-from tests.inside import counters, parquet
+from tests.inside import counters, explain_unsupported, parquet
 from tests.iterators.corpora import TABLES, after, ids, start_of_batch, write, write_table
 from tests.iterators.sources import drain
 
@@ -208,6 +211,34 @@ def test_a_bad_row_is_an_error_that_names_it_and_the_rest_resumes_at_it(
     with pytest.raises(DocumentError, match=reason):
         drain(iterator.get_state().build())
     assert_resumes_exactly(lambda: DocumentFileIterator(tmp_path, on_error="skip"))
+
+
+VALUES = {
+    "seconds": (pa.array([1], pa.timestamp("s")), datetime.datetime(1970, 1, 1, 0, 0, 1)),
+    "zoned": (pa.array([0], pa.timestamp("us", "Etc/GMT-1")), datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)),
+    "nanoseconds": (
+        pa.array([1_700_000_000_123_456_789], pa.timestamp("ns")),
+        np.datetime64(1_700_000_000_123_456_789, "ns"),
+    ),
+    "span": (pa.array([1], pa.duration("us")), datetime.timedelta(microseconds=1)),
+    "short span": (pa.array([7], pa.duration("ns")), np.timedelta64(7, "ns")),
+    "date": (pa.array([datetime.date(2024, 2, 29)]), datetime.date(2024, 2, 29)),
+    "time": (pa.array([datetime.time(1, 2, 3)]), datetime.time(1, 2, 3)),
+    "decimal": (pa.array([decimal.Decimal("1.50")]), decimal.Decimal("1.50")),
+    "uuid": (pa.array([b"0" * 16], pa.uuid()), uuid.UUID(bytes=b"0" * 16)),
+    "list": (pa.array([[datetime.date(2024, 2, 29)]]), [datetime.date(2024, 2, 29)]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("suffix", TABLES)
+def test_times_decimals_and_uuids_are_values_that_a_checkpoint_holds(tmp_path: Path, suffix: str, name: str) -> None:
+    column, expected = VALUES[name]
+    write_table(tmp_path / f"x{suffix}", pa.table({"text": ["a"], "value": column}))
+    (document,) = drain(DocumentFileIterator(tmp_path, columns=("value",)))
+    value = document.columns["value"]
+    assert (type(value), value) == (type(expected), expected)
+    assert explain_unsupported(document) is None
 
 
 @pytest.mark.parametrize("suffix", TABLES)

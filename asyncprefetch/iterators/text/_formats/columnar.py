@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from asyncprefetch.iterators._document_error import DocumentError
 from asyncprefetch.iterators._extras import load
 from asyncprefetch.iterators.text._document import Document, Wanted, make_document
@@ -149,6 +151,11 @@ class Columns:
             return lambda scalar: str(scalar.as_buffer(), "utf-8", wanted.encoding_errors)
         if name == wanted.entropies_field and _is_list(types, type_):
             return lambda scalar: scalar.values.to_numpy(zero_copy_only=False)
+        # Python's types hold no nanoseconds. pyarrow would return a type of pandas, or raise an error where it is missing.
+        if types.is_timestamp(type_) and type_.unit == "ns":
+            return lambda scalar: np.datetime64(scalar.value, "ns")
+        if types.is_duration(type_) and type_.unit == "ns":
+            return lambda scalar: np.timedelta64(scalar.value, "ns")
         return lambda scalar: scalar.as_py()
 
     def _of_bytes(self, type_: Any) -> Any:

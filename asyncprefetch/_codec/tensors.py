@@ -46,5 +46,5 @@ def dtype_name(tensor: Any) -> str:
 @functools.cache
 def rebuild_tensor() -> Callable[[npt.NDArray[Any], str], Any]:
     """The function that makes a tensor from an array and the name of a dtype. Its module imports torch."""
-    rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._wire.torch_tensors").rebuild
+    rebuild: Callable[[Any, str], Any] = importlib.import_module("asyncprefetch._codec.torch_tensors").rebuild
     return rebuild
