@@ -84,7 +84,7 @@ def _plain(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[s
 
 
 def _convert(value: Any, cls: type, make: Callable[[Any, Any, Any], Any], depth: int = 0) -> Any:
-    """Replace each partial of type ``cls``, also in other partials, lists, tuples and dicts, by what ``make`` returns for it."""
+    """Replace each partial of type ``cls``, also in other partials, lists, tuples and dicts, by what ``make`` returns."""
     if depth > _codec.MAX_DEPTH:  # a checkpoint can't hold it
         return value
     deeper = depth + 1
