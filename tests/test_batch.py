@@ -58,9 +58,9 @@ def test_optional_arrays_may_be_left_out():
     assert_same(Batch.from_python_dict(described), batch)
 
 
-def test_an_array_of_objects_is_refused_by_its_name():
-    with pytest.raises(CheckpointError, match=r"^mask: a checkpoint can't hold dtype"):
-        Batch(np.arange(3), np.arange(3), np.array([None])).to_python_dict()
+def test_an_object_in_an_array_that_a_checkpoint_can_not_hold_is_named_with_its_place():
+    with pytest.raises(CheckpointError, match=r"^mask\.ravel\('C'\)\[0\]: a checkpoint can't hold a builtins\.object"):
+        Batch(np.arange(3), np.arange(3), np.array([object()])).to_python_dict()
 
 
 whole = Batch(np.arange(3), np.arange(3)).to_python_dict()

@@ -9,4 +9,5 @@ def is_worker() -> bool:
     It imports the program's main module, but needs less of what that imports. A program that is given by ``-c`` looks the
     same: what was not loaded is then loaded at its first use, and pydantic finds a mistake in a state's fields only then.
     """
-    return sys.argv[:1] == ["-c"] and not hasattr(sys.modules["__main__"], "__file__")
+    # Not sys.argv, which multiprocessing sets to the program's before it imports the main module.
+    return "-c" in sys.orig_argv and not hasattr(sys.modules["__main__"], "__file__")

@@ -50,14 +50,18 @@ async def _run(which: LimiterOfLoop, function: Callable[[], T]) -> T:
         begun = True
         return function()
 
-    limiter = which.get(None)
-    if limiter is None:
-        limiter = anyio.CapacityLimiter(MAX_CALLS)
-        which.set(limiter)
     try:
-        limits.check_threads()
-        return await anyio.to_thread.run_sync(call, limiter=limiter)
+        limits.check_threads()  # first, because anyio may have to be loaded, which needs memory too
+        return await anyio.to_thread.run_sync(call, limiter=_limiter(which))
     except RuntimeError:
         if begun:
             raise
         return call()
+
+
+def _limiter(which: LimiterOfLoop) -> anyio.CapacityLimiter:
+    limiter = which.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(MAX_CALLS)
+        which.set(limiter)
+    return limiter
