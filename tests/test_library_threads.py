@@ -208,3 +208,15 @@ def test_a_library_that_threadpoolctl_does_not_like_does_not_end_the_worker(
     library_threads.set_loaded(LibraryThreads(4, forced=False), forked=True)
     assert torch.number == 4
     assert [record.message for record in caplog.records] == said
+
+
+@pytest.mark.parametrize("threads", ["shared", 0, True, 1.5])
+def test_an_executor_refuses_what_is_no_number_of_threads(threads):
+    with pytest.raises(ValueError, match="threads must be None or an int of at least 1"):
+        ProcessExecutor(threads=threads)
+
+
+def test_a_library_whose_number_is_not_known_keeps_it(monkeypatch):
+    library = types.SimpleNamespace(get_num_threads=lambda: None, set_num_threads=None)
+    monkeypatch.setitem(sys.modules, "torch", library)
+    library_threads.set_loaded(LibraryThreads(1, forced=False), forked=True)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, register
+from asyncprefetch import AsyncPrefetcher, AsyncPrefetcherState, CheckpointError, IteratorState, register
+from asyncprefetch.base import compare_configuration
 from asyncprefetch.iterators import from_iterable
 from tests import support
 from tests.consumer import rest, until
 from tests.faults.containers import audited, document_of, make_container
-from tests.inside import ItemPickler, decode, encode, explain_unsupported, item_pickler, rebuild_tensor
+from tests.inside import ItemPickler, decode, encode, encode_state, explain_unsupported, item_pickler, rebuild_tensor
 from tests.processes import ROOT
 from tests.support import assert_same
 from tests.transports.sides import Sides
@@ -361,3 +362,66 @@ async def test_a_loader_of_such_values_warns_of_nothing_and_resumes(executor_fac
     assert state.buffer
     for again in (AsyncPrefetcherState.from_bytes(state.to_bytes()), AsyncPrefetcherState.from_json(state.to_json())):
         assert_same([*first, *await rest(again.build(workers=executor_factory))], list(rows()))
+
+
+# --------------------------------------------------------------------------------------------------------------- states
+
+
+class Dated(IteratorState, kind="tests.values.dated"):
+    when: datetime.datetime
+    where: pathlib.Path = pathlib.Path("/x")
+
+
+def test_a_state_holds_a_time_that_pydantic_parsed_and_a_path_as_text_and_can_be_saved_again():
+    state = Dated(when="2024-01-01T00:00:00Z")
+    for _ in range(3):
+        structure = encode_state(state, None)
+        assert structure["fields"] == {"when": "2024-01-01T00:00:00Z", "where": "/x"}
+        state = decode(structure, None)
+    assert state == Dated(when="2024-01-01T00:00:00Z")
+
+
+TEXTS = [np.array([character * 40], "T") for character in "xy"] if hasattr(np.dtypes, "StringDType") else ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("saved", "given"),
+    [
+        TEXTS,
+        (np.array([1, "a", None], object), np.array([1, "b", None], object)),
+        (np.ma.array([1, 2], mask=[False, True]), np.ma.array([1, 2], mask=[True, True])),
+    ],
+)
+def test_a_difference_in_an_array_of_any_kind_is_seen(saved, given):
+    again = decode(encode(saved, None), None)
+    assert compare_configuration(again, saved, "x") == []
+    assert len(compare_configuration(again, given, "x")) == 1
+
+
+def test_a_mapped_array_is_no_difference_from_the_plain_one_that_a_checkpoint_holds(tmp_path):
+    mapped = np.memmap(tmp_path / "x", np.int64, "w+", shape=3)
+    assert compare_configuration(decode(encode(mapped, None), None), mapped, "x") == []
+
+
+# ---------------------------------------------------------------------------------------------------------- odd values
+
+
+@pytest.mark.parametrize("key", [1 << 1024, (1, 1 << 1024)])
+def test_a_key_with_a_long_int_is_refused_by_both_sides(key):
+    """It could have the hash of a Decimal. To compare the two takes quadratic time."""
+    with pytest.raises(CheckpointError, match="a key with an int of more than 1024 bits"):
+        encode({key: 0}, None)
+    structure = {"$": "dict", "k": [encode(key, None)], "v": [0]}
+    with pytest.raises(CheckpointError, match="a key with an int of more than 1024 bits"):
+        decode(structure, None)
+    assert decode(encode({1 << 1023: 1 << 4096}, None), None) == {1 << 1023: 1 << 4096}
+
+
+def test_a_value_that_numpy_supports_in_part_is_refused_with_its_place():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    item = np.ma.array(np.zeros(2, ml_dtypes.bfloat16))
+    reason = explain_unsupported(item)
+    assert reason is not None
+    assert reason.startswith("item: a checkpoint can't hold this numpy.ma")
+    with pytest.raises(CheckpointError, match=r"^item: a checkpoint can't hold this numpy"):
+        encode(item, None)

@@ -12,6 +12,9 @@ from pydantic import JsonValue, ValidationError
 
 from asyncprefetch.errors import CheckpointError
 
+MAX_KEY_BITS = 1024
+"""The longest int in a key of a dict. A longer one may have the hash of a Decimal, and comparing the two takes very long."""
+
 MAX_DEPTH = 64
 """The deepest nesting of an item or a state, far beyond any real one. Each level is at most two levels of JSON, and
 pydantic's parser accepts 200 of these."""

@@ -18,6 +18,7 @@ from asyncprefetch._codec.common import (
     COMPLEX,
     DOUBLE,
     MAX_DEPTH,
+    MAX_KEY_BITS,
     UNSET,
     crowded,
     malformed,
@@ -49,6 +50,7 @@ class _Decoder:
     def __init__(self, leaves: Sequence[bytes] | None) -> None:
         self._leaves = leaves
         self._used: set[int] = set()
+        self._keys_around = 0  # how many keys of dicts the node lies in
 
     def decode(self, node: JsonValue, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -91,7 +93,9 @@ class _Decoder:
         return tuple(self._list(node, depth))
 
     def _dict(self, node: dict[str, JsonValue], depth: int) -> dict[Any, Any]:
+        self._keys_around += 1
         keys = self._list(node, depth, "k")
+        self._keys_around -= 1
         if crowded(keys):
             raise malformed("too many keys of one hash")
         read = dict(zip(keys, self._list(node, depth), strict=True))
@@ -100,7 +104,10 @@ class _Decoder:
         return read
 
     def _int(self, node: dict[str, JsonValue], depth: int) -> int:
-        return int(_text(node), 16)
+        value = int(_text(node), 16)
+        if self._keys_around and value.bit_length() > MAX_KEY_BITS:
+            raise malformed(f"a key with an int of more than {MAX_KEY_BITS} bits")
+        return value
 
     def _float(self, node: dict[str, JsonValue], depth: int) -> float:
         value: float = DOUBLE.unpack(bytes.fromhex(_text(node)))[0]

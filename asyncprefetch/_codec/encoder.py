@@ -22,6 +22,7 @@ from asyncprefetch._codec.common import (
     COMPLEX,
     DOUBLE,
     MAX_DEPTH,
+    MAX_KEY_BITS,
     UNSET,
     UnsupportedError,
     brief,
@@ -48,7 +49,12 @@ def encode(item: Any, leaves: list[bytes] | None, *, name: str = "item") -> Json
         CheckpointError: a part of the item has a type that a checkpoint can't hold; the message names its path.
             Some leaves may have been appended already.
     """
-    return _Encoder(leaves, coerce=False).encode(item, name, 0)
+    try:
+        return _Encoder(leaves, coerce=False).encode(item, name, 0)
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # numpy and torch raise many errors for values that they support in part
+        raise _as_unsupported(error, item, name) from error
 
 
 def encode_state(state: BaseModel, leaves: list[bytes] | None) -> JsonValue:
@@ -86,7 +92,14 @@ def explain_unsupported(item: Any) -> str | None:
         _Encoder(None, coerce=False, dry=True).encode(item, "item", 0)
     except UnsupportedError as error:
         return str(error)
+    except Exception as error:  # see encode()
+        return str(_as_unsupported(error, item, "item"))
     return None
+
+
+def _as_unsupported(error: Exception, value: Any, path: str) -> UnsupportedError:
+    reason = f"{type(error).__name__}: {error!s:.500}"
+    return UnsupportedError(f"{path}: a checkpoint can't hold this {qualified_name(type(value))}: {reason}")
 
 
 class _Encoder:
@@ -94,6 +107,7 @@ class _Encoder:
         self._leaves = leaves
         self._coerce = coerce
         self._dry = dry
+        self._keys_around = 0  # how many keys of dicts the value lies in
         self.coerced: dict[str, tuple[type, Any]] = {}
         """What only the declared type of its field can restore: path -> (type, what the structure does not show)."""
 
@@ -101,7 +115,7 @@ class _Encoder:
         if depth > MAX_DEPTH:
             refuse(path, f"nested deeper than {MAX_DEPTH}")
         method = _ENCODERS.get(type(value))
-        if method is not None:
+        if method is not None and not (self._coerce and values.needs_declared_type(value)):
             return method(self, value, path, depth)
         if isinstance(value, np.generic) and type(value) is value.dtype.type:
             return {"$": "scalar", "dtype": describe_dtype(value.dtype, path), "v": _base64(value.tobytes())}
@@ -123,7 +137,11 @@ class _Encoder:
         return value  # type: ignore[no-any-return]
 
     def _int(self, value: int, path: str, depth: int) -> JsonValue:
-        return value if -_MAX_INT <= value < _MAX_INT else {"$": "int", "v": hex(value)}
+        if -_MAX_INT <= value < _MAX_INT:
+            return value
+        if self._keys_around and value.bit_length() > MAX_KEY_BITS:  # the decoder would refuse it
+            refuse(path, f"a key with an int of more than {MAX_KEY_BITS} bits")
+        return {"$": "int", "v": hex(value)}
 
     def _float(self, value: float, path: str, depth: int) -> JsonValue:
         # Keep all bits of a NaN: its sign and payload may have a meaning.
@@ -158,7 +176,9 @@ class _Encoder:
             return {k: self.encode(v, f"{path}[{k!r}]", depth + 1) for k, v in value.items()}
         if crowded(value):  # the decoder would refuse it
             refuse(path, "too many keys of one hash")
+        self._keys_around += 1
         keys: list[JsonValue] = [self.encode(k, f"{path} key {brief(k)}", depth + 1) for k in value]
+        self._keys_around -= 1
         return {
             "$": "dict",
             "k": keys,

@@ -59,6 +59,16 @@ def _encode_time(encoder: Encoding, value: datetime.time, path: str, depth: int)
     return {"$": "time", "v": parts, "zone": _encode_zone(encoder, value, path, depth)}
 
 
+def needs_declared_type(value: Any) -> bool:
+    """Return whether a state should hold the value in the form of JSON, which the declared type of its field restores.
+
+    pydantic parses times to time zones of its own. A path should be one of the system that reads the state.
+    """
+    if type(value) in (datetime.datetime, datetime.time):
+        return value.tzinfo is not None and type(value.tzinfo) not in (datetime.timezone, zoneinfo.ZoneInfo)
+    return type(value) in (pathlib.PosixPath, pathlib.WindowsPath)
+
+
 def _encode_zone(encoder: Encoding, value: datetime.datetime | datetime.time, path: str, depth: int) -> JsonValue:
     zone = value.tzinfo
     if zone is not None and type(zone) not in (datetime.timezone, zoneinfo.ZoneInfo):

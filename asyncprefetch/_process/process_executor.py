@@ -31,7 +31,7 @@ from asyncprefetch._wire.sockets import NO_SIGNAL
 from asyncprefetch._wire.transitions import advance
 from asyncprefetch._worker import logs
 from asyncprefetch._worker.bootstrap import Begin
-from asyncprefetch._worker.library_threads import LibraryThreads
+from asyncprefetch._worker.library_threads import LibraryThreads, checked_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class ProcessExecutor(NotCopied, Executor):
         self._env = dict(env) if env is not None else None
         self._initializer = (initializer, initargs) if initializer is not None else None
         self._malloc = malloc
-        self._threads = LibraryThreads(threads, forced=True) if isinstance(threads, int) else threads
+        self._threads = checked_threads(threads)
         self._creator = os.getpid()
         # Reentrant: a garbage collection may kill the worker of a forgotten loader at any allocation within the lock.
         self._lock = threading.RLock()

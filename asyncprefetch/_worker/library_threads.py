@@ -39,6 +39,19 @@ class LibraryThreads(NamedTuple):
     forced: bool
 
 
+def checked_threads(threads: LibraryThreads | int | None) -> LibraryThreads | None:
+    """Return what a worker sets, from the argument of an executor.
+
+    Raises:
+        ValueError: the number of threads is no int, or less than 1.
+    """
+    if threads is None or isinstance(threads, LibraryThreads):
+        return threads
+    if type(threads) is not int or threads < 1:
+        raise ValueError(f"threads must be None or an int of at least 1, not {threads!r}")
+    return LibraryThreads(threads, forced=True)
+
+
 def set_variables(threads: LibraryThreads | None) -> bool:
     """Set the number for libraries that are loaded later. Return whether it is to be set for the loaded ones too."""
     if threads is None:
@@ -65,6 +78,8 @@ def set_loaded(threads: LibraryThreads, *, forked: bool) -> None:
     changed = []
     for name, pool in pools.items():
         before = pool.get_num_threads()
+        if before is None:  # threadpoolctl found no function for it
+            continue
         if before != threads.number and (threads.forced or (threads.number < before and _is_default(before))):
             pool.set_num_threads(threads.number)
             changed.append(f"{name} had {before}")
