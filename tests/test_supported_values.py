@@ -406,15 +406,29 @@ def test_a_mapped_array_is_no_difference_from_the_plain_one_that_a_checkpoint_ho
 # ---------------------------------------------------------------------------------------------------------- odd values
 
 
-@pytest.mark.parametrize("key", [1 << 1024, (1, 1 << 1024)])
-def test_a_key_with_a_long_int_is_refused_by_both_sides(key):
-    """It could have the hash of a Decimal. To compare the two takes quadratic time."""
-    with pytest.raises(CheckpointError, match="a key with an int of more than 1024 bits"):
-        encode({key: 0}, None)
-    structure = {"$": "dict", "k": [encode(key, None)], "v": [0]}
-    with pytest.raises(CheckpointError, match="a key with an int of more than 1024 bits"):
-        decode(structure, None)
-    assert decode(encode({1 << 1023: 1 << 4096}, None), None) == {1 << 1023: 1 << 4096}
+LONG, DECIMAL = 1 << 1024, decimal.Decimal(1)
+
+
+@pytest.mark.parametrize(
+    "item", [{LONG: 0, DECIMAL: 0}, {DECIMAL: 0, LONG: 0}, {(1, LONG): 0, (1, DECIMAL): 0}, [{LONG: 0}, {DECIMAL: 0}]]
+)
+def test_keys_with_a_long_int_and_a_decimal_are_refused_by_both_sides(item):
+    """They could have the same hash. To compare the two takes quadratic time."""
+    with pytest.raises(CheckpointError, match="both in keys of dicts"):
+        encode(item, None)
+
+    def structure(value):
+        if isinstance(value, list):
+            return list(map(structure, value))
+        return {"$": "dict", "k": [encode(key, None) for key in value], "v": list(value.values())}
+
+    with pytest.raises(CheckpointError, match="both in keys of dicts"):
+        decode(structure(item), None)
+
+
+@pytest.mark.parametrize("item", [{LONG: DECIMAL}, {DECIMAL: LONG}, {1 << 1023: 0, DECIMAL: 0}])
+def test_keys_with_one_of_the_two_are_held(item):
+    assert decode(encode(item, None), None) == item
 
 
 def test_a_value_that_numpy_supports_in_part_is_refused_with_its_place():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import functools
 import struct
 from collections import Counter
@@ -11,9 +12,6 @@ from typing import Any, NoReturn, Protocol
 from pydantic import JsonValue, ValidationError
 
 from asyncprefetch.errors import CheckpointError
-
-MAX_KEY_BITS = 1024
-"""The longest int in a key of a dict. A longer one may have the hash of a Decimal, and comparing the two takes very long."""
 
 MAX_DEPTH = 64
 """The deepest nesting of an item or a state, far beyond any real one. Each level is at most two levels of JSON, and
@@ -74,6 +72,31 @@ def crowded(keys: Iterable[Any]) -> bool:
     This does not happen by chance, but a hostile file can hold any number of such keys.
     """
     return max(Counter(map(hash, keys)).values(), default=0) > _MAX_OF_ONE_HASH
+
+
+class KeyCheck:
+    """Finds keys of dicts that take too long to compare: a long int may have the hash of a Decimal.
+
+    To compare the two takes time that is quadratic in the length of the int, so one structure holds only one of the kinds.
+
+    Attributes:
+        depth: how many keys of dicts the value that is encoded or decoded lies in.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self._has_decimal = self._has_long_int = False
+
+    def is_too_slow(self, value: Any) -> bool:
+        """Take note of a value in a key. Return whether comparing it with those before it may take too long."""
+        if type(value) is decimal.Decimal:
+            self._has_decimal = True
+        elif type(value) is int and value.bit_length() > 1024:
+            self._has_long_int = True
+        return self._has_decimal and self._has_long_int
+
+
+SLOW_KEYS = "a Decimal and an int of more than 1,024 bits, both in keys of dicts"
 
 
 def describe(value: Any) -> str:

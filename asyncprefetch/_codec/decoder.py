@@ -18,8 +18,9 @@ from asyncprefetch._codec.common import (
     COMPLEX,
     DOUBLE,
     MAX_DEPTH,
-    MAX_KEY_BITS,
+    SLOW_KEYS,
     UNSET,
+    KeyCheck,
     crowded,
     malformed,
     qualified_name,
@@ -50,9 +51,15 @@ class _Decoder:
     def __init__(self, leaves: Sequence[bytes] | None) -> None:
         self._leaves = leaves
         self._used: set[int] = set()
-        self._keys_around = 0  # how many keys of dicts the node lies in
+        self._keys = KeyCheck()
 
     def decode(self, node: JsonValue, depth: int) -> Any:
+        value = self._value(node, depth)
+        if self._keys.depth and self._keys.is_too_slow(value):
+            raise malformed(SLOW_KEYS)
+        return value
+
+    def _value(self, node: JsonValue, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise malformed(f"nested deeper than {MAX_DEPTH}")
         if node is None or isinstance(node, bool | int | str):
@@ -93,9 +100,9 @@ class _Decoder:
         return tuple(self._list(node, depth))
 
     def _dict(self, node: dict[str, JsonValue], depth: int) -> dict[Any, Any]:
-        self._keys_around += 1
+        self._keys.depth += 1
         keys = self._list(node, depth, "k")
-        self._keys_around -= 1
+        self._keys.depth -= 1
         if crowded(keys):
             raise malformed("too many keys of one hash")
         read = dict(zip(keys, self._list(node, depth), strict=True))
@@ -104,10 +111,7 @@ class _Decoder:
         return read
 
     def _int(self, node: dict[str, JsonValue], depth: int) -> int:
-        value = int(_text(node), 16)
-        if self._keys_around and value.bit_length() > MAX_KEY_BITS:
-            raise malformed(f"a key with an int of more than {MAX_KEY_BITS} bits")
-        return value
+        return int(_text(node), 16)
 
     def _float(self, node: dict[str, JsonValue], depth: int) -> float:
         value: float = DOUBLE.unpack(bytes.fromhex(_text(node)))[0]

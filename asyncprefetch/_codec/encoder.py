@@ -22,8 +22,9 @@ from asyncprefetch._codec.common import (
     COMPLEX,
     DOUBLE,
     MAX_DEPTH,
-    MAX_KEY_BITS,
+    SLOW_KEYS,
     UNSET,
+    KeyCheck,
     UnsupportedError,
     brief,
     crowded,
@@ -107,13 +108,15 @@ class _Encoder:
         self._leaves = leaves
         self._coerce = coerce
         self._dry = dry
-        self._keys_around = 0  # how many keys of dicts the value lies in
+        self._keys = KeyCheck()
         self.coerced: dict[str, tuple[type, Any]] = {}
         """What only the declared type of its field can restore: path -> (type, what the structure does not show)."""
 
     def encode(self, value: Any, path: str, depth: int) -> JsonValue:
         if depth > MAX_DEPTH:
             refuse(path, f"nested deeper than {MAX_DEPTH}")
+        if self._keys.depth and self._keys.is_too_slow(value):
+            refuse(path, SLOW_KEYS)
         method = _ENCODERS.get(type(value))
         if method is not None and not (self._coerce and values.needs_declared_type(value)):
             return method(self, value, path, depth)
@@ -137,11 +140,7 @@ class _Encoder:
         return value  # type: ignore[no-any-return]
 
     def _int(self, value: int, path: str, depth: int) -> JsonValue:
-        if -_MAX_INT <= value < _MAX_INT:
-            return value
-        if self._keys_around and value.bit_length() > MAX_KEY_BITS:  # the decoder would refuse it
-            refuse(path, f"a key with an int of more than {MAX_KEY_BITS} bits")
-        return {"$": "int", "v": hex(value)}
+        return value if -_MAX_INT <= value < _MAX_INT else {"$": "int", "v": hex(value)}
 
     def _float(self, value: float, path: str, depth: int) -> JsonValue:
         # Keep all bits of a NaN: its sign and payload may have a meaning.
@@ -176,9 +175,9 @@ class _Encoder:
             return {k: self.encode(v, f"{path}[{k!r}]", depth + 1) for k, v in value.items()}
         if crowded(value):  # the decoder would refuse it
             refuse(path, "too many keys of one hash")
-        self._keys_around += 1
+        self._keys.depth += 1
         keys: list[JsonValue] = [self.encode(k, f"{path} key {brief(k)}", depth + 1) for k in value]
-        self._keys_around -= 1
+        self._keys.depth -= 1
         return {
             "$": "dict",
             "k": keys,
