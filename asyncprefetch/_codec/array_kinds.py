@@ -49,10 +49,9 @@ def _encode_records(encoder: Encoding, value: Any, path: str, depth: int) -> Jso
 
 def _encode_masked(encoder: Encoding, value: Any, path: str, depth: int) -> JsonValue:
     mask = np.ma.getmask(value)
-    fill: npt.NDArray[Any] | None = np.array(value.fill_value)
-    if (
-        fill is not None and fill.dtype != value.dtype
-    ):  # numpy's default for texts does not fit into short ones, and can't be given
+    fill: Any = np.array(value.fill_value)
+    if fill.dtype != value.dtype:
+        # numpy's default for texts does not fit into short ones, and can't be given.
         default = value.dtype.kind in "SU" and fill == np.ma.default_fill_value(value)
         fill = None if default else fill.astype(value.dtype)
     return {

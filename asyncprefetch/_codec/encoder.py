@@ -50,12 +50,7 @@ def encode(item: Any, leaves: list[bytes] | None, *, name: str = "item") -> Json
         CheckpointError: a part of the item has a type that a checkpoint can't hold; the message names its path.
             Some leaves may have been appended already.
     """
-    try:
-        return _Encoder(leaves, coerce=False).encode(item, name, 0)
-    except (CheckpointError, MemoryError):
-        raise
-    except Exception as error:  # numpy and torch raise many errors for values that they support in part
-        raise _as_unsupported(error, item, name) from error
+    return _encoded(_Encoder(leaves, coerce=False), item, name)
 
 
 def encode_state(state: BaseModel, leaves: list[bytes] | None) -> JsonValue:
@@ -90,17 +85,21 @@ def encode_state(state: BaseModel, leaves: list[bytes] | None) -> JsonValue:
 def explain_unsupported(item: Any) -> str | None:
     """Return where and why a checkpoint can't hold ``item``, or ``None`` if it can. Copies no array."""
     try:
-        _Encoder(None, coerce=False, dry=True).encode(item, "item", 0)
+        _encoded(_Encoder(None, coerce=False, dry=True), item, "item")
     except UnsupportedError as error:
         return str(error)
-    except Exception as error:  # see encode()
-        return str(_as_unsupported(error, item, "item"))
     return None
 
 
-def _as_unsupported(error: Exception, value: Any, path: str) -> UnsupportedError:
-    reason = f"{type(error).__name__}: {error!s:.500}"
-    return UnsupportedError(f"{path}: a checkpoint can't hold this {qualified_name(type(value))}: {reason}")
+def _encoded(encoder: _Encoder, item: Any, name: str) -> JsonValue:
+    try:
+        return encoder.encode(item, name, 0)
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # numpy and torch raise many errors for values that they support in part
+        reason = f"{type(error).__name__}: {error!s:.500}"
+        what = f"a checkpoint can't hold this {qualified_name(type(item))}: {reason}"
+        raise UnsupportedError(f"{name}: {what}") from error
 
 
 class _Encoder:

@@ -121,14 +121,9 @@ def register(tag: str) -> Callable[[T], T]:
 
     def decorate(obj: T) -> T:
         if not callable(obj) or not hasattr(obj, "__qualname__") or not hasattr(obj, "__module__"):
-            raise TypeError(
-                f"register({tag!r}) takes a function or a class, not {obj!r:.200}"
-                + (
-                    "; register the function of the partial, then bind its arguments"
-                    if isinstance(obj, partial)
-                    else ""
-                )
-            )
+            is_partial = isinstance(obj, partial)
+            advice = "; register the function of the partial, then bind its arguments" if is_partial else ""
+            raise TypeError(f"register({tag!r}) takes a function or a class, not {obj!r:.200}{advice}")
         if tag in _tagged:
             _check_free(tag, _tagged[tag], obj, "the tag")
         known = _tag_of.get(obj)

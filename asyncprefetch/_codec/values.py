@@ -32,6 +32,7 @@ _STRICT = decimal.Context(traps=[decimal.InvalidOperation])
 _MAX_FRACTION = 1 << 12
 """Bits. Making a fraction computes a greatest common divisor, which takes quadratic time."""
 
+_ZONE_TYPES = (datetime.timezone, zoneinfo.ZoneInfo)
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,30}(?:/[A-Za-z0-9_+-]{1,30}){0,3}")
 _UUID = re.compile(r"[0-9a-f]{32}")
 
@@ -65,13 +66,13 @@ def needs_declared_type(value: Any) -> bool:
     pydantic parses times to time zones of its own. A path should be one of the system that reads the state.
     """
     if type(value) in (datetime.datetime, datetime.time):
-        return value.tzinfo is not None and type(value.tzinfo) not in (datetime.timezone, zoneinfo.ZoneInfo)
+        return value.tzinfo is not None and type(value.tzinfo) not in _ZONE_TYPES
     return type(value) in (pathlib.PosixPath, pathlib.WindowsPath)
 
 
 def _encode_zone(encoder: Encoding, value: datetime.datetime | datetime.time, path: str, depth: int) -> JsonValue:
     zone = value.tzinfo
-    if zone is not None and type(zone) not in (datetime.timezone, zoneinfo.ZoneInfo):
+    if zone is not None and type(zone) not in _ZONE_TYPES:
         what = f"a {type(value).__qualname__} with a tzinfo of class {qualified_name(type(zone))}"
         refuse(path, f"a checkpoint can't hold {what}; use datetime.timezone or zoneinfo.ZoneInfo")
     return encoder.encode(zone, f"{path}.tzinfo", depth + 1)
@@ -95,10 +96,8 @@ def _encode_zoneinfo(encoder: Encoding, value: zoneinfo.ZoneInfo, path: str, dep
 
 
 def _encode_decimal(encoder: Encoding, value: decimal.Decimal, path: str, depth: int) -> JsonValue:
-    return {
-        "$": "decimal",
-        "v": encoder.encode(str(value), path, depth),
-    }  # the text is exact, and short for any exponent
+    # The text is exact, and short for any exponent.
+    return {"$": "decimal", "v": encoder.encode(str(value), path, depth)}
 
 
 def _encode_fraction(encoder: Encoding, value: Fraction, path: str, depth: int) -> JsonValue:
@@ -133,7 +132,7 @@ def _decode_time(decoder: Decoding, node: Node, depth: int) -> datetime.time:
 def _decode_zone(decoder: Decoding, node: Node, depth: int) -> datetime.tzinfo | None:
     zone = decoder.decode(node["zone"], depth + 1)
     # Any other object with the methods of a zone would have them called by every comparison.
-    if zone is not None and type(zone) not in (datetime.timezone, zoneinfo.ZoneInfo):
+    if zone is not None and type(zone) not in _ZONE_TYPES:
         raise malformed(f"a time zone of class {qualified_name(type(zone))}")
     return zone  # type: ignore[no-any-return]
 

@@ -117,19 +117,17 @@ class Core:
         if executor is not None:
             return PullTransport(executor, sink)
         workers = options.process_workers
+        threads = threads_of(workers, self._num_workers)
         if not stream_transport.is_supported():
             executor = ProcessExecutor(
-                start_method=workers.start_method,
-                env=workers.env,
-                malloc=workers.malloc,
-                threads=threads_of(workers, self._num_workers),
+                start_method=workers.start_method, env=workers.env, malloc=workers.malloc, threads=threads
             )
             return PullTransport(executor, sink)
         return stream_transport.StreamTransport(
             sink,
             n_prefetch=options.n_batches_to_prefetch,
             workers=workers,
-            num_workers=self._num_workers,
+            threads=threads,
         )
 
     # -------------------------------------------------------------------------------------------------------- consuming

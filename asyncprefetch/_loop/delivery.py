@@ -149,13 +149,11 @@ class Delivery:
             entry = entries[0]
             if isinstance(entry, Ready):
                 if self._loaded is not entry:
-                    if (self._turn is not None and self._must_turn()) or entry.payload.size > _LARGE:
+                    if self._must_turn() or entry.payload.size > _LARGE:
                         return NOTHING
-                    item = _load(entry)
-                    if type(item) is _Unreadable:
-                        self._fail(entry, item)
-                        continue
-                    self._loaded, self._item = entry, item
+                    self._keep(entry, _load(entry))
+                    if self._loaded is not entry:
+                        continue  # its payload can't be loaded, and that is the failure
                 return self._item
             if isinstance(entry, Failure):
                 self.failure = entry.error
@@ -172,9 +170,8 @@ class Delivery:
 
     def take(self) -> None:
         """Deliver the item that :meth:`peek` has given: it leaves its queue, and its credit is returned, now or soon."""
-        assert self._loaded is not None
         now = time.monotonic()
-        shard = self._loaded.shard
+        shard = self.shard
         self._loaded = self._item = None
         self._queues[shard].entries.popleft()
         if self.seconds_to_first is None:
@@ -210,27 +207,27 @@ class Delivery:
             finally:
                 self._turned_at = time.monotonic()
                 self.seconds_waiting += self._turned_at - began
-        elif self._turn is not None and self._must_turn():
+        elif self._must_turn():
             await asyncio.sleep(0)
             self._turned_at = time.monotonic()
         else:
             entry = queue.entries[0]
             assert isinstance(entry, Ready)
             item = await in_thread(_load, entry)
-            if queue.entries[0] is not entry:  # the loader was closed meanwhile
-                return
-            if type(item) is _Unreadable:
-                self._fail(entry, item)
-            else:
-                self._loaded, self._item = entry, item
+            if queue.entries[0] is entry:  # otherwise the loader was closed meanwhile
+                self._keep(entry, item)
 
     def _must_turn(self) -> bool:
-        """Whether other tasks have waited long enough for the loop to turn, which it has not since the last delivery."""
-        return time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
+        """Whether the loop has not turned since the last delivery, and other tasks have waited for long enough."""
+        return self._turn is not None and time.monotonic() - self._turned_at > _MAX_SECONDS_WITHOUT_TURN
 
-    def _fail(self, entry: Ready, unreadable: _Unreadable) -> None:
-        shard = entry.shard
-        self.failure = error_reports.unreadable_error(unreadable.error, shard, self.delivered(shard))
+    def _keep(self, entry: Ready, item: Any) -> None:
+        """Keep the loaded item of the entry at the head of its queue. If it can't be loaded, that is the failure."""
+        if type(item) is _Unreadable:
+            shard = entry.shard
+            self.failure = error_reports.unreadable_error(item.error, shard, self.delivered(shard))
+        else:
+            self._loaded, self._item = entry, item
 
     def _loop_turned(self) -> None:
         self._turn = None

@@ -105,8 +105,7 @@ class InOrder(Scheduler):
         return not self._ahead[self.due]
 
     def delivered(self, shard: int) -> None:
-        self._ahead[shard] -= 1
-        self._total -= 1
+        self._shift(shard, -1)
         self._due_index = (self._due_index + 1) % len(self.active)
         self.due = self.active[self._due_index]
 

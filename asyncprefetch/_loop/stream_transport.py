@@ -23,7 +23,7 @@ from asyncprefetch._loop.transport import Sink
 from asyncprefetch._loop.worker_end import close_iterators, end_process, in_daemon_thread
 from asyncprefetch._process.limits import advice
 from asyncprefetch._process.process_executor import ProcessExecutor
-from asyncprefetch._process.process_workers import ProcessWorkers, threads_of
+from asyncprefetch._process.process_workers import ProcessWorkers
 from asyncprefetch._wire.messages import Credit, Death, FromWorker, Item, Setup, Start, Stop
 from asyncprefetch._wire.payloads import Framed
 from asyncprefetch._wire.records import (
@@ -39,6 +39,7 @@ from asyncprefetch._wire.records import (
 )
 from asyncprefetch._wire.shared_memory import Segment
 from asyncprefetch._worker import stream_runner
+from asyncprefetch._worker.library_threads import LibraryThreads
 
 _LOG = logging.getLogger("asyncprefetch")
 
@@ -60,7 +61,7 @@ class StreamTransport:
         sink: what the messages go to.
         n_prefetch: how many batches may be made and not delivered.
         workers: the options for the process.
-        num_workers: how many workers the loader has.
+        threads: how many threads the libraries in the process use; ``None`` leaves them.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class StreamTransport:
         *,
         n_prefetch: int,
         workers: ProcessWorkers,
-        num_workers: int,
+        threads: LibraryThreads | None,
     ) -> None:
         self._sink: Sink | None = sink
         self._loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ class StreamTransport:
             start_method=workers.start_method,
             env=workers.env,
             malloc=workers.malloc,
-            threads=threads_of(workers, num_workers),
+            threads=threads,
             initializer=stream_runner.attach,
             initargs=(self._segment.geometry if self._segment is not None else None, workers.protect),
             descriptors=descriptors,

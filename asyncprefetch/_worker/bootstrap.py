@@ -111,11 +111,11 @@ def _set_up(sock: socket.socket, begin: Begin, descriptors: list[int]) -> None:
         os.environ.update(begin.env)
     logs.collect(begin.log_level)
     malloc.raise_thresholds(begin.malloc)
-    sets_threads = library_threads.set_variables(begin.threads)
+    threads = library_threads.set_variables(begin.threads)
     if begin.preparation is not None:
         _or_end(sock, "importing the program's main module", _import_main, begin.preparation)
-    if sets_threads and begin.threads is not None:
-        library_threads.set_loaded(begin.threads, forked=begin.preparation is None)
+    if threads is not None:
+        library_threads.set_loaded(threads, forked=begin.preparation is None)
     if begin.initializer is not None:
         _or_end(sock, "the initializer", _initialize, begin.initializer, descriptors)
 

@@ -52,16 +52,16 @@ def checked_threads(threads: LibraryThreads | int | None) -> LibraryThreads | No
     return LibraryThreads(threads, forced=True)
 
 
-def set_variables(threads: LibraryThreads | None) -> bool:
-    """Set the number for libraries that are loaded later. Return whether it is to be set for the loaded ones too."""
+def set_variables(threads: LibraryThreads | None) -> LibraryThreads | None:
+    """Set the number for libraries that are loaded later. Return what is to be set for the loaded ones, if anything is."""
     if threads is None:
-        return False
+        return None
     own = [name for name in VARIABLES if name in os.environ]
     if own and not threads.forced:
         _LOG.debug("threads of libraries: left as they are (%s)", ", ".join(own))
-        return False
+        return None
     _update(threads)
-    return True
+    return threads
 
 
 def set_loaded(threads: LibraryThreads, *, forked: bool) -> None:
