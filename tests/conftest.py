@@ -91,6 +91,21 @@ def executor_factory(request: pytest.FixtureRequest) -> Callable[[int], Executor
     return EXECUTORS[request.param]
 
 
+class Time:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
 def inline(worker: int) -> Executor:
     return InlineExecutor()
 

@@ -14,8 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+# Each way of starting a worker process, as the options of an executor or of ``ProcessWorkers``.
+WAYS = {
+    "forkserver": {"start_method": "forkserver"},
+    "spawn": {"start_method": "spawn"},
+    "fork": {"start_method": "fork"},
+    "env": {"env": {}},
+}
+EACH_WAY = pytest.mark.parametrize("way", WAYS)
 
 
 def launch(

@@ -21,18 +21,9 @@ from asyncprefetch.executors import InlineExecutor, ProcessExecutor, ProcessWork
 from tests.conftest import descriptors, shared_memory
 from tests.inside import out_of_memory, worker_process
 from tests.pipelines.counting import Count
-from tests.processes import gone, launch
+from tests.processes import EACH_WAY, WAYS, gone, launch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-# Each way of starting a process.
-WAYS = {
-    "forkserver": {"start_method": "forkserver"},
-    "spawn": {"start_method": "spawn"},
-    "fork": {"start_method": "fork"},
-    "env": {"env": {}},
-}
-EACH_WAY = pytest.mark.parametrize("way", WAYS)
 
 
 def test_inline_calls_run_at_once_in_the_calling_thread():

@@ -16,19 +16,12 @@ from tests.conftest import inline
 from tests.consumer import rest
 from tests.inside import LibraryThreads, library_threads, limits
 from tests.pipelines.library_threads import shards, threads_here
+from tests.processes import EACH_WAY, WAYS
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="shows which libraries are loaded on Linux"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-WAYS = {
-    "forkserver": {"start_method": "forkserver"},
-    "spawn": {"start_method": "spawn"},
-    "fork": {"start_method": "fork"},
-    "env": {"env": {}},
-}
-EACH_WAY = pytest.mark.parametrize("way", WAYS)
 
 # More than any library would choose here.
 MANY = (os.cpu_count() or 1) + 1

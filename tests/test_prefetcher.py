@@ -29,7 +29,7 @@ from asyncprefetch.iterators import (
 )
 from asyncprefetch.testing import assert_items_equal
 from tests.conftest import inline
-from tests.consumer import rest, take, through_bytes, through_json
+from tests.consumer import rest, take, through_bytes, through_json, until
 from tests.inside import delivery_of, snapshot_is_pending, worker_process
 from tests.pipelines import functions, unpickling
 from tests.pipelines.counting import Count, CountState, in_turns
@@ -323,8 +323,7 @@ async def test_an_item_that_no_checkpoint_can_hold_is_reported_at_the_first_batc
             first = await anext(loader)
         assert warned[0].filename == __file__
         assert first == Unregistered(0)
-        while not loader.statistics().buffered:
-            await asyncio.sleep(0.001)
+        await until(lambda: loader.statistics().buffered, 30)
         with pytest.raises(CheckpointError, match=r"a buffered batch of shard 0: .*Unregistered is not registered"):
             await loader.get_state()
         assert [item.value async for item in loader] == [1, 2, 3]

@@ -4,24 +4,7 @@ from __future__ import annotations
 
 import gc
 
-import pytest
-
 from tests.inside import StartClock
-
-
-class Time:
-    """A clock that the test sets."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def time():
-    return Time()
 
 
 class Worker:

@@ -427,21 +427,6 @@ async def test_the_first_worker_that_is_up_does_not_take_the_credit_of_the_other
 # A start takes seconds of a core. ``check`` lets the watchdog decide at the moment that the test has set.
 
 
-class Time:
-    """A clock that the test sets."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def time():
-    return Time()
-
-
 @pytest.fixture
 async def starting(time, monkeypatch):
     """Eight workers that start on two cores, each with three seconds for it."""
