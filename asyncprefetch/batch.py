@@ -55,8 +55,8 @@ class Batch:
         arrays = {name: _codec.decode(structure, None) for name, structure in data.items()}
         for name in ("x", "y"):
             if not isinstance(arrays.get(name), np.ndarray):
-                raise CheckpointError(f"a Batch needs an array {name!r}, not {arrays.get(name)!r:.60}")
+                raise CheckpointError(f"a Batch needs an array {name!r}, not {_codec.brief(arrays.get(name))}")
         for name, value in arrays.items():
             if value is not None and not isinstance(value, np.ndarray):
-                raise CheckpointError(f"{name!r} of a Batch must be an array or None, not {value!r:.60}")
+                raise CheckpointError(f"{name!r} of a Batch must be an array or None, not {_codec.brief(value)}")
         return cls(**arrays)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from asyncprefetch import Batch, CheckpointError
 from tests import support
+from tests.inside import encode
 from tests.support import assert_same
 
 
@@ -85,6 +86,16 @@ whole = Batch(np.arange(3), np.arange(3)).to_python_dict()
 )
 def test_malformed_data_is_refused(data, reason):
     with pytest.raises(CheckpointError, match=reason):
+        Batch.from_python_dict(data)
+
+
+@pytest.mark.parametrize("name", ["x", "mask"])
+def test_a_value_without_a_repr_in_place_of_an_array_is_refused(name):
+    unprintable = np.array([5]).view("M8")[0]  # numpy makes no text of a time without a unit
+    with pytest.raises(ValueError, match="generic units"):
+        repr(unprintable)
+    data = whole | {name: encode(unprintable, None)}
+    with pytest.raises(CheckpointError, match=r"array.*not a numpy\.datetime64"):
         Batch.from_python_dict(data)
 
 
